@@ -1,0 +1,169 @@
+//! Owns the validated configuration: plain values, handed in, never global.
+//!
+//! Refuses to start anything or to open a socket; reading files, variables and flags is `load`'s.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+/// Everything `run` needs, checked. Build it with [`load`](crate::config::load), or `Config::for_upstream` in tests.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where PostgreSQL is, and the default database, user and password.
+    pub upstream: Upstream,
+    /// Where clients connect.
+    pub listen: Vec<Address>,
+    /// Where the admin API listens.
+    pub admin: Address,
+    /// Where `/metrics`, `/healthz` and `/readyz` are scraped.
+    pub metrics: Address,
+    /// How clients prove who they are.
+    pub auth: Auth,
+    /// When a lease ends by itself.
+    pub mode: Mode,
+    /// The bound of each (database, user) pool, in backends.
+    pub max_backends: usize,
+    /// The bound of accepted client connections.
+    pub max_sessions: usize,
+    /// How long a session waits for a backend; zero means without limit.
+    pub acquire_timeout: Duration,
+    /// How long opening a backend (connect and login) may take; zero means without limit.
+    pub connect_timeout: Duration,
+    /// How long a client may take from accept to the end of its login; zero means without limit.
+    pub login_timeout: Duration,
+    /// Idle time from which a held or unclaimed lease counts as parked.
+    pub park_after: Duration,
+    /// Parked time after which a lease is returned by itself; zero means never.
+    pub return_after: Duration,
+    /// How such a lease is returned.
+    pub return_method: ReturnMethod,
+    /// Age at which a backend is replaced when nobody holds it; zero means never.
+    pub backend_lifetime: Duration,
+    /// Time after which a backend that nobody holds is closed; zero means never.
+    pub backend_idle_timeout: Duration,
+    /// How long a drain waits for busy sessions; zero means without limit.
+    pub drain_timeout: Duration,
+    /// TCP_USER_TIMEOUT of both legs; zero means the kernel's.
+    pub tcp_user_timeout: Duration,
+    /// Data threads, each with its share of the pool.
+    pub threads: usize,
+    /// Patterns of custom settings that are captured and restored besides those seen in traffic.
+    pub preserve_settings: Vec<String>,
+    /// Detach at every quiet point: the proof that a detach loses nothing. Not for production.
+    pub chaos_return: ChaosReturn,
+    /// A `tracing` filter, such as `info` or `pgvalet=debug`.
+    pub log: String,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// Passwords of users other than the upstream URL's, by user name.
+    pub users: BTreeMap<String, UserConfig>,
+}
+
+/// Where PostgreSQL is, and who logs in there unless the client says otherwise.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    pub host: UpstreamHost,
+    pub port: u16,
+    /// The default database.
+    pub database: String,
+    /// The default user.
+    pub user: String,
+    /// The password of `user`.
+    pub password: Option<SecretString>,
+}
+
+/// A host name or address, or the directory of a unix socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamHost {
+    Tcp(String),
+    /// The directory that holds `.s.PGSQL.<port>`.
+    Unix(PathBuf),
+}
+
+/// Where a listener binds. For clients, a unix address is the directory of `.s.PGSQL.6432`, or a socket path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// How a client proves who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// SCRAM-SHA-256 with the upstream user's password.
+    Scram,
+    /// No proof; only on loopback and unix listeners.
+    Trust,
+}
+
+/// When a lease ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// At disconnect.
+    Session,
+    /// At the end of each transaction, too.
+    Transaction,
+}
+
+/// How a lease is returned. See the glossary in the README.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReturnMethod {
+    Detach,
+    Close,
+}
+
+/// Whether every quiet point detaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChaosReturn {
+    Off,
+    Always,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What the configuration knows of one user.
+#[derive(Clone, Debug, Default)]
+pub struct UserConfig {
+    pub password: Option<SecretString>,
+}
+
+impl Config {
+    /// The defaults, in front of `upstream`.
+    pub fn for_upstream(upstream: Upstream) -> Self {
+        let loopback = |port| Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
+        Self {
+            upstream,
+            listen: vec![loopback(6432)],
+            admin: loopback(6433),
+            metrics: loopback(9127),
+            auth: Auth::Scram,
+            mode: Mode::Session,
+            max_backends: 20,
+            max_sessions: 10_000,
+            acquire_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(5),
+            login_timeout: Duration::from_secs(60),
+            park_after: Duration::from_secs(5),
+            return_after: Duration::ZERO,
+            return_method: ReturnMethod::Detach,
+            backend_lifetime: Duration::from_secs(3600),
+            backend_idle_timeout: Duration::from_secs(600),
+            drain_timeout: Duration::from_secs(30),
+            tcp_user_timeout: Duration::from_secs(30),
+            threads: 1,
+            preserve_settings: Vec::new(),
+            chaos_return: ChaosReturn::Off,
+            log: "info".to_owned(),
+            log_format: LogFormat::Text,
+            users: BTreeMap::new(),
+        }
+    }
+}
