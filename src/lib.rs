@@ -1,5 +1,8 @@
 //! pgvalet: a sidecar connection proxy for PostgreSQL that knows who holds each session, and gives parked ones back.
 
+pub mod clock;
 pub mod config;
 pub mod lease;
+pub mod ledger;
+pub mod net;
 pub mod wire;

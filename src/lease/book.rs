@@ -20,6 +20,14 @@ pub use entry::{Claim, ClaimState, Entry, Evidence, LastStatement, Pin, Pins, Pr
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(u32);
 
+impl Slot {
+    /// Its number: small, and used again by a later session.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Why the book refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BookError {
