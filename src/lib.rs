@@ -1,5 +1,6 @@
 //! pgvalet: a sidecar connection proxy for PostgreSQL that knows who holds each session, and gives parked ones back.
 
+pub mod backend;
 pub mod clock;
 pub mod config;
 pub mod lease;
