@@ -3,7 +3,13 @@
 pub mod backend;
 pub mod clock;
 pub mod config;
+pub mod drain;
 pub mod lease;
 pub mod ledger;
+pub mod metrics;
 pub mod net;
+pub mod reload;
+pub mod session;
+pub mod shard;
+pub mod view;
 pub mod wire;

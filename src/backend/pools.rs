@@ -27,14 +27,23 @@ impl Pools {
     /// No pools yet. `share` bounds each of them.
     #[must_use]
     pub fn new(config: Arc<Config>, clock: Clock, share: usize) -> Self {
-        Self { config, clock, share, pools: RefCell::default(), next: Cell::new(1) }
+        Self {
+            config,
+            clock,
+            share,
+            pools: RefCell::default(),
+            next: Cell::new(1),
+        }
     }
 
     /// The pool of a database and user.
     pub fn get(&self, database: &str, user: &str) -> Rc<Pool> {
         let mut pools = self.pools.borrow_mut();
         let key = (database.to_owned(), user.to_owned());
-        pools.entry(key).or_insert_with(|| Pool::new(database.into(), user.into(), self.share)).clone()
+        pools
+            .entry(key)
+            .or_insert_with(|| Pool::new(database.into(), user.into(), self.share))
+            .clone()
     }
 
     /// Every pool.
@@ -47,9 +56,15 @@ impl Pools {
     pub fn tend(&self) {
         let now = self.clock.now();
         for pool in self.all() {
-            pool.tend(now, self.config.backend_lifetime, self.config.backend_idle_timeout);
+            pool.tend(
+                now,
+                self.config.backend_lifetime,
+                self.config.backend_idle_timeout,
+            );
         }
-        self.pools.borrow_mut().retain(|_, pool| Rc::strong_count(pool) > 1 || pool.census().is_in_use());
+        self.pools
+            .borrow_mut()
+            .retain(|_, pool| Rc::strong_count(pool) > 1 || pool.census().is_in_use());
     }
 
     /// Opens a backend by right of `permit`. Cancel safe: the permit is given back.
@@ -84,6 +99,9 @@ impl Pools {
         })?;
         pool.learn(baseline, &backend.parameters);
         tracing::debug!(database = %pool.database, user = %pool.user, pid = backend.key.pid, "backend opened");
-        Ok(Lent { backend: Box::new(backend), permit })
+        Ok(Lent {
+            backend: Box::new(backend),
+            permit,
+        })
     }
 }
