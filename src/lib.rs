@@ -1,3 +1,4 @@
 //! pgvalet: a sidecar connection proxy for PostgreSQL that knows who holds each session, and gives parked ones back.
 
+pub mod cli;
 pub mod config;
