@@ -1,4 +1,9 @@
 //! pgvalet: a sidecar connection proxy for PostgreSQL that knows who holds each session, and gives parked ones back.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod lease;
+pub mod ledger;
+pub mod net;
+pub mod wire;
