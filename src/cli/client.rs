@@ -129,7 +129,7 @@ impl fmt::Display for Problem {
         match (&self.outcome, &self.reason) {
             (Some(outcome), Some(reason)) if !said(reason) => write!(f, " ({outcome}: {reason})"),
             (Some(outcome), _) if !said(outcome) => write!(f, " ({outcome})"),
-            (Some(_), _) | (None, _) => Ok(()),
+            (Some(_) | None, _) => Ok(()),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Loaded, Sources, load};
+use crate::demo::{self, After};
 
 pub mod client;
 mod commands;
@@ -74,6 +75,15 @@ enum Command {
     Reload(commands::ReloadArgs),
     /// Return one lease, or all of an owner.
     Return(commands::ReturnArgs),
+    /// See it at work: a throwaway PostgreSQL, a pgvalet, a small app, and a reload.
+    Demo(DemoArgs),
+}
+
+#[derive(Args, Debug)]
+struct DemoArgs {
+    /// Leave all running afterwards, until Ctrl-C, and say how to connect
+    #[arg(long)]
+    keep: bool,
 }
 
 #[derive(Args, Debug)]
@@ -101,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Leaks(common) => commands::leaks(&common),
         Command::Reload(args) => commands::reload(&args),
         Command::Return(args) => commands::give_back(&args),
+        Command::Demo(args) => return demo::run(if args.keep { After::Keep } else { After::End }),
     };
     exit.into()
 }
