@@ -85,13 +85,17 @@ enum Ending {
 async fn until_signal(after: After) -> Result<Ending, DemoError> {
     let mut signals = Signals::install()?;
     let narrator = Narrator::to_stdout();
-    tokio::select! {
-        told = tell(&narrator, after) => told.map(|()| Ending::Told),
-        _ = signals.next() => {
-            narrator.line("\nInterrupted: cleaning up.")?;
-            Ok(Ending::Interrupted)
-        }
-    }
+    let mut story = Box::pin(tell(&narrator, after));
+    let ending = tokio::select! {
+        // Ctrl-C also ends the commands that the story runs: what counts is that somebody pressed it.
+        biased;
+        _ = signals.next() => Ending::Interrupted,
+        told = &mut story => return told.map(|()| Ending::Told),
+    };
+    narrator.line("\nInterrupted: cleaning up.")?;
+    drop(story);
+    narrator.line("Cleaned up: no process and no file is left.")?;
+    Ok(ending)
 }
 
 async fn tell(narrator: &Narrator, after: After) -> Result<(), DemoError> {

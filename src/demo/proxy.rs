@@ -30,6 +30,22 @@ pub(super) struct Proxy {
     /// How it was started, for the reader.
     pub(super) command_line: String,
     scratch: Scratch,
+    _claim: Option<UsualPorts>,
+}
+
+/// The right to the usual ports. One demo of this program has it at a time: the lock is on the program's own file, and
+/// goes with the process.
+#[derive(Debug)]
+struct UsualPorts {
+    _lock: File,
+}
+
+impl UsualPorts {
+    fn claim() -> Option<Self> {
+        let lock = File::open(std::env::current_exe().ok()?).ok()?;
+        lock.try_lock().ok()?;
+        Some(Self { _lock: lock })
+    }
 }
 
 /// Where a pgvalet listens.
@@ -47,7 +63,8 @@ impl Proxy {
     /// Starts one in front of `postgres`, and waits until it is ready.
     pub(super) async fn start(postgres: &ThrowawayPostgres) -> Result<Self, DemoError> {
         let scratch = Scratch::new("pgvalet-demo")?;
-        let addresses = Addresses::free()?;
+        let claim = UsualPorts::claim();
+        let addresses = Addresses::free(claim.as_ref())?;
         let arguments = addresses.arguments(postgres);
         let command_line = format!("pgvalet {}", arguments.join(" "));
         let log = File::create(scratch.path().join("log"))?;
@@ -68,6 +85,7 @@ impl Proxy {
             addresses,
             command_line,
             scratch,
+            _claim: claim,
         };
         if let Some(pid) = proxy.child.id() {
             proxy.scratch.note_pid("pgvalet", pid)?;
@@ -135,8 +153,13 @@ impl Proxy {
 }
 
 impl Addresses {
-    /// The usual ports where they are free, others where not.
-    fn free() -> std::io::Result<Self> {
+    /// The usual ports where they are free and claimed, others where not.
+    fn free(claim: Option<&UsualPorts>) -> std::io::Result<Self> {
+        let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr();
+        let free = |usual| match claim {
+            Some(UsualPorts { .. }) => bind(usual).or_else(|_| bind(0)),
+            None => bind(0),
+        };
         Ok(Self {
             listen: free(6432)?,
             admin: free(6433)?,
@@ -161,9 +184,4 @@ impl Addresses {
             .flat_map(|(flag, value)| [flag.to_owned(), value]);
         std::iter::once("serve".to_owned()).chain(flags).collect()
     }
-}
-
-fn free(usual: u16) -> std::io::Result<SocketAddr> {
-    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr();
-    bind(usual).or_else(|_| bind(0))
 }
