@@ -258,43 +258,48 @@ fn readable_passwords(
 
 /// What is fine by itself, but not together.
 fn conflicts(config: &Config, origins: &BTreeMap<&'static str, Origin>) -> Vec<ConfigError> {
-    let mut found = Vec::new();
-    let mut conflict = |key: &'static str, conflict| {
-        let origin = origins.get(key).cloned().unwrap_or(Origin::Default);
-        found.push(ConfigError::Conflict {
-            origin,
-            key,
-            conflict,
-        });
-    };
-    if config.auth == Auth::Trust {
-        for listener in config.listen.iter().filter(|listener| !listener.is_local()) {
-            conflict(
-                "auth",
-                Conflict::TrustBeyondLoopback {
-                    listener: listener.to_string(),
-                },
-            );
-        }
-    }
-    if !config.admin.is_local() {
-        conflict(
-            "admin",
-            Conflict::AdminBeyondLoopback {
-                listener: config.admin.to_string(),
-            },
-        );
-    }
+    let mut found = reachable(config);
     if config.threads > config.max_backends {
         let (threads, max_backends) = (config.threads, config.max_backends);
-        conflict(
+        found.push((
             "threads",
             Conflict::MoreThreadsThanBackends {
                 threads,
                 max_backends,
             },
-        );
+        ));
     }
+    found.extend(collisions(config));
+    let error = |(key, conflict)| {
+        let origin = origins.get(key).cloned().unwrap_or(Origin::Default);
+        ConfigError::Conflict {
+            origin,
+            key,
+            conflict,
+        }
+    };
+    found.into_iter().map(error).collect()
+}
+
+/// Listeners that others can reach, and mustn't.
+fn reachable(config: &Config) -> Vec<(&'static str, Conflict)> {
+    let mut found = Vec::new();
+    if config.auth == Auth::Trust {
+        for listener in config.listen.iter().filter(|listener| !listener.is_local()) {
+            let listener = listener.to_string();
+            found.push(("auth", Conflict::TrustBeyondLoopback { listener }));
+        }
+    }
+    if !config.admin.is_local() {
+        let listener = config.admin.to_string();
+        found.push(("admin", Conflict::AdminBeyondLoopback { listener }));
+    }
+    found
+}
+
+/// Listeners on one address, and an upstream that is one of them.
+fn collisions(config: &Config) -> Vec<(&'static str, Conflict)> {
+    let mut found = Vec::new();
     let clients = config.listen.iter().map(|listener| ("listen", listener));
     let listeners: Vec<_> = clients
         .chain([("admin", &config.admin), ("metrics", &config.metrics)])
@@ -304,13 +309,13 @@ fn conflicts(config: &Config, origins: &BTreeMap<&'static str, Origin>) -> Vec<C
             .iter()
             .find(|(_, other)| same_address(listener, other));
         if let Some((other, _)) = earlier {
-            conflict(
-                key,
+            found.push((
+                *key,
                 Conflict::SameAddress {
                     listener: listener.to_string(),
                     other,
                 },
-            );
+            ));
         }
     }
     for listener in config
@@ -318,12 +323,12 @@ fn conflicts(config: &Config, origins: &BTreeMap<&'static str, Origin>) -> Vec<C
         .iter()
         .filter(|listener| is_upstream(listener, &config.upstream))
     {
-        conflict(
+        found.push((
             "upstream",
             Conflict::Loop {
                 listener: listener.to_string(),
             },
-        );
+        ));
     }
     found
 }

@@ -26,7 +26,7 @@ pub use keys::{KEYS, Key, Kind, Visibility, reference};
 pub use load::{Loaded, Sources, Warning, load};
 pub use pgpass::{Pgpass, PgpassProblem};
 
-/// Everything `run` needs, checked. Build it with [`load`], or `Config::for_upstream` in tests.
+/// Everything `run` needs, checked. Build it with [`load()`], or `Config::for_upstream` in tests.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where PostgreSQL is, and the default database, user and password.
