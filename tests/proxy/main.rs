@@ -1,5 +1,6 @@
 //! What clients meet at the front door and in the pool.
 
+#[path = "../support/mod.rs"]
 mod support;
 
 use support::{Postgres, Raw, Valet};
