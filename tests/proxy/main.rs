@@ -1,13 +1,14 @@
-//! What clients meet at the front door and in the pool.
+//! What every client meets: the front door, the pool, outages, isolation from other sessions, cancellation, the end.
 
 #[path = "../support/mod.rs"]
 mod support;
 
-use support::{Postgres, Raw, Valet};
-
-#[test]
-fn a_client_runs_a_query() {
-    let postgres = Postgres::start();
-    let valet = Valet::front(&postgres);
-    assert_eq!(Raw::connect(valet.port()).value("SELECT 6 * 7"), "42");
-}
+mod boundaries;
+mod cancel;
+mod drain;
+mod front_door;
+mod isolation;
+mod login;
+mod memory;
+mod outage;
+mod pool;

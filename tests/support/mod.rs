@@ -64,3 +64,11 @@ pub fn skip(why: &str) {
     );
     eprintln!("skipped: {why}");
 }
+
+/// Whether there is nothing to test because the tests run straight against PostgreSQL. Use as `if no_valet() { return; }`.
+pub fn no_valet() -> bool {
+    if direct() {
+        eprintln!("not run: it speaks of pgvalet's own behaviour, and PGVALET_TEST_DIRECT is set");
+    }
+    direct()
+}

@@ -202,7 +202,7 @@ impl Drop for Postgres {
     }
 }
 
-const FAST: [&str; 11] = [
+const FAST: [&str; 12] = [
     "listen_addresses=127.0.0.1",
     "fsync=off",
     "full_page_writes=off",
@@ -213,6 +213,7 @@ const FAST: [&str; 11] = [
     "autovacuum=off",
     "jit=off",
     "lc_messages=C",
+    "TimeZone=GMT",
     "log_min_messages=log",
 ];
 

@@ -219,7 +219,7 @@ impl Valet {
     }
 
     /// Where there is no pgvalet, its port is PostgreSQL's.
-    fn or_direct(mut self, postgres: &Postgres) -> Self {
+    pub fn or_direct(mut self, postgres: &Postgres) -> Self {
         if self.process.is_none() {
             self.clients = postgres.port();
         }
