@@ -1,0 +1,13 @@
+//! Leases: who holds them, claims on them, their return, and what a session keeps across it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod claims;
+mod moves;
+mod problems;
+mod reloads;
+mod returns;
+mod stage;
+mod stress;
+mod views;
