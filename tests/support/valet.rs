@@ -38,11 +38,14 @@ impl Valet {
         Self::front_with(postgres, &[])
     }
 
-    /// In front of `postgres`, clients trusted, with further `flags`.
+    /// In front of `postgres`, clients trusted, with further `flags`, and those of `PGVALET_TEST_FLAGS`: all the tests
+    /// that speak of no mode can so be run in another one (`--chaos-return always`).
     #[track_caller]
     pub fn front_with(postgres: &Postgres, flags: &[&str]) -> Self {
         let url = postgres.url("postgres", "postgres");
-        let flags = [&["--upstream", &url, "--auth", "trust"], flags].concat();
+        let more = std::env::var("PGVALET_TEST_FLAGS").unwrap_or_default();
+        let more: Vec<&str> = more.split_whitespace().collect();
+        let flags = [&["--upstream", &url, "--auth", "trust"], flags, &more].concat();
         Self::serve(&flags)
             .unwrap_or_else(|exit| panic!("pgvalet ended with {}: {}", exit.status, exit.log))
             .or_direct(postgres)
