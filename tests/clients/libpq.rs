@@ -19,7 +19,7 @@ macro_rules! cases {
     ($($case:ident)*) => { $(#[test] fn $case() { super::case(stringify!($case)); })* };
 }
 
-mod libpq {
+mod c {
     cases!(queries single_row prepared pipeline pipeline_error copy_in copy_out copy_fails large_object cancel notify notices
         two_phase nonblocking reset);
 }

@@ -22,8 +22,9 @@ const DIRT: [&str; 16] = [
     "SET statement_timeout = '1ms'",
 ];
 
-/// Ways for a client to leave.
-const ENDS: [(&str, fn(Raw)); 4] = [
+/// A way for a client to leave.
+type Leave = fn(Raw);
+const ENDS: [(&str, Leave); 4] = [
     ("Terminate", Raw::goodbye),
     ("close", drop),
     ("reset", Raw::reset),
