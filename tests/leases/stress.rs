@@ -46,7 +46,16 @@ fn work(valet: &Valet, worker: usize) {
 
 #[test]
 fn reloads_without_end_disturb_no_request() {
-    let Some((postgres, valet)) = stage(&["--max-backends", "3", "--mode", "transaction"]) else {
+    reloads_disturb_no_request("session");
+}
+
+#[test]
+fn reloads_without_end_disturb_no_request_in_transaction_mode() {
+    reloads_disturb_no_request("transaction");
+}
+
+fn reloads_disturb_no_request(mode: &str) {
+    let Some((postgres, valet)) = stage(&["--max-backends", "3", "--mode", mode]) else {
         return;
     };
     let valet = &valet;

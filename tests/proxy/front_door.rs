@@ -380,3 +380,13 @@ fn clients_come_over_a_unix_socket_too() {
     );
     drop(valet);
 }
+
+#[test]
+fn a_client_that_only_stops_sending_still_gets_its_answer() {
+    let (_postgres, valet) = stage();
+    let mut client = Raw::connect(valet.port());
+    client.send(&messages::query("SELECT generate_series(1, 3)"));
+    client.half_close();
+    assert_eq!(crate::support::tags(&client.until_ready()), "TDDDCZ");
+    client.assert_closed();
+}

@@ -181,3 +181,31 @@ fn an_upstream_that_isn_t_postgresql_is_named_as_such() {
         assert!(error.sqlstate().starts_with("08"), "{error:?}");
     }
 }
+
+#[test]
+fn running_out_of_file_descriptors_is_overcome() {
+    use rustix::process::{Resource, Rlimit, prlimit};
+    if no_valet() {
+        return;
+    }
+    let postgres = Postgres::start();
+    let valet = Valet::front(&postgres);
+    let mut served = Raw::connect(valet.port());
+    served.query("SELECT 1");
+    let process = rustix::process::Pid::from_raw(i32::try_from(valet.pid()).expect("a pid"));
+    let few = Rlimit {
+        current: Some(30),
+        maximum: Some(1000),
+    };
+    prlimit(process, Resource::Nofile, few).expect("we may limit our own child");
+    let crowd: Vec<Raw> = std::iter::repeat_with(|| Raw::dial(valet.port()))
+        .take(60)
+        .collect();
+    assert_eq!(
+        served.value("SELECT 2"),
+        "2",
+        "who is in is served meanwhile"
+    );
+    drop(crowd);
+    assert_eq!(Raw::connect(valet.port()).value("SELECT 3"), "3");
+}

@@ -257,3 +257,41 @@ fn transaction_mode_shares_one_backend_and_keeps_each_session_s_settings() {
     }
     assert_eq!(postgres.client_backends(), 1);
 }
+
+#[test]
+fn however_clients_leave_the_whole_pool_is_there_afterwards() {
+    if no_valet() {
+        return;
+    }
+    let (_postgres, valet) = stage(&["--max-backends", "2"]);
+    let started = || Raw::connect(valet.port());
+    let said = |sql: &str| {
+        let mut client = Raw::connect(valet.port());
+        client.send(&messages::query(sql));
+        client
+    };
+    for _ in 0..15 {
+        drop(Raw::dial(valet.port()));
+        drop(started());
+        let crowd = [
+            said("BEGIN"),
+            said("SELECT 1"),
+            said("BEGIN; SELECT 1/0"),
+            said("COPY (SELECT 1) TO stdout"),
+        ];
+        let (queued, reset) = (said("SELECT 2"), said("SELECT repeat('x', 1000000)"));
+        drop(queued);
+        reset.reset();
+        let [first, second, third, fourth] = crowd;
+        third.reset();
+        drop((second, first));
+        fourth.goodbye();
+    }
+    eventually("nobody waits", || valet.metric(WAITING) == 0.0);
+    let leased = "pgvalet_backends{database=\"postgres\",state=\"leased\",user=\"postgres\"}";
+    eventually("nothing is leased", || valet.metric(leased) == 0.0);
+    let mut clients = [started(), started()];
+    for client in &mut clients {
+        assert_eq!(client.query("BEGIN").len(), 2);
+    }
+}
