@@ -60,16 +60,16 @@ def pipeline():
 def pipeline_error():
     with connect(autocommit=True) as conn:
         conn.execute("CREATE TABLE t (a int)")
-        with conn.pipeline() as pipe:
-            conn.execute("INSERT INTO t VALUES (1)")
-            pipe.sync()
-            conn.execute("SELECT 1/0")
-            conn.execute("INSERT INTO t VALUES (2)")
-            try:
+        try:
+            with conn.pipeline() as pipe:
+                conn.execute("INSERT INTO t VALUES (1)")
                 pipe.sync()
-                raise AssertionError("no error")
-            except psycopg.errors.DivisionByZero:
-                pass
+                conn.execute("SELECT 1/0")
+                conn.execute("INSERT INTO t VALUES (2)")
+            raise AssertionError("no error")
+        except psycopg.errors.DivisionByZero:
+            pass
+        with conn.pipeline():
             assert conn.execute("INSERT INTO t VALUES (3) RETURNING a").fetchone() == (3,)
         assert [row[0] for row in conn.execute("SELECT a FROM t ORDER BY a")] == [1, 3]
 
