@@ -5,9 +5,11 @@ mod support;
 
 mod claims;
 mod moves;
+mod pins;
 mod problems;
 mod reloads;
 mod returns;
 mod stage;
+mod statements;
 mod stress;
 mod views;

@@ -1,19 +1,18 @@
 //! A session that moves to another backend keeps its state, and takes nobody else's.
 
-use tokio_postgres::NoTls;
-
 use crate::stage::{backend, detach, idle_after, session, stage};
-use crate::support::messages::{bind, describe_statement, execute, parse, sync};
-use crate::support::{Postgres, Raw, Valet, tags};
+use crate::support::messages::frame;
+use crate::support::{Postgres, Raw, Valet};
 
-fn two_backends() -> Option<(Postgres, Valet)> {
+/// The stage for a session that moves from one backend to another.
+pub fn two_backends() -> Option<(Postgres, Valet)> {
     stage(&["--max-backends", "2"])
 }
 
 /// Detaches `client`, and has somebody else take its backend: the client's next request finds another one.
 /// The other stays in a transaction until it is dropped.
 #[track_caller]
-fn evict(valet: &Valet, client: &mut Raw) -> Raw {
+pub fn evict(valet: &Valet, client: &mut Raw) -> Raw {
     let pid = backend(client);
     detach(valet, client);
     loop {
@@ -109,6 +108,19 @@ fn settings_that_hinder_others_hinder_no_move() {
 }
 
 #[test]
+fn a_setting_in_the_client_s_own_encoding_survives_a_move() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = idle_after(&valet, "app", "SET client_encoding = 'LATIN1'");
+    client.send(&frame(b'Q', b"SET app.name = '\xe9'\0"));
+    client.until_ready();
+    let _other = evict(&valet, &mut client);
+    let utf8 = "SELECT encode(convert_to(current_setting('app.name'), 'UTF8'), 'hex')";
+    assert_eq!(client.value(utf8), "c3a9");
+}
+
+#[test]
 fn a_role_survives_a_move() {
     survives("SET ROLE alice", "SELECT current_user", "alice");
 }
@@ -184,111 +196,6 @@ fn nobody_takes_over_another_s_settings() {
 }
 
 #[test]
-fn named_prepared_statements_survive_a_move() {
-    let Some((_postgres, valet)) = two_backends() else {
-        return;
-    };
-    let mut client = session(&valet, "app");
-    client.send(
-        &[
-            parse("s", "SELECT $1::int + 1"),
-            parse("t", "SELECT 'other'"),
-            sync(),
-        ]
-        .concat(),
-    );
-    assert_eq!(tags(&client.until_ready()), "11Z");
-    let _other = evict(&valet, &mut client);
-    client.send(
-        &[
-            bind("", "s", &["41"]),
-            execute("", 0),
-            describe_statement("t"),
-            sync(),
-        ]
-        .concat(),
-    );
-    let answer = client.until_ready();
-    assert_eq!(
-        (tags(&answer).as_str(), answer[1].columns()),
-        ("2DCtTZ", vec!["42".to_owned()])
-    );
-    client.send(&[parse("s", "SELECT 1"), sync()].concat());
-    assert_eq!(
-        client.until_ready()[0].sqlstate(),
-        "42P05",
-        "it exists still"
-    );
-}
-
-#[test]
-fn closed_and_deallocated_statements_stay_gone_after_a_move() {
-    let Some((_postgres, valet)) = two_backends() else {
-        return;
-    };
-    for end in [
-        crate::support::messages::close_statement("s"),
-        crate::support::messages::query("DEALLOCATE s"),
-    ] {
-        let mut client = session(&valet, "app");
-        client.send(&[parse("s", "SELECT 1"), sync()].concat());
-        client.until_ready();
-        client.send(&[end, sync()].concat());
-        client.until_ready();
-        if client.value("SELECT 1") != "1" {
-            client.until_ready();
-        }
-        let _other = evict(&valet, &mut client);
-        client.send(&[bind("", "s", &[]), sync()].concat());
-        assert_eq!(client.until_ready()[0].sqlstate(), "26000");
-    }
-}
-
-#[test]
-fn the_unnamed_statement_survives_a_return() {
-    let Some((_postgres, valet)) = two_backends() else {
-        return;
-    };
-    let mut client = session(&valet, "app");
-    client.send(&[parse("", "SELECT 'unnamed'"), sync()].concat());
-    client.until_ready();
-    detach(&valet, &client);
-    let mut others = [session(&valet, "a"), session(&valet, "b")];
-    others
-        .iter_mut()
-        .for_each(|other| drop(other.query("SELECT 1")));
-    others.into_iter().for_each(Raw::goodbye);
-    client.send(&[bind("", "", &[]), execute("", 0), sync()].concat());
-    let answer = client.until_ready();
-    assert_eq!(
-        (tags(&answer).as_str(), answer[1].columns()),
-        ("2DCZ", vec!["unnamed".to_owned()])
-    );
-}
-
-#[test]
-fn the_same_text_under_two_search_paths_stays_two_statements() {
-    let Some((postgres, valet)) = stage(&["--max-backends", "1"]) else {
-        return;
-    };
-    postgres.sql("CREATE SCHEMA a; CREATE TABLE a.t AS SELECT 'a' AS v; CREATE SCHEMA b; CREATE TABLE b.t AS SELECT 'b' AS v");
-    let mut clients = ["a", "b"].map(|schema| {
-        let mut client = idle_after(&valet, schema, &format!("SET search_path = {schema}"));
-        client.send(&[parse("s", "SELECT v FROM t"), sync()].concat());
-        client.until_ready();
-        detach(&valet, &client);
-        client
-    });
-    for _ in 0..5 {
-        for (client, schema) in clients.iter_mut().zip(["a", "b"]) {
-            client.send(&[bind("", "s", &[]), execute("", 0), sync()].concat());
-            assert_eq!(client.until_ready()[1].columns(), [schema]);
-            detach(&valet, client);
-        }
-    }
-}
-
-#[test]
 fn a_search_path_is_the_same_after_a_hundred_moves() {
     let Some((_postgres, valet)) = stage(&["--max-backends", "1"]) else {
         return;
@@ -325,39 +232,6 @@ fn a_hostile_search_path_doesn_t_deceive_the_probe() {
     assert_eq!(other.value("SHOW TimeZone"), "GMT");
     assert_eq!(client.value("SHOW TimeZone"), "Asia/Tokyo");
     assert_eq!(client.value("SHOW search_path"), "evil, pg_catalog");
-}
-
-#[tokio::test]
-async fn tokio_postgres_s_statements_survive_a_move() {
-    let Some((_postgres, valet)) = stage(&["--max-backends", "1"]) else {
-        return;
-    };
-    let url = valet.url("postgres", "postgres");
-    let (client, connection) = tokio_postgres::connect(&url, NoTls)
-        .await
-        .expect("a connection");
-    tokio::spawn(connection);
-    let statement = client
-        .prepare("SELECT $1::int4 * 2")
-        .await
-        .expect("a statement");
-    let id = valet.get("/v1/sessions")["sessions"][0]["id"].clone();
-    for n in 0..20i32 {
-        let (status, answer) = valet.admin(
-            "POST",
-            &format!("/v1/leases/{id}/return"),
-            &serde_json::Value::Null,
-        );
-        assert_eq!(status, 200, "{answer}");
-        let mut other = session(&valet, "other");
-        assert_eq!(
-            other.value("SELECT count(*) FROM pg_prepared_statements"),
-            "0"
-        );
-        other.goodbye();
-        let row = client.query_one(&statement, &[&n]).await.expect("a row");
-        assert_eq!(row.get::<_, i32>(0), n * 2);
-    }
 }
 
 #[test]

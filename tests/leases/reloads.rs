@@ -5,28 +5,6 @@ use serde_json::{Value, json};
 use crate::stage::{block, claim, idle_after, lease, outcome, reload, session, stage};
 use crate::support::{Raw, eventually, messages, tags};
 
-/// The account of one idle session of which `sql` was the last statement.
-#[track_caller]
-fn outcome_after(sql: &str) -> (String, String) {
-    let Some((_postgres, valet)) = stage(&[]) else {
-        return (String::new(), String::new());
-    };
-    let client = idle_after(&valet, "app", sql);
-    let report = reload(&valet, &json!({"deadline": "5s"}));
-    assert_eq!(report["state"], "done", "{report}");
-    outcome(&report, client.session())
-}
-
-#[track_caller]
-fn is_pinned(sql: &str, pin: &str) {
-    if crate::support::no_valet() {
-        return;
-    }
-    let (outcome, reason) = outcome_after(sql);
-    assert_eq!(outcome, "pinned", "after {sql}: {reason}");
-    assert!(reason.contains(pin), "after {sql}: {reason}");
-}
-
 #[test]
 fn an_idle_lease_is_returned_and_its_session_goes_on() {
     let Some((_postgres, valet)) = stage(&["--max-backends", "1"]) else {
@@ -241,65 +219,6 @@ fn a_lease_that_ends_meanwhile_is_gone_or_returned() {
     });
     let (outcome, _) = outcome(&report, id);
     assert!(["gone", "returned"].contains(&outcome.as_str()), "{report}");
-}
-
-#[test]
-fn a_temporary_table_pins() {
-    is_pinned("CREATE TEMP TABLE mine (a int)", "temp");
-}
-
-#[test]
-fn an_advisory_lock_pins() {
-    is_pinned("SELECT pg_advisory_lock(7)", "advisory_lock");
-}
-
-#[test]
-fn an_advisory_lock_taken_inside_a_function_pins() {
-    is_pinned(
-        "DO $$ BEGIN PERFORM pg_advisory_lock_shared(7); END $$",
-        "advisory_lock",
-    );
-}
-
-#[test]
-fn listen_pins() {
-    is_pinned("LISTEN news", "listen");
-}
-
-#[test]
-fn a_with_hold_cursor_pins() {
-    is_pinned(
-        "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT",
-        "cursor",
-    );
-}
-
-#[test]
-fn another_session_authorization_pins() {
-    is_pinned("SET SESSION AUTHORIZATION alice", "session_authorization");
-}
-
-#[test]
-fn a_pinned_session_keeps_what_pins_it_until_it_lets_go() {
-    let Some((_postgres, valet)) = stage(&[]) else {
-        return;
-    };
-    let mut client = idle_after(&valet, "app", "CREATE TEMP TABLE mine AS SELECT 7 AS a");
-    let again = json!({"deadline": "5s"});
-    assert_eq!(
-        outcome(&reload(&valet, &again), client.session()).0,
-        "pinned"
-    );
-    assert_eq!(
-        lease(&valet, &client).expect("a lease")["pins"],
-        json!(["temp"])
-    );
-    assert_eq!(client.value("TABLE mine"), "7");
-    client.query("DROP TABLE mine");
-    assert_eq!(
-        outcome(&reload(&valet, &again), client.session()).0,
-        "returned"
-    );
 }
 
 #[test]

@@ -117,6 +117,16 @@ pub fn parse(name: &str, sql: &str) -> Vec<u8> {
     frame(b'P', &[cstr(name), cstr(sql), vec![0, 0]].concat())
 }
 
+/// Parse with parameter types that the client chooses.
+pub fn parse_typed(name: &str, sql: &str, types: &[u32]) -> Vec<u8> {
+    let count = u16::try_from(types.len())
+        .expect("few parameters")
+        .to_be_bytes()
+        .to_vec();
+    let types: Vec<u8> = types.iter().flat_map(|oid| oid.to_be_bytes()).collect();
+    frame(b'P', &[cstr(name), cstr(sql), count, types].concat())
+}
+
 /// Bind with text parameters and text results.
 pub fn bind(portal: &str, statement: &str, values: &[&str]) -> Vec<u8> {
     let count = u16::try_from(values.len())
