@@ -1,8 +1,8 @@
 //! A session that moves to another backend keeps its state, and takes nobody else's.
 
-use crate::stage::{backend, detach, idle_after, session, stage};
+use crate::stage::{backend, detach, idle_after, session, stage, stage_or_direct};
 use crate::support::messages::frame;
-use crate::support::{Postgres, Raw, Valet};
+use crate::support::{Postgres, Raw, Valet, direct};
 
 /// The stage for a session that moves from one backend to another.
 pub fn two_backends() -> Option<(Postgres, Valet)> {
@@ -38,15 +38,17 @@ pub fn evict(valet: &Valet, client: &mut Raw) -> Raw {
 /// Has a session set itself up, moves it to another backend, and looks at it again.
 #[track_caller]
 fn survives(setup: &str, look: &str, expected: &str) {
-    let Some((_postgres, valet)) = two_backends() else {
-        return;
-    };
-    let mut client = idle_after(&valet, "app", setup);
+    let (_postgres, valet) = stage_or_direct(&["--max-backends", "2"]);
+    let mut client = session(&valet, "app");
+    client.value(setup);
     assert_eq!(
         client.value(look),
         expected,
         "before the move, after {setup}"
     );
+    if direct() {
+        return;
+    }
     let before = backend(&mut client);
     let _other = evict(&valet, &mut client);
     assert_eq!(
@@ -147,7 +149,7 @@ fn a_setting_that_was_rolled_back_or_reset_is_not_restored() {
         "SHOW work_mem",
         "4MB",
     );
-    survives("SET work_mem = '3MB'; DISCARD ALL", "SHOW work_mem", "4MB");
+    survives("SET work_mem = '3MB'; RESET ALL", "SHOW work_mem", "4MB");
     survives(
         "BEGIN; SET LOCAL work_mem = '3MB'; COMMIT",
         "SHOW work_mem",

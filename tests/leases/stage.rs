@@ -6,13 +6,15 @@ use crate::support::{Postgres, Raw, Valet, direct, eventually, messages};
 
 /// A PostgreSQL, pgvalet in front of it, and a table `jobs`. `None` where tests run straight against PostgreSQL.
 pub fn stage(flags: &[&str]) -> Option<(Postgres, Valet)> {
-    if direct() {
-        return None;
-    }
+    (!direct()).then(|| stage_or_direct(flags))
+}
+
+/// The same, for what can be shown straight against PostgreSQL too.
+pub fn stage_or_direct(flags: &[&str]) -> (Postgres, Valet) {
     let postgres = Postgres::start();
     postgres.sql("CREATE TABLE jobs (id serial, name text); CREATE ROLE alice LOGIN; GRANT ALL ON jobs TO alice");
     let valet = Valet::front_with(&postgres, flags);
-    Some((postgres, valet))
+    (postgres, valet)
 }
 
 /// A session that calls itself `application`.

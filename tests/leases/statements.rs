@@ -3,11 +3,11 @@
 use tokio_postgres::NoTls;
 
 use crate::moves::{evict, two_backends};
-use crate::stage::{detach, idle_after, session, stage};
+use crate::stage::{detach, give_back, idle_after, session, stage, stage_or_direct};
 use crate::support::messages::{
-    bind, close_statement, describe_statement, execute, parse, parse_typed, query, sync,
+    bind, close_statement, describe_statement, execute, frame, parse, parse_typed, query, sync,
 };
-use crate::support::{Raw, tags};
+use crate::support::{Raw, direct, tags};
 
 #[test]
 fn named_prepared_statements_survive_a_move() {
@@ -208,4 +208,50 @@ async fn tokio_postgres_s_statements_survive_a_move() {
         let row = client.query_one(&statement, &[&n]).await.expect("a row");
         assert_eq!(row.get::<_, i32>(0), n * 2);
     }
+}
+
+/// Prepares `sql` as `s`, changes a setting, moves the session where that is allowed, and executes `s`: it means what it
+/// meant when it was prepared, as without a proxy.
+#[track_caller]
+fn means_what_it_meant(sql: &[u8], change: &str, expected: &str) {
+    let (_postgres, valet) = stage_or_direct(&["--max-backends", "1"]);
+    let mut client = session(&valet, "app");
+    client.send(&[frame(b'P', &[b"s\0", sql, b"\0\0\0"].concat()), sync()].concat());
+    client.until_ready();
+    client.query(change);
+    if !direct() {
+        let (status, answer) = give_back(&valet, &client);
+        assert!(status == 200 || answer["outcome"] == "pinned", "{answer}");
+        if status == 200 {
+            session(&valet, "other").query("SELECT 1");
+        }
+    }
+    client.send(&[bind("", "s", &[]), execute("", 0), sync()].concat());
+    let answer = client.until_ready();
+    assert_eq!(
+        (tags(&answer).as_str(), answer[1].columns()),
+        ("2DCZ", vec![expected.to_owned()]),
+        "after {change}"
+    );
+}
+
+#[test]
+fn a_statement_means_what_it_meant_when_it_was_prepared() {
+    means_what_it_meant(
+        b"SELECT extract(month FROM '01/02/2024'::date)::int",
+        "SET DateStyle = 'ISO, DMY'",
+        "1",
+    );
+    means_what_it_meant(
+        b"SELECT length('a\\b')",
+        "SET standard_conforming_strings = off",
+        "3",
+    );
+    means_what_it_meant(
+        b"SELECT length('\xc3\xa9')",
+        "SET client_encoding = 'LATIN1'",
+        "1",
+    );
+    let midnight = b"SELECT extract(epoch FROM '2024-01-01 00:00'::timestamptz)::int";
+    means_what_it_meant(midnight, "SET TimeZone = 'Asia/Tokyo'", "1704067200");
 }
