@@ -46,17 +46,15 @@ pub struct State {
     pub settings: Vec<(String, String)>,
     /// Custom settings that the session named, with their values.
     pub custom: Vec<(String, String)>,
-    /// The role that is set; `none` without one.
-    pub role: String,
+    /// The role that is set.
+    pub role: Option<String>,
 }
 
 impl State {
     /// Whether there is nothing to restore.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.settings.is_empty()
-            && self.custom.is_empty()
-            && matches!(self.role.as_str(), "" | "none")
+        self.settings.is_empty() && self.custom.is_empty() && self.role.is_none()
     }
 }
 
@@ -169,7 +167,7 @@ impl Found {
         };
         let name = name.unwrap_or_default();
         match kind.as_str() {
-            "role" => self.state.role = name,
+            "role" => self.state.role = Some(name).filter(|role| role != "none"),
             "setting" => self.state.settings.push((name, value.unwrap_or_default())),
             "custom" => self.state.custom.extend(value.map(|value| (name, value))),
             "session_user" if name != login => self.pins.add(Pin::SessionAuthorization),

@@ -45,11 +45,11 @@ pub async fn restore(backend: &mut Backend, wanted: &Wanted<'_>) -> Result<(), N
             &[Some(name), Some(value)],
         );
     }
-    if !matches!(wanted.state.role.as_str(), "" | "none") {
+    if let Some(role) = &wanted.state.role {
         write_statement(
             &mut request,
             "SELECT pg_catalog.set_config('role', $1, false)",
-            Some(&wanted.state.role),
+            Some(role),
         );
     }
     write_frame(&mut request, b'S', b"");
@@ -70,8 +70,7 @@ fn verify(found: &Found, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
     if !found.pins.is_empty() {
         return different(&found.pins.words());
     }
-    if found.state.role != wanted.state.role && !(found.state.is_empty() && wanted.state.is_empty())
-    {
+    if found.state.role != wanted.state.role {
         return different("role");
     }
     let strange = |ours: &[(String, String)], theirs: &[(String, String)]| {
