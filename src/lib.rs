@@ -1,5 +1,6 @@
 //! pgvalet: a sidecar connection proxy for PostgreSQL that knows who holds each session, and gives parked ones back.
 
+pub mod admin;
 pub mod backend;
 pub mod cli;
 pub mod clock;
@@ -11,7 +12,10 @@ pub mod ledger;
 pub mod metrics;
 pub mod net;
 pub mod reload;
+pub mod serve;
 pub mod session;
 pub mod shard;
 pub mod view;
 pub mod wire;
+
+pub use serve::{Listeners, RunError, run};

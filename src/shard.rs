@@ -26,7 +26,7 @@ use crate::session::{CancelDesk, Scratch, Shared, serve};
 use crate::wire::reply::{ClientError, Fault};
 use crate::wire::startup::CancelKey;
 
-pub use commands::{Command, Shards};
+pub use commands::{ClaimWish, Command, Gone, ReloadWish, Shards};
 
 /// How often pools are tended.
 const TEND_EVERY: Duration = Duration::from_secs(1);
