@@ -251,6 +251,15 @@ impl Ledger {
         self.mail.borrow_mut()[slot.index()].target = target;
     }
 
+    /// The pid of PostgreSQL's process behind a session's lease.
+    #[must_use]
+    pub fn backend_pid(&self, slot: Slot) -> Option<u32> {
+        self.mail.borrow()[slot.index()]
+            .target
+            .as_ref()
+            .map(|target| target.key.pid)
+    }
+
     /// The backend that a cancel request reaches: only with the right secret, and only while a request is unanswered.
     #[must_use]
     pub fn cancel_target(&self, key: &CancelKey) -> Option<(SessionId, CancelTarget)> {

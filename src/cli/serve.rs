@@ -2,11 +2,14 @@
 
 use std::io::IsTerminal;
 
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
+use super::signals::{ProcessSignal, Signals};
 use super::{Exit, complain, loaded};
-use crate::config::{Config, LogFormat, Sources};
+use crate::config::{self, Config, LogFormat, Sources};
+use crate::drain::{self, Trigger};
+use crate::{Listeners, RunError};
 
 /// Serves until a signal ends it.
 pub(super) fn serve(sources: Sources) -> Exit {
@@ -42,9 +45,38 @@ fn log_to_stderr(config: &Config) {
     }
 }
 
-// WIRE HERE: bind the listeners of `config`, then `run(config, listeners, shutdown)` with `super::Signals`
-// (Drain, End, Reload; for Reload, `crate::config::load(&sources)` again).
-fn start(config: Config, sources: Sources) -> Result<(), &'static str> {
-    let _ = (config, sources);
-    Err("serve isn't wired yet")
+/// Binds the listeners, and runs until the signals have brought the end.
+fn start(config: Config, sources: Sources) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.map_err(RunError::Start)?.block_on(async {
+        let signals = Signals::install().map_err(RunError::Start)?;
+        let listeners = Listeners::bind(&config)?;
+        let (trigger, shutdown) = drain::channel();
+        tokio::spawn(heed(signals, trigger, sources));
+        crate::run(config, listeners, shutdown).await
+    })
+}
+
+/// Does what signals ask for, until the process ends.
+async fn heed(mut signals: Signals, trigger: Trigger, sources: Sources) {
+    loop {
+        match signals.next().await {
+            ProcessSignal::Drain => {
+                info!(
+                    "draining: sessions end at their next quiet point; a second signal ends at once"
+                );
+                trigger.advance();
+            }
+            ProcessSignal::End => {
+                info!("ending at once");
+                trigger.advance();
+            }
+            ProcessSignal::Reload => match config::load(&sources) {
+                Ok(_) => warn!("the configuration is valid; it takes effect at the next start"),
+                Err(errors) => error!("the configuration stays as it was: {errors}"),
+            },
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::lease::book::Entry;
 use crate::lease::id::Moment;
 use crate::lease::policy::Verdict;
+use crate::lease::state::LeaseState;
 
 /// Which leases a reload concerns. An absent field matches every lease.
 #[derive(Clone, Debug, Default)]
@@ -160,17 +161,21 @@ pub fn triage(entry: &Entry, wish: &Wish, now: Moment) -> Triage {
     }
 }
 
+/// The outcome of a session that isn't at a quiet point.
+#[must_use]
+pub fn busy(entry: &Entry) -> Outcome {
+    Outcome::Busy(busy_reason(entry))
+}
+
 /// Why a session that isn't at a quiet point is busy.
 #[must_use]
-pub fn busy_reason(entry: &Entry) -> &'static str {
-    match entry.verdict(Moment::default(), Duration::MAX) {
-        Verdict::InTransaction => "in a transaction",
-        Verdict::None
-        | Verdict::Active
-        | Verdict::Idle
-        | Verdict::Resting
-        | Verdict::Parked(_)
-        | Verdict::Pinned(_) => "a request is unanswered",
+fn busy_reason(entry: &Entry) -> &'static str {
+    match entry.state {
+        LeaseState::InTransaction { .. } => "in a transaction",
+        LeaseState::Returning { .. } => "its return is still under way",
+        LeaseState::Active { .. } | LeaseState::Idle { .. } | LeaseState::Ended { .. } => {
+            "a request is unanswered"
+        }
     }
 }
 

@@ -1,14 +1,18 @@
 //! Owns the parts of extended-protocol messages that a decision needs: names and statement texts (chapter 55.7).
 
+use std::rc::Rc;
+
 use crate::wire::frame::cstr;
 
-/// A named prepared statement, as its Parse message said it.
+/// A prepared statement, as its Parse message said it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Statement {
     /// Its name; empty for the unnamed one.
     pub name: Box<[u8]>,
-    /// The body of the Parse message: name, text and parameter types.
-    pub body: Box<[u8]>,
+    /// The SQL text.
+    pub text: Rc<[u8]>,
+    /// The parameter types, as they stand in the message.
+    types: Box<[u8]>,
 }
 
 impl Statement {
@@ -16,22 +20,21 @@ impl Statement {
     #[must_use]
     pub fn read(body: &[u8]) -> Option<Self> {
         let (name, rest) = cstr(body)?;
-        cstr(rest)?;
+        let (text, types) = cstr(rest)?;
         Some(Self {
             name: name.into(),
-            body: body.into(),
+            text: text.into(),
+            types: types.into(),
         })
-    }
-
-    /// The SQL text.
-    #[must_use]
-    pub fn text(&self) -> &[u8] {
-        parse_text(&self.body).unwrap_or_default()
     }
 
     /// Appends the Parse message that makes this statement.
     pub fn write_parse(&self, out: &mut Vec<u8>) {
-        write_frame(out, b'P', &self.body);
+        write_frame(
+            out,
+            b'P',
+            &[&self.name, &b"\0"[..], &self.text, b"\0", &self.types].concat(),
+        );
     }
 }
 
@@ -94,7 +97,7 @@ mod tests {
 
         statement.write_parse(&mut out);
 
-        assert_eq!(statement.text(), b"SELECT $1");
+        assert_eq!(&*statement.text, b"SELECT $1");
         assert_eq!(out, b"P\0\0\0\x17s1\0SELECT $1\0\0\x01\0\0\0\x17");
     }
 

@@ -51,8 +51,8 @@ pub enum Seen {
     UnnamedPrepared,
     /// This statement is gone.
     Closed(Rc<[u8]>),
-    /// A request failed.
-    Failed,
+    /// A request failed; with it, perhaps, the making of the unnamed statement.
+    Failed { unnamed: bool },
 }
 
 /// Whether a stray ReadyForQuery may still come.
@@ -241,29 +241,28 @@ impl Tracker {
             self.pending.front(),
             None | Some(Pending::Query | Pending::Function)
         ) {
-            return Seen::Failed;
+            return Seen::Failed { unnamed: false };
         }
+        let mut unnamed = false;
         while let Some(front) = self.pending.front() {
             match front {
                 Pending::Sync if ignores_sync => {
                     ignores_sync = false;
                     self.doubt = Doubt::Open;
                 }
-                Pending::Sync => return Seen::Failed,
+                Pending::Sync => return Seen::Failed { unnamed },
                 Pending::Query | Pending::Function => {
                     self.ambiguous = true;
-                    return Seen::Failed;
+                    return Seen::Failed { unnamed };
                 }
                 Pending::CopyEnd => ignores_sync = false,
-                Pending::Extended
-                | Pending::Parse(..)
-                | Pending::UnnamedParse
-                | Pending::Close(_) => {}
+                Pending::UnnamedParse => unnamed = true,
+                Pending::Extended | Pending::Parse(..) | Pending::Close(_) => {}
             }
             self.pending.pop_front();
         }
         self.skipping = true;
-        Seen::Failed
+        Seen::Failed { unnamed }
     }
 
     fn seen_complete(&mut self, kind: u8) -> Seen {
@@ -304,7 +303,13 @@ impl Tracker {
         self.status
     }
 
-    /// Whether every request is answered: nothing more will come unless the client asks, or PostgreSQL notifies.
+    /// Whether nothing is unanswered, as far as the account knows.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.pending.is_empty() && !self.skipping && !self.copy_in
+    }
+
+    /// Whether every request is answered for certain: nothing more will come unless the client asks, or PostgreSQL notifies.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.pending.is_empty()
