@@ -11,7 +11,7 @@ const LAYERS: [(u8, &[&str]); 6] = [
     (2, &["ledger", "backend", "view"]),
     (3, &["session", "reload"]),
     (4, &["shard", "admin"]),
-    (5, &["lib", "cli", "main", "demo"]),
+    (5, &["lib", "serve", "cli", "main", "demo"]),
 ];
 
 /// Modules of one layer that never import each other.
