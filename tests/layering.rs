@@ -7,7 +7,12 @@ use std::path::{Path, PathBuf};
 /// Each module of the crate with its layer. Modules of one layer may import each other, but for [`STRANGERS`].
 const LAYERS: [(u8, &[&str]); 6] = [
     (0, &["lease"]),
-    (1, &["wire", "config", "metrics", "net", "clock", "drain"]),
+    (
+        1,
+        &[
+            "wire", "config", "metrics", "net", "clock", "drain", "process",
+        ],
+    ),
     (2, &["ledger", "backend", "view"]),
     (3, &["session", "reload"]),
     (4, &["shard", "admin"]),

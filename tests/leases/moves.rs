@@ -164,7 +164,14 @@ fn startup_settings_survive_a_move() {
         ("options", "-c work_mem=3MB -c TimeZone=Asia/Tokyo"),
     ];
     let mut client = Raw::connect_with(valet.port(), &options);
-    let mut other = evict(&valet, &mut client);
+    let pid = backend(&mut client);
+    detach(&valet, &client);
+    // Both backends are taken by sessions with other settings; then one is free again.
+    let (mut other, mut further) = (session(&valet, "other"), session(&valet, "other"));
+    other.query("BEGIN");
+    further.query("BEGIN");
+    further.goodbye();
+    assert_ne!(backend(&mut client), pid);
     assert_eq!(client.value("SHOW work_mem"), "3MB");
     assert_eq!(other.value("SHOW work_mem"), "4MB");
     client.query("SET TimeZone = 'UTC'; RESET TimeZone");
