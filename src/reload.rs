@@ -72,29 +72,12 @@ pub async fn run(ledger: &Ledger, request: Request, park_after: Duration) -> Rep
             Triage::Account(outcome) => outcome,
             Triage::Ask { quiet: false } if deadline.is_none() => busy_now(ledger, id),
             Triage::Ask { quiet } => {
-                let patience = if deadline.is_some() && wish.busy == Busy::Wait {
-                    Patience::Wait
-                } else {
-                    Patience::Now
-                };
-                let (reply, answer) = oneshot::channel();
-                let order = Order::Return(ReturnOrder {
-                    method: wish.method,
-                    pinned: wish.pinned,
-                    cause: Cause::Reload,
-                    patience,
-                    reply: Some(reply),
-                });
-                ledger.order(id, order);
-                let grace = if quiet {
-                    deadline.unwrap_or_default().max(GRACE)
-                } else {
-                    deadline.unwrap_or_default()
-                };
+                let grace = if quiet { GRACE } else { Duration::ZERO };
+                let until = began + deadline.unwrap_or_default().max(grace);
                 asked.push(Asked {
                     index,
-                    answer,
-                    until: began + grace,
+                    answer: ask(ledger, id, &wish, deadline),
+                    until,
                 });
                 Outcome::Gone
             }
@@ -115,6 +98,30 @@ pub async fn run(ledger: &Ledger, request: Request, park_after: Duration) -> Rep
         };
     }
     report
+}
+
+/// Leaves an order for a session, and gives where its answer will come.
+fn ask(
+    ledger: &Ledger,
+    id: SessionId,
+    wish: &Wish,
+    deadline: Option<Duration>,
+) -> oneshot::Receiver<Outcome> {
+    let patience = if deadline.is_some() && wish.busy == Busy::Wait {
+        Patience::Wait
+    } else {
+        Patience::Now
+    };
+    let (reply, answer) = oneshot::channel();
+    let order = Order::Return(ReturnOrder {
+        method: wish.method,
+        pinned: wish.pinned,
+        cause: Cause::Reload,
+        patience,
+        reply: Some(reply),
+    });
+    ledger.order(id, order);
+    answer
 }
 
 #[expect(

@@ -16,7 +16,7 @@ use crate::backend::{Baseline, Grant, Home, Lent, Parameters, Pool};
 use crate::config::ChaosReturn;
 use crate::lease::{Event, SessionId, Status};
 use crate::session::relay::{End, Flow};
-use crate::session::{Phase, Session, Shared};
+use crate::session::{Phase, Refusal, Session, Shared};
 use crate::wire::extended::write_frame;
 use crate::wire::frame::{HEADER, Header};
 use crate::wire::reply::{self, ClientError, Fault};
@@ -29,8 +29,8 @@ const MAX_AHEAD: usize = 1 << 20;
 
 /// How a wait for a backend ends without one.
 enum NoBackend {
-    Refused(ClientError),
-    Ended(End),
+    Refused(Box<ClientError>),
+    Ended(Box<End>),
 }
 
 impl Session {
@@ -95,11 +95,14 @@ impl Session {
         self.shared.metrics.acquired(waited);
         match taken {
             Ok(lent) => self.hold(lent),
-            Err(NoBackend::Ended(end)) => return Err(end),
+            Err(NoBackend::Ended(end)) => return Err(*end),
             Err(NoBackend::Refused(error)) => {
                 self.shared.metrics.fault(error.fault, &error.code);
                 tracing::info!(session = %self.id, sqlstate = %error.code, "no backend: {}", error.message);
-                self.rare.refusing = Some(error);
+                self.rare.refusing = Some(Refusal {
+                    error: *error,
+                    told: false,
+                });
             }
         }
         Ok(())
@@ -159,7 +162,10 @@ impl Session {
         };
         match self.wait_for(&mut wait, rest).await? {
             Some(grant) => Ok(grant),
-            None => Err(NoBackend::Refused(exhausted(&self.shared, &self.pool))),
+            None => Err(NoBackend::Refused(Box::new(exhausted(
+                &self.shared,
+                &self.pool,
+            )))),
         }
     }
 
@@ -175,7 +181,7 @@ impl Session {
                 return Poll::Ready(Ok(Some(grant)));
             }
             if let Err(end) = self.poll_ahead(cx) {
-                return Poll::Ready(Err(NoBackend::Ended(end)));
+                return Poll::Ready(Err(NoBackend::Ended(Box::new(end))));
             }
             timer.as_mut().poll(cx).map(|()| Ok(None))
         })
@@ -230,7 +236,8 @@ impl Session {
         Ok(lent)
     }
 
-    /// Gives the backend the session's own application_name again, after a RESET went back to its opener's.
+    /// Gives the backend the session's own application_name again, after a RESET went back to its opener's. The client
+    /// was told its own name already.
     pub(super) async fn rename(&mut self) -> Result<(), End> {
         self.rare.rename = false;
         let Some(lent) = &mut self.lent else {
@@ -240,15 +247,9 @@ impl Session {
         let text = "SELECT pg_catalog.set_config('application_name', $1, false)";
         write_statement(&mut request, text, Some(&self.rare.application));
         write_frame(&mut request, b'S', b"");
-        let before = lent.backend.parameters.clone();
         let renamed = lent.backend.exchange(&request, 1).await;
         let answers = renamed.map_err(|_| End::Backend(Some(super::returning::lost())))?;
         self.to_client.push(&answers.notifications);
-        for (name, value) in lent.backend.parameters.news(&before) {
-            let mut status = Vec::new();
-            reply::parameter_status(&mut status, name, value);
-            self.to_client.push(&status);
-        }
         Ok(())
     }
 
@@ -266,7 +267,7 @@ impl Session {
                 generation,
             )
             .await;
-        opened.map_err(NoBackend::Refused)
+        opened.map_err(|error| NoBackend::Refused(Box::new(error)))
     }
 
     async fn restore(&mut self, lent: &mut Lent) -> Result<(), NoBackend> {
@@ -297,7 +298,7 @@ impl Session {
             Ok(()) => Ok(()),
             Err(NotRestored::Lost(error)) => {
                 tracing::warn!(session = %self.id, "a backend was lost while a session was restored on it: {error}");
-                Err(NoBackend::Refused(super::returning::lost()))
+                Err(NoBackend::Refused(Box::new(super::returning::lost())))
             }
             Err(error @ (NotRestored::Refused(_) | NotRestored::Different(_))) => {
                 tracing::warn!(session = %self.id, "{error}");
@@ -308,10 +309,10 @@ impl Session {
                 )
                 .detail(error.to_string())
                 .hint("Reconnect; the session is closed rather than continued on a guess.");
-                Err(NoBackend::Ended(End::Told(
+                Err(NoBackend::Ended(Box::new(End::Told(
                     told,
                     crate::ledger::Cause::Lost,
-                )))
+                ))))
             }
         }
     }
@@ -339,10 +340,9 @@ impl Session {
                 b'X' => return Err(End::Client),
                 b'd' | b'c' | b'f' => {}
                 kind => {
-                    let Some(error) = self.rare.refusing.clone() else {
+                    if !self.refuse(kind) {
                         return Ok(Some(bytes));
-                    };
-                    self.refuse(kind, &error);
+                    }
                 }
             }
             self.inbound.skip = header.total();
@@ -352,16 +352,20 @@ impl Session {
     }
 
     /// Answers a request that gets no backend: an ERROR, and ReadyForQuery where the request ends. The session goes on.
-    fn refuse(&mut self, kind: u8, error: &ClientError) {
-        if !self.rare.refused {
-            self.to_client.push(&error.error());
-            self.rare.refused = true;
+    /// `false` when no request is being refused.
+    fn refuse(&mut self, kind: u8) -> bool {
+        let Some(refusal) = &mut self.rare.refusing else {
+            return false;
+        };
+        if !refusal.told {
+            refusal.told = true;
+            self.to_client.push(&refusal.error.error());
         }
         if matches!(kind, b'Q' | b'F' | b'S') {
             self.to_client.push(&reply::ready(Status::Idle));
-            self.rare.refused = false;
             self.rare.refusing = None;
         }
+        true
     }
 }
 

@@ -187,7 +187,10 @@ impl Session {
             b'C' => {
                 self.begin(0);
                 let statement = match extended::target(body) {
-                    Some(Target::Statement(name)) => Some(Rc::from(name)),
+                    Some(Target::Statement(name)) => {
+                        self.statements.sent_close(name);
+                        Some(Rc::from(name))
+                    }
                     Some(Target::Portal(_)) | None => None,
                 };
                 self.tracker.sent_close(statement);

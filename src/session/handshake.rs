@@ -1,6 +1,6 @@
 //! Owns the front door: from an accepted socket to a logged-in session (protocol chapter 55.2.1).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use pgwire::api::auth::sasl::scram::ScramSecret;
@@ -155,35 +155,7 @@ impl Door<'_> {
                 .await?;
         }
         let parameters = &startup.parameters;
-        let user = parameters
-            .get("user")
-            .filter(|user| !user.is_empty())
-            .cloned()
-            .ok_or_else(|| {
-                ClientError::new(
-                    Fault::Client,
-                    "28000",
-                    "no PostgreSQL user name specified in startup packet",
-                )
-            })?;
-        let database = parameters
-            .get("database")
-            .filter(|name| !name.is_empty())
-            .unwrap_or(&user)
-            .clone();
-        if parameters
-            .get("replication")
-            .is_some_and(|value| !matches!(value.as_str(), "0" | "false" | "off" | "no"))
-        {
-            let error = ClientError::new(
-                Fault::Proxy,
-                "0A000",
-                "pgvalet does not relay replication connections",
-            );
-            return Err(error
-                .hint("Connect to PostgreSQL itself for replication.")
-                .into());
-        }
+        let (database, user) = whom(parameters)?;
         self.authenticate(&database, &user).await?;
         let application = parameters
             .get("application_name")
@@ -307,7 +279,6 @@ impl Door<'_> {
             client_closed: None,
             answered: false,
             told_fatal: false,
-            refused: false,
             granted: None,
         };
         Session {
@@ -327,6 +298,28 @@ impl Door<'_> {
             rare: Box::new(rare),
         }
     }
+}
+
+/// The database and user that a startup packet names.
+fn whom(parameters: &BTreeMap<String, String>) -> Result<(String, String), ClientError> {
+    let named = |name: &str| {
+        parameters
+            .get(name)
+            .filter(|value| !value.is_empty())
+            .cloned()
+    };
+    let Some(user) = named("user") else {
+        let text = "no PostgreSQL user name specified in startup packet";
+        return Err(ClientError::new(Fault::Client, "28000", text));
+    };
+    if named("replication")
+        .is_some_and(|value| !matches!(value.as_str(), "0" | "false" | "off" | "no"))
+    {
+        let text = "pgvalet does not relay replication connections";
+        let error = ClientError::new(Fault::Proxy, "0A000", text);
+        return Err(error.hint("Connect to PostgreSQL itself for replication."));
+    }
+    Ok((named("database").unwrap_or_else(|| user.clone()), user))
 }
 
 /// A secret for cancel requests: 4 bytes in protocol 3.0, 32 from 3.2 on.

@@ -143,6 +143,14 @@ enum Phase {
     Resting,
 }
 
+/// A request that gets no backend.
+#[derive(Debug)]
+struct Refusal {
+    error: ClientError,
+    /// The error was sent; the request's ReadyForQuery wasn't.
+    told: bool,
+}
+
 /// What a session needs at few moments of its life.
 #[derive(Debug)]
 struct Rare {
@@ -162,15 +170,13 @@ struct Rare {
     /// An order that waits for the next quiet point.
     waiting: Option<Order>,
     /// A request was refused for want of a backend: everything up to its Sync is skipped.
-    refusing: Option<ClientError>,
+    refusing: Option<Refusal>,
     /// The client closed its side while requests were unanswered: how long they are still awaited.
     client_closed: Option<Pin<Box<Sleep>>>,
     /// A request was answered since the mode last looked whether to return the lease.
     answered: bool,
     /// PostgreSQL itself told the client that the connection ends.
     told_fatal: bool,
-    /// The error of a refused request was sent; its ReadyForQuery wasn't.
-    refused: bool,
     /// What the pool granted, on its way to `attach`.
     granted: Option<Grant>,
 }

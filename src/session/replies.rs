@@ -2,17 +2,28 @@
 
 use std::task::Context;
 
+use crate::backend::parameters;
 use crate::backend::pool::add;
 use crate::lease::{Event, Status};
 use crate::session::client::Edits;
 use crate::session::relay::End;
 use crate::session::{Phase, Session, returning};
 use crate::wire::frame::{HEADER, Header};
-use crate::wire::reply::Fields;
-use crate::wire::tracker::Seen;
+use crate::wire::reply::{self, Fields};
+use crate::wire::tracker::{Aftermath, Seen};
 
 /// Messages that we read whole are awaited up to this length; longer ones pass unread.
 const HOLD: usize = 16 << 10;
+
+/// What becomes of one message.
+enum Heard {
+    /// It is the client's.
+    Pass,
+    /// It answers one of ours: the client never sees it.
+    Ours,
+    /// The client gets this in its place.
+    Instead(Vec<u8>),
+}
 
 impl Session {
     /// Takes in bytes from the backend.
@@ -39,8 +50,13 @@ impl Session {
                 break;
             };
             let end = header.total().min(rest.len());
-            if self.hear(header.kind, &rest[HEADER..end]) {
-                edits.cut(at, at + end);
+            match self.hear(header.kind, &rest[HEADER..end]) {
+                Heard::Pass => {}
+                Heard::Ours => edits.cut(at, at + end),
+                Heard::Instead(other) => {
+                    edits.cut(at, at + end);
+                    edits.insert(at + end, &other);
+                }
             }
             self.outbound.skip = header.total() - end;
             at += end;
@@ -51,10 +67,10 @@ impl Session {
         written.map_err(|_| End::ClientBroken)
     }
 
-    /// Takes in one message; `true` when it answers one of ours, and isn't the client's.
-    fn hear(&mut self, kind: u8, body: &[u8]) -> bool {
+    /// Takes in one message.
+    fn hear(&mut self, kind: u8, body: &[u8]) -> Heard {
         match kind {
-            b'S' => self.hear_parameter(body),
+            b'S' => return self.hear_parameter(body),
             b'C' => self.hear_complete(body),
             b'E' => {
                 self.rare.told_fatal |=
@@ -69,7 +85,7 @@ impl Session {
                     self.statements.made_unnamed(&lent.backend.parameters);
                 }
             }
-            Seen::Ours => return true,
+            Seen::Ours => return Heard::Ours,
             Seen::Ready(status) => self.hear_ready(status),
             Seen::Prepared(statement) => {
                 if let Some(lent) = &self.lent {
@@ -77,10 +93,11 @@ impl Session {
                 }
             }
             Seen::Closed(name) => self.statements.closed(&name),
-            Seen::Failed { unnamed: true } => self.statements.drop_unnamed(),
-            Seen::Failed { unnamed: false } => {}
+            Seen::Failed(Aftermath::Untouched) => {}
+            Seen::Failed(Aftermath::Unmade) => self.statements.drop_unnamed(),
+            Seen::Failed(Aftermath::Unknown) => self.statements.doubt_unnamed(),
         }
-        false
+        Heard::Pass
     }
 
     fn hear_ready(&mut self, status: Status) {
@@ -94,16 +111,30 @@ impl Session {
         }
     }
 
-    fn hear_parameter(&mut self, body: &[u8]) {
-        let Some(lent) = &mut self.lent else { return };
-        lent.backend.note_parameter(body);
-        if let Some(("application_name", value)) = crate::backend::parameters::read_status(body) {
-            self.shared
-                .ledger
-                .book_mut()
-                .entry_mut(self.slot)
-                .profile
-                .application = value.into();
+    fn hear_parameter(&mut self, body: &[u8]) -> Heard {
+        let Some(lent) = &mut self.lent else {
+            return Heard::Pass;
+        };
+        let Some(("application_name", value)) = parameters::read_status(body) else {
+            lent.backend.note_parameter(body);
+            return Heard::Pass;
+        };
+        let own = self.rare.rename && *value == *lent.backend.application;
+        let value = if own { &*self.rare.application } else { value };
+        let known = lent.backend.parameters.get("application_name") == Some(value);
+        let mut report = Vec::new();
+        reply::parameter_status(&mut report, "application_name", value);
+        lent.backend.note_parameter(&report[HEADER..]);
+        self.shared
+            .ledger
+            .book_mut()
+            .entry_mut(self.slot)
+            .profile
+            .application = value.into();
+        match (own, known) {
+            (false, _) => Heard::Pass,
+            (true, true) => Heard::Ours,
+            (true, false) => Heard::Instead(report),
         }
     }
 

@@ -111,7 +111,7 @@ impl Session {
         if self.statements.is_incomplete() {
             pins.add(Pin::PrepareLarge);
         }
-        if !self.statements.would_mean_the_same(reported) {
+        if self.statements.is_in_doubt() || !self.statements.would_mean_the_same(reported) {
             pins.add(Pin::Prepare);
         }
         pins

@@ -12,7 +12,7 @@ pub(super) const MAX_KEPT: usize = 1 << 20;
 /// The prepared statements of one session.
 #[derive(Debug, Default)]
 pub(super) struct Statements {
-    named: Option<Box<HashMap<Box<[u8]>, Made>>>,
+    named: Option<Box<Named>>,
     /// The body of the last Parse of the unnamed statement.
     unnamed: Vec<u8>,
     fate: Unnamed,
@@ -21,6 +21,9 @@ pub(super) struct Statements {
     /// A statement was too large to be kept.
     large: bool,
 }
+
+#[derive(Debug, Default)]
+struct Named(HashMap<Box<[u8]>, Made>);
 
 /// A statement that exists, and the settings that its text was read under.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ enum Unnamed {
     Here,
     /// The backend that is held doesn't have it.
     Away,
+    /// It can't be told which one the backend has, if any.
+    Unknown,
 }
 
 impl Statements {
@@ -67,6 +72,11 @@ impl Statements {
         self.fate = Unnamed::None;
     }
 
+    /// A failure skipped the making or closing of the unnamed statement.
+    pub fn doubt_unnamed(&mut self) {
+        self.fate = Unnamed::Unknown;
+    }
+
     /// A Parse was too large to be kept.
     pub fn sent_large(&mut self) {
         self.large = true;
@@ -78,6 +88,11 @@ impl Statements {
         self.large
     }
 
+    /// Whether it can't be told what the unnamed statement is.
+    pub fn is_in_doubt(&self) -> bool {
+        self.fate == Unnamed::Unknown
+    }
+
     /// A statement exists now; its text was read under these reported settings.
     pub fn made(&mut self, statement: Rc<Statement>, under: &Rc<Parameters>) {
         let made = Made {
@@ -86,6 +101,7 @@ impl Statements {
         };
         self.named
             .get_or_insert_default()
+            .0
             .insert(statement.name.clone(), made);
     }
 
@@ -103,16 +119,21 @@ impl Statements {
         let named = self
             .named
             .iter()
-            .flat_map(|named| named.values().map(|made| &made.under));
+            .flat_map(|named| named.0.values().map(|made| &made.under));
         unnamed.chain(named).all(|made| reads_alike(made, under))
     }
 
-    /// A statement was closed.
-    pub fn closed(&mut self, name: &[u8]) {
+    /// A Close was sent: that of the unnamed statement can't fail, and a later Parse may follow before its answer.
+    pub fn sent_close(&mut self, name: &[u8]) {
         if name.is_empty() {
             self.fate = Unnamed::None;
-        } else if let Some(named) = &mut self.named {
-            named.remove(name);
+        }
+    }
+
+    /// A named statement was closed.
+    pub fn closed(&mut self, name: &[u8]) {
+        if let Some(named) = &mut self.named {
+            named.0.remove(name);
         }
     }
 
@@ -126,8 +147,10 @@ impl Statements {
     pub fn reconcile(&mut self, exists: impl Fn(&str) -> bool) {
         if let Some(named) = &mut self.named {
             // A name outside of ASCII may have another form in the session's own encoding.
-            named.retain(|name, _| !name.is_ascii() || exists(&String::from_utf8_lossy(name)));
-            if named.is_empty() {
+            named
+                .0
+                .retain(|name, _| !name.is_ascii() || exists(&String::from_utf8_lossy(name)));
+            if named.0.is_empty() {
                 self.named = None;
             }
         }
@@ -135,14 +158,14 @@ impl Statements {
 
     /// The named statement.
     pub fn get(&self, name: &[u8]) -> Option<&Rc<Statement>> {
-        Some(&self.named.as_ref()?.get(name)?.statement)
+        Some(&self.named.as_ref()?.0.get(name)?.statement)
     }
 
     /// Every named statement, in no order.
     pub fn all(&self) -> Vec<Rc<Statement>> {
         self.named
             .iter()
-            .flat_map(|named| named.values().map(|made| made.statement.clone()))
+            .flat_map(|named| named.0.values().map(|made| made.statement.clone()))
             .collect()
     }
 

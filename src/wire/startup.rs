@@ -144,7 +144,8 @@ mod tests {
 
     #[test]
     fn a_startup_packet_is_read() {
-        let First::Startup(startup) = read(b"\0\x03\0\x02user\0app\0_pq_.x\01\0\0").unwrap() else {
+        let First::Startup(startup) = read(b"\0\x03\0\x02user\0app\0_pq_.x\x001\0\0").unwrap()
+        else {
             panic!()
         };
         assert_eq!(startup.minor, 2);

@@ -51,8 +51,19 @@ pub enum Seen {
     UnnamedPrepared,
     /// This statement is gone.
     Closed(Rc<[u8]>),
-    /// A request failed; with it, perhaps, the making of the unnamed statement.
-    Failed { unnamed: bool },
+    /// A request failed.
+    Failed(Aftermath),
+}
+
+/// What a failed request did to the unnamed statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aftermath {
+    /// Nothing.
+    Untouched,
+    /// Its own making failed: there is none.
+    Unmade,
+    /// Its making or closing was skipped: the one before may live on.
+    Unknown,
 }
 
 /// Whether a stray ReadyForQuery may still come.
@@ -241,28 +252,35 @@ impl Tracker {
             self.pending.front(),
             None | Some(Pending::Query | Pending::Function)
         ) {
-            return Seen::Failed { unnamed: false };
+            return Seen::Failed(Aftermath::Untouched);
         }
-        let mut unnamed = false;
+        let mut aftermath = match self.pending.front() {
+            Some(Pending::UnnamedParse) => Aftermath::Unmade,
+            _ => Aftermath::Untouched,
+        };
+        let mut first = true;
         while let Some(front) = self.pending.front() {
             match front {
                 Pending::Sync if ignores_sync => {
                     ignores_sync = false;
                     self.doubt = Doubt::Open;
                 }
-                Pending::Sync => return Seen::Failed { unnamed },
+                Pending::Sync => return Seen::Failed(aftermath),
                 Pending::Query | Pending::Function => {
                     self.ambiguous = true;
-                    return Seen::Failed { unnamed };
+                    return Seen::Failed(aftermath);
                 }
                 Pending::CopyEnd => ignores_sync = false,
-                Pending::UnnamedParse => unnamed = true,
+                Pending::UnnamedParse if first => {}
+                Pending::UnnamedParse => aftermath = Aftermath::Unknown,
+                Pending::Close(Some(name)) if name.is_empty() => aftermath = Aftermath::Unknown,
                 Pending::Extended | Pending::Parse(..) | Pending::Close(_) => {}
             }
+            first = false;
             self.pending.pop_front();
         }
         self.skipping = true;
-        Seen::Failed { unnamed }
+        Seen::Failed(aftermath)
     }
 
     fn seen_complete(&mut self, kind: u8) -> Seen {
