@@ -1,5 +1,5 @@
 //! The same random session, straight on PostgreSQL and through pgvalet that returns its lease again and again: the same
-//! answers, message by message. `PGVALET_TEST_SEED` runs one seed only.
+//! answers, message by message. `PGVALET_TEST_SEED=7` runs one seed only, `PGVALET_TEST_ROUNDS=500` runs more of them.
 
 use serde_json::Value;
 
@@ -177,26 +177,43 @@ fn meddle(valet: &Valet, client: &Raw, other: &mut Raw, dice: &mut Dice) {
     }
 }
 
+/// The first seed, and those that follow.
+fn seeds(first: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse::<u64>().ok())
+    };
+    match number("PGVALET_TEST_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => first..first + number("PGVALET_TEST_ROUNDS").unwrap_or(8),
+    }
+}
+
+/// The startup parameters of a seed's session: its own ones for every other seed.
+fn startup(database: &'static str, seed: u64) -> Vec<(&'static str, &'static str)> {
+    let mut parameters = vec![
+        ("user", "postgres"),
+        ("database", database),
+        ("application_name", "app"),
+    ];
+    if seed % 2 == 1 {
+        parameters.push(("options", "-c work_mem=5MB -c TimeZone=Asia/Seoul"));
+    }
+    parameters
+}
+
 #[track_caller]
-fn no_difference(seeds: std::ops::Range<u64>, flags: &[&str]) {
+fn no_difference(first: u64, flags: &[&str]) {
     let postgres = Postgres::start();
     postgres.sql("CREATE ROLE alice LOGIN; CREATE TABLE t (a int); GRANT ALL ON t TO alice");
     postgres.sql("CREATE DATABASE twin TEMPLATE postgres");
     let valet = Valet::front_with(&postgres, flags);
-    let only = std::env::var("PGVALET_TEST_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    for seed in only.map_or(seeds, |seed| seed..seed + 1) {
+    for seed in seeds(first) {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        let mut straight = Raw::connect_with(
-            postgres.port(),
-            &[
-                ("user", "postgres"),
-                ("database", "twin"),
-                ("application_name", "app"),
-            ],
-        );
-        let (mut through, mut other) = (session(&valet, "app"), session(&valet, "other"));
+        let mut straight = Raw::connect_with(postgres.port(), &startup("twin", seed));
+        let mut through = Raw::connect_with(valet.port(), &startup("postgres", seed));
+        let mut other = session(&valet, "app");
         let mut story = Vec::new();
         for step in 0..STEPS {
             let request = request(&mut dice);
@@ -218,18 +235,15 @@ fn no_difference(seeds: std::ops::Range<u64>, flags: &[&str]) {
 
 #[test]
 fn a_session_whose_lease_is_returned_at_random() {
-    no_difference(0..8, &["--max-backends", "2"]);
+    no_difference(0, &["--max-backends", "2"]);
 }
 
 #[test]
 fn a_session_in_transaction_mode() {
-    no_difference(100..108, &["--max-backends", "2", "--mode", "transaction"]);
+    no_difference(1000, &["--max-backends", "2", "--mode", "transaction"]);
 }
 
 #[test]
 fn a_session_that_is_moved_at_every_quiet_point() {
-    no_difference(
-        200..208,
-        &["--max-backends", "3", "--chaos-return", "always"],
-    );
+    no_difference(2000, &["--max-backends", "3", "--chaos-return", "always"]);
 }

@@ -179,6 +179,28 @@ fn startup_settings_survive_a_move() {
 }
 
 #[test]
+fn reset_returns_to_the_session_s_own_application_name() {
+    let Some((_postgres, valet)) = stage(&["--max-backends", "1"]) else {
+        return;
+    };
+    session(&valet, "opener").query("SELECT 1");
+    for reset in ["RESET application_name", "RESET ALL", "DISCARD ALL"] {
+        let mut client = idle_after(&valet, "mine", "SET application_name = 'changed'");
+        client.query(reset);
+        assert_eq!(
+            client.value("SHOW application_name"),
+            "mine",
+            "after {reset}"
+        );
+        assert_eq!(
+            client.parameters["application_name"], "mine",
+            "after {reset}"
+        );
+        client.goodbye();
+    }
+}
+
+#[test]
 fn nobody_takes_over_another_s_settings() {
     let Some((_postgres, valet)) = two_backends() else {
         return;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::stage::{block, claim, idle_after, lease, session, shown, stage, until_state};
-use crate::support::{Raw, eventually, messages};
+use crate::support::{eventually, eventually_some, messages};
 
 #[test]
 fn a_lease_shows_who_has_it_and_what_was_last_done_with_it() {
@@ -167,22 +167,34 @@ fn a_request_without_its_sync_is_active() {
 }
 
 #[test]
-fn the_process_behind_a_session_is_found() {
-    let Some((_postgres, valet)) = stage(&[]) else {
+fn the_process_behind_a_unix_socket_is_shown() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let listen = format!("unix:{}", directory.path().display());
+    let Some((_postgres, valet)) = stage(&["--listen", &listen]) else {
         return;
     };
-    let client = Raw::connect(valet.port());
-    eventually("our own process is named", || {
-        shown(&valet, &client)["process"]["pid"] == std::process::id()
+    let mut psql = std::process::Command::new("psql");
+    psql.args(["-X", "-U", "postgres", "-p", "6432", "-h"])
+        .arg(directory.path());
+    let mut psql = psql
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("psql can be run");
+    let shown = eventually_some("psql's session is listed", || {
+        let page = valet.get("/v1/sessions");
+        page["sessions"]
+            .as_array()
+            .and_then(|sessions| sessions.first().cloned())
     });
-    let shown = shown(&valet, &client);
+    assert_eq!(shown["process"]["pid"], psql.id(), "{shown}");
     assert!(
         shown["process"]["command"]
             .as_str()
-            .is_some_and(|command| command.contains("leases")),
+            .is_some_and(|command| command.contains("psql")),
         "{shown}"
     );
-    assert_eq!(shown["evidence"], "process");
+    drop(psql.stdin.take());
+    psql.wait().expect("psql ends");
 }
 
 #[test]

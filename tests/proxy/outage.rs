@@ -178,7 +178,11 @@ fn an_upstream_that_isn_t_postgresql_is_named_as_such() {
             }
         });
         let error = Raw::refused(valet.port(), &LOGIN);
-        assert!(["08", "28"].contains(&&error.sqlstate()[..2]), "{error:?}");
+        let sqlstate = error.sqlstate();
+        assert!(
+            sqlstate.starts_with("08") || sqlstate.starts_with("28"),
+            "to {nonsense:?}: {error:?}"
+        );
     }
 }
 

@@ -45,6 +45,11 @@ impl Valet {
         let url = postgres.url("postgres", "postgres");
         let more = std::env::var("PGVALET_TEST_FLAGS").unwrap_or_default();
         let more: Vec<&str> = more.split_whitespace().collect();
+        let more = more
+            .chunks(2)
+            .filter(|flag| !flags.contains(&flag[0]))
+            .collect::<Vec<_>>()
+            .concat();
         let flags = [&["--upstream", &url, "--auth", "trust"], flags, &more].concat();
         Self::serve(&flags)
             .unwrap_or_else(|exit| panic!("pgvalet ended with {}: {}", exit.status, exit.log))
