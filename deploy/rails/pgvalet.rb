@@ -1,0 +1,199 @@
+# frozen_string_literal: true
+
+# pgvalet's glue for ActiveRecord 6.1 to 8.1 (docs/rails.md). Drop it into config/initializers, or require it from a
+# plain script; without PGVALET_ADMIN_URL (http://host:port or unix:/path) in the environment it does nothing.
+# It owns a note on each connection, of who leased it and when, and the reload. It refuses to force a connection away
+# from its owner, to touch a transaction or an explicit checkout, to raise in the reloader, to do I/O in a checkout.
+require "active_record"
+require "json"
+require "net/http"
+
+module Pgvalet
+  extend self
+  PRIVATE = { # all that is used of Rails beyond its documented interface; what a version lacks is off, and said once
+    force: "ConnectionPool#clear_reloadable_connections is gone: a reload waits for held connections as Rails does",
+    fence: "TransactionManager#begin_transaction or #open_transactions is gone: nothing is taken back",
+    lease: "the pool has neither @leases nor @thread_cached_conns: nothing is taken back",
+    session: "the adapter has neither @raw_connection nor @connection: nothing is submitted, nothing is taken back",
+    executor: "Reloader#require_unload_lock! or Interlock#raw_state is gone: who blocks the reloader is not named",
+  }.freeze
+
+  ADMIN, TOKEN = ENV["PGVALET_ADMIN_URL"].to_s, ENV["PGVALET_ADMIN_TOKEN"]
+  CONNECT, ANSWER, LARGEST = 0.25, 0.5, 8 << 20 # s, s, bytes; past them the app goes on as if there were no pgvalet
+  PARK_AFTER = ENV.fetch("PGVALET_PARK_AFTER", "5s").then { |text| text.to_f / (text.end_with?("ms") ? 1000 : 1) } # s
+  Taken = Class.new(ActiveRecord::ConnectionNotEstablished)         # what the fence raises
+  Lease = Struct.new(:since, :thread, :session, :beginning, :taken) # the note; a new one at each checkout
+  Row = Struct.new(:pool, :conn, :owner, :lease, :claim)            # of a pool's own table; the claim is what is sent
+  POOLS, OFF, FENCE = ObjectSpace::WeakMap.new, {}, Mutex.new       # FENCE orders a take and a begin of a transaction
+  FOREIGN = Regexp.union("<internal:", __FILE__, RbConfig::CONFIG["rubylibprefix"], *Gem.path) # frames not of the app
+  WAITING = %r{\A<internal:|/monitor\.rb\z|/(?:async|io-event)[-/]} # frames that say how somebody waits, not for what
+  RAILS = %r{/active_?(?:record|support)[-/]|/pg/connection\.rb\z}  # who waits in there, waits for a lock or an answer
+
+  module Pool
+    def clear_reloadable_connections(*) # the wait and the force serve adapters that must reload; PostgreSQL's never does
+      super if connections.any?(&:requires_reloading?)
+    end
+
+    def checkout(*)
+      super.tap { |conn| Pgvalet.leased(self, conn) }
+    end
+
+    def checkin(conn) # what a woken owner kept never comes back into the pool
+      conn.pgvalet&.taken ? conn.disconnect! : super
+    end
+  end
+
+  # For the owner that wakes exactly while its connection is taken: BEGIN would go there, and the models' statements to
+  # its next connection. So it raises before anything is executed; begun again, the transaction is whole.
+  module Fence
+    def begin_transaction(*, **)
+      return super if open_transactions > 0 || !(lease = @connection.pgvalet)
+      FENCE.synchronize { lease.taken ? raise(Taken, "pgvalet took it back while its owner slept: begin again") : lease.beginning = true }
+      super
+    ensure
+      lease.beginning = false if lease
+    end
+  end
+
+  module Unload
+    def require_unload_lock! # whoever holds this up, holds it up ahead of every hook: to be named, not cured
+      watch = Thread.new(Thread.current) { |reloader| Pgvalet.name_blockers(reloader) }
+      super
+    ensure
+      watch&.kill
+    end
+  end
+
+  def install
+    has = ->(owner, *names) { names.all? { |name| owner.method_defined?(name) } }
+    adapters, reloader = ActiveRecord::ConnectionAdapters, ActiveSupport::Reloader
+    pool, manager, interlock = adapters::ConnectionPool, adapters::TransactionManager, ActiveSupport::Dependencies.interlock
+    adapters::AbstractAdapter.attr_accessor :pgvalet
+    off(:force) unless has[pool, :clear_reloadable_connections]
+    pool.prepend(Pool)
+    has[manager, :begin_transaction, :open_transactions] ? manager.prepend(Fence) : off(:fence)
+    has[reloader, :require_unload_lock!] && has[interlock.class, :raw_state] ? reloader.prepend(Unload) : off(:executor)
+    reloader.before_class_unload(prepend: true) { Pgvalet.reload! }
+  end
+
+  # Lets go of what pgvalet certifies and the recheck confirms. Returns how many; nil where pgvalet was of no use.
+  def reload!
+    began, rows = Time.now, table
+    return 0 if rows.empty?
+    answer = call("POST", "/v1/reloads", sessions: rows.map(&:claim))
+    leases = answer.fetch("leases").to_h { |lease| [lease.fetch("session"), lease] }
+    texts = rows.select(&:owner).map do |row|
+      outcome, reason, last = leases.fetch(row.claim[:id], {}).values_at("outcome", "reason", "last_statement")
+      kept = outcome == "returned" ? take(row) : [outcome || "not judged", *reason].join(": ")
+      "#{kept ? "left (#{kept})" : "took back"} #{row.claim[:owner]} (#{row.owner.class}), held since " \
+        "#{row.lease.since.strftime("%T")}, after #{last || "no statement"}, at #{row.claim[:where]}"
+    end
+    log(:warn, "reload #{answer["id"]}, #{((Time.now - began) * 1000).round} ms: #{texts.join("; ")}") if texts.any?
+    rows.count { |row| row.lease.taken }
+  rescue StandardError => e
+    log(:warn, "pgvalet was of no use, the reload goes on without it: #{e.class}: #{e.message[0, 200].inspect}")
+  end
+
+  def leased(pool, conn) # in the thread that gets it
+    conn.pgvalet = Lease.new(Time.now, Thread.current, wire(conn)&.last)
+    POOLS[pool] = true unless POOLS.key?(pool)
+    @claims = Thread.new { loop { sleep(PARK_AFTER / 2) && send_claims } } unless @claims&.alive? # a fork ends it
+  rescue ThreadError # no more threads: no claims
+  end
+
+  def name_blockers(reloader)
+    sleep 2
+    ActiveSupport::Dependencies.interlock.raw_state do |all|
+      stuck = all.select { |at, info| at != reloader && info[:purpose] != :unload && (info[:waiting] || info[:sharing].to_i > 0) }
+      log(:warn, "the reloader waits for what runs inside Rails' executor, and should wait outside of it (permit_concurrent_loads " \
+                 "doesn't let a reload pass): #{stuck.keys.map { |at| "#{title(at)} at #{where(at)}" }.join("; ")}")
+    end
+  end
+
+  private
+
+  # By removal, never by steal and check-in, which hands a connection on while its owner may still hold the object. The
+  # owner keeps a private, working session, and leases another with its next `connection`. Returns why not, or nil.
+  def take(row)
+    row.pool.synchronize { FENCE.synchronize { refusal(row) || (row.lease.taken = true) && row.pool.remove(row.conn) && nil } }
+  end
+
+  def refusal(row) # what pgvalet can't know, the owner's sleep last
+    conn, owner, lease = row.conn, row.owner, row.lease
+    return "a part of the glue is off" if OFF.key?(:fence)
+    return "changed hands" unless conn.owner.equal?(owner) && conn.pgvalet.equal?(lease) && row.pool.connections.include?(conn)
+    return "not leased implicitly" unless implicit?(row.pool, owner, conn)
+    return "in a transaction" if lease.beginning || conn.open_transactions > 0
+    return "busy" unless wire(conn) == [PG::PQTRANS_IDLE, row.claim[:id]]
+    "awake" unless asleep?(owner, lease.thread)
+  end
+
+  def implicit?(pool, owner, conn)
+    leases, cached = %i[@leases @thread_cached_conns].map { |name| pool.instance_variable_get(name) }
+    return leases[owner].connection.equal?(conn) && leases[owner].sticky if leases # 7.2 on; not sticky: a with_connection block
+    cached ? cached[owner].equal?(conn) : off(:lease)
+  end
+
+  def asleep?(owner, thread) # a fiber sleeps while its thread does, or runs the reloader
+    still = owner.is_a?(Thread) ? owner.status == "sleep" : owner.alive? && (thread == Thread.current || thread&.status == "sleep")
+    still && !RAILS.match?(owner.backtrace_locations.to_a.find { |frame| !WAITING.match?(frame.path) }&.path.to_s)
+  end
+
+  def table
+    conns = POOLS.keys.flat_map { |pool| Array(pool.connections).map { |conn| [pool, conn, conn.owner, wire(conn)&.last] } }
+    conns.reject { |_, _, owner, id| !id || owner == Thread.current || owner == Fiber.current }.map do |pool, conn, owner, id|
+      lease, claim = conn.pgvalet ||= Lease.new(Time.now), { id: id, owner: "", state: "resting" }
+      claim.update(owner: title(owner), state: "held", held_for: "#{(Time.now - lease.since).to_i}s", where: where(owner)) if owner
+      Row.new(pool, conn, owner, lease, claim)
+    end
+  end
+
+  def send_claims # tells who it is while something stays held, and once more when nothing does
+    rows, was = table, @long
+    @long = rows.any? { |row| row.owner && Time.now - row.lease.since >= PARK_AFTER }
+    call("PUT", "/v1/claims", source: "#{Socket.gethostname}:#{Process.pid}", claims: rows.map(&:claim)) if @long || was
+  rescue StandardError => e # the next reload says it aloud
+    log(:debug, "pgvalet got no claims: #{e.class}: #{e.message[0, 200]}")
+  end
+
+  def call(verb, path, body)
+    uri, json = URI(ADMIN), JSON.generate(body)
+    socket = Timeout.timeout(CONNECT) { uri.scheme == "unix" ? UNIXSocket.new(uri.path) : TCPSocket.new(uri.hostname, uri.port) }
+    head = ["#{verb} #{path} HTTP/1.0", "Host: pgvalet", "Content-Type: application/json", "Content-Length: #{json.bytesize}",
+            *("Authorization: Bearer #{TOKEN}" if TOKEN)]
+    answer = Timeout.timeout(ANSWER) { socket.write([*head, "", json].join("\r\n")) && socket.read(LARGEST) }
+    status, json = answer.to_s.split("\r\n\r\n", 2)
+    status.to_s.match?(%r{\AHTTP/1\.\d 2\d\d}) ? JSON.parse(json.to_s) : raise("it answers #{status.to_s[0, 60].inspect}")
+  ensure
+    socket&.close
+  end
+
+  # Its transaction's status, and its session's id if it goes through pgvalet: from libpq's memory, the id not while another
+  # thread may be inside libpq. (raw_connection would connect from 7.1 on, and turn off lazy transactions before.)
+  def wire(conn)
+    variable = %i[@raw_connection @connection].find { |name| conn.instance_variable_defined?(name) } || off(:session)
+    driver = conn.instance_variable_get(variable)
+    status = driver.transaction_status
+    [status, status == PG::PQTRANS_ACTIVE ? conn.pgvalet&.session : Integer(driver.parameter_status("pgvalet.session"), exception: false)]
+  rescue NameError, TypeError, PG::Error # not PostgreSQL; not connected yet, or closed
+  end
+
+  def where(owner)
+    frame = owner.backtrace_locations.to_a.then { |all| all.find { |at| !FOREIGN.match?(at.path) } || all.first }
+    "#{frame.path.delete_prefix("#{defined?(Rails.root) && Rails.root || Dir.pwd}/")}:#{frame.lineno}" if frame
+  end
+
+  def title(owner)
+    owner.is_a?(Thread) && owner.name.presence || [owner.class, *owner.inspect[/ (\S+:\d+)/, 1]].join(" ")
+  end
+
+  def off(part)
+    OFF[part] = OFF.fetch(part) { log(:warn, PRIVATE.fetch(part)) }
+  end
+
+  def log(level, text)
+    (ActiveRecord::Base.logger || (@logger ||= Logger.new($stderr))).public_send(level, "[pgvalet] #{text}") && nil
+  end
+end
+
+ActiveSupport.on_load(:active_record) { Pgvalet.install } unless Pgvalet::ADMIN.empty?
