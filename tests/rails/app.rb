@@ -10,7 +10,7 @@ require_relative "support"
 
 module App
   ROOT = Dir.mktmpdir("pgvalet-rails-")
-  at_exit { FileUtils.remove_entry(ROOT) }
+  at_exit { FileUtils.rm_rf(ROOT) }
   TIMEOUT = ENV.fetch("CHECKOUT_TIMEOUT", "1").to_f
   GLUE = File.expand_path("../../deploy/rails/pgvalet.rb", __dir__)
 

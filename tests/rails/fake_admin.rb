@@ -5,18 +5,14 @@ require "socket"
 
 # Stands for pgvalet's admin listener where that is down, silent, or answers nonsense.
 class FakeAdmin
-  attr_reader :port, :requests
+  attr_reader :url, :requests, :headers
 
-  def initialize(&answer)
-    @requests, @open = [], []
+  def initialize(unix: nil, &answer)
+    @requests, @headers, @open = [], [], []
     @answer = answer
-    @server = TCPServer.new("127.0.0.1", 0)
-    @port = @server.addr[1]
+    @server = unix ? UNIXServer.new(unix) : TCPServer.new("127.0.0.1", 0)
+    @url = unix ? "unix:#{unix}" : "http://127.0.0.1:#{@server.addr[1]}"
     Thread.new { loop { serve(@server.accept) } }.report_on_exception = false
-  end
-
-  def url
-    "http://127.0.0.1:#{port}"
   end
 
   # Gives the bytes of an answer for a request (verb, path, body), or nil: then it stays silent.
@@ -42,18 +38,20 @@ class FakeAdmin
 
   def serve(socket)
     verb, path = socket.gets.split
-    length = 0
+    headers = {}
     until (line = socket.gets.chomp).empty?
-      length = line[/\Acontent-length: *(\d+)/i, 1].to_i if line.match?(/\Acontent-length/i)
+      name, value = line.split(": ", 2)
+      headers[name.downcase] = value
     end
-    body = JSON.parse(socket.read(length))
+    body = JSON.parse(socket.read(headers["content-length"].to_i))
+    @headers << headers
     @requests << [verb, path, body]
     bytes = @answer.call(verb, path, body)
     return @open << socket if bytes.nil?
 
     socket.write(bytes)
     socket.close
-  rescue SystemCallError, IOError
-    nil
+  rescue StandardError
+    nil # the client went away: that is its right
   end
 end
