@@ -9,7 +9,24 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-/// Everything `run` needs, checked. Build it with [`load`](crate::config::load), or `Config::for_upstream` in tests.
+mod error;
+mod file;
+mod keys;
+mod load;
+mod pgpass;
+mod show;
+#[cfg(test)]
+mod tests;
+mod upstream;
+mod value;
+mod variables;
+
+pub use error::{ConfigError, ConfigErrors, Origin, UrlProblem, ValueProblem};
+pub use keys::{KEYS, Key, Kind, Visibility, reference};
+pub use load::{Loaded, Sources, Warning, load};
+pub use pgpass::{Pgpass, PgpassProblem};
+
+/// Everything `run` needs, checked. Build it with [`load()`], or `Config::for_upstream` in tests.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where PostgreSQL is, and the default database, user and password.
@@ -60,12 +77,15 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Passwords of users other than the upstream URL's, by user name.
     pub users: BTreeMap<String, UserConfig>,
+    /// What libpq's password file knows.
+    pub pgpass: Pgpass,
 }
 
 /// Where PostgreSQL is, and who logs in there unless the client says otherwise.
 #[derive(Clone, Debug)]
 pub struct Upstream {
     pub host: UpstreamHost,
+    /// The TCP port, or the suffix of the unix socket's name.
     pub port: u16,
     /// The default database.
     pub database: String,
@@ -78,6 +98,7 @@ pub struct Upstream {
 /// A host name or address, or the directory of a unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamHost {
+    /// A name, looked up at each connect, or an address.
     Tcp(String),
     /// The directory that holds `.s.PGSQL.<port>`.
     Unix(PathBuf),
@@ -86,8 +107,29 @@ pub enum UpstreamHost {
 /// Where a listener binds. For clients, a unix address is the directory of `.s.PGSQL.6432`, or a socket path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
+    /// An address and port; port 0 takes a free one.
     Tcp(SocketAddr),
+    /// A directory or a socket's own path.
     Unix(PathBuf),
+}
+
+impl Address {
+    /// Whether only this machine can reach it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// How a client proves who it is.
@@ -111,31 +153,54 @@ pub enum Mode {
 /// How a lease is returned. See the glossary in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReturnMethod {
+    /// The session stays; its next request takes a backend again.
     Detach,
+    /// The session ends with FATAL 57P01.
     Close,
 }
 
 /// Whether every quiet point detaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChaosReturn {
+    /// Only where a return is due.
     Off,
+    /// At every quiet point.
     Always,
 }
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
+    /// For people.
     Text,
+    /// One JSON object a line.
     Json,
 }
 
 /// What the configuration knows of one user.
 #[derive(Clone, Debug, Default)]
 pub struct UserConfig {
+    /// The password that logs in upstream, and that SCRAM asks of the client.
     pub password: Option<SecretString>,
 }
 
 impl Config {
+    /// What is known of `user`'s password in `database`: the upstream URL's when it is that user's, else `[users.NAME]`,
+    /// else the first matching line of the password file.
+    pub fn password_for(&self, database: &str, user: &str) -> Option<SecretString> {
+        let from_url = (user == self.upstream.user).then_some(self.upstream.password.as_ref());
+        let from_users = || {
+            self.users
+                .get(user)
+                .and_then(|known| known.password.as_ref())
+        };
+        from_url
+            .flatten()
+            .or_else(from_users)
+            .or_else(|| self.pgpass.password(&self.upstream, database, user))
+            .cloned()
+    }
+
     /// The defaults, in front of `upstream`.
     pub fn for_upstream(upstream: Upstream) -> Self {
         let loopback = |port| Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
@@ -164,6 +229,7 @@ impl Config {
             log: "info".to_owned(),
             log_format: LogFormat::Text,
             users: BTreeMap::new(),
+            pgpass: Pgpass::default(),
         }
     }
 }

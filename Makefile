@@ -1,0 +1,26 @@
+# The commands of everyday work. Each installs by name what this machine misses, and says so.
+
+.PHONY: demo test rails-test lint help
+
+help:
+	@echo 'make demo        see pgvalet at work, in a terminal'
+	@echo 'make test        everything that CI checks'
+	@echo 'make rails-test  only the Rails scenario'
+	@echo 'make lint        formatting, clippy, documentation, supply chain'
+
+demo:
+	@scripts/bootstrap demo
+	@scripts/demo $(ARGS)
+
+test:
+	@scripts/bootstrap test
+	@scripts/lint
+	@scripts/test
+
+rails-test:
+	@scripts/bootstrap test
+	@scripts/test rails
+
+lint:
+	@scripts/bootstrap test
+	@scripts/lint

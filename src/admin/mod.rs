@@ -1,0 +1,98 @@
+//! Owns the admin API: HTTP on a listener of its own, and the scrape endpoint on another.
+//!
+//! Refuses to touch sessions: it sends commands to the data threads, and shows what they answer.
+
+mod bodies;
+mod guard;
+mod problem;
+mod routes;
+mod serve;
+mod views;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::drain::Shutdown;
+use crate::metrics::Metrics;
+use crate::shard::Shards;
+
+pub use routes::{admin, scrape};
+pub use serve::serve;
+pub use views::ReloadRecord;
+
+/// How many reloads are remembered.
+const REMEMBERED: usize = 100;
+
+/// What every request handler needs. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    pub config: Arc<Config>,
+    pub clock: Clock,
+    pub shards: Shards,
+    pub metrics: Arc<Metrics>,
+    pub shutdown: Shutdown,
+    reloads: Arc<Mutex<Reloads>>,
+}
+
+#[derive(Debug, Default)]
+struct Reloads {
+    last: u64,
+    records: VecDeque<Arc<ReloadRecord>>,
+}
+
+impl Desk {
+    /// A desk without a memory yet.
+    #[must_use]
+    pub fn new(
+        config: Arc<Config>,
+        clock: Clock,
+        shards: Shards,
+        metrics: Arc<Metrics>,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self {
+            config,
+            clock,
+            shards,
+            metrics,
+            shutdown,
+            reloads: Arc::default(),
+        }
+    }
+
+    fn reloads(&self) -> MutexGuard<'_, Reloads> {
+        self.reloads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The id of a new reload.
+    fn number(&self) -> u64 {
+        let mut reloads = self.reloads();
+        reloads.last += 1;
+        reloads.last
+    }
+
+    /// Remembers a reload, and forgets the oldest beyond the last hundred.
+    fn remember(&self, record: Arc<ReloadRecord>) {
+        let mut reloads = self.reloads();
+        reloads.records.push_back(record);
+        if reloads.records.len() > REMEMBERED {
+            reloads.records.pop_front();
+        }
+    }
+
+    /// The reload with this id.
+    fn recall(&self, id: &str) -> Option<Arc<ReloadRecord>> {
+        self.reloads()
+            .records
+            .iter()
+            .find(|record| record.id == id)
+            .cloned()
+    }
+
+    /// Every reload that is remembered, the newest first.
+    fn recall_all(&self) -> Vec<Arc<ReloadRecord>> {
+        self.reloads().records.iter().rev().cloned().collect()
+    }
+}

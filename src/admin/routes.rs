@@ -1,0 +1,269 @@
+//! Owns the routes of the admin API, and of the scrape endpoint.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use serde_json::json;
+
+use super::bodies::{self, ClaimsBody, MAX_BODY, ReloadBody, ReturnBody};
+use super::problem::Problem;
+use super::views::{AccountView, Course, Leak, Leaks, Leases, Owners, ReloadRecord, Sessions};
+use super::{Desk, guard};
+use crate::drain::Phase;
+use crate::lease::SessionId;
+use crate::lease::reload::Outcome;
+use crate::reload::Account;
+use crate::shard::ReloadWish;
+use crate::view::timestamp;
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+/// The admin API. It includes what the scrape endpoint has.
+pub fn admin(desk: Desk) -> Router {
+    let api = Router::new()
+        .route("/v1/leases", get(leases))
+        .route("/v1/leases/{id}/return", post(return_lease))
+        .route("/v1/sessions", get(sessions))
+        .route("/v1/owners", get(owners))
+        .route("/v1/owners/{owner}/return", post(return_owner))
+        .route("/v1/leaks", get(leaks))
+        .route("/v1/claims", put(claims))
+        .route("/v1/reloads", get(reloads).post(reload))
+        .route("/v1/reloads/{id}", get(reload_by_id));
+    finish(health(api), desk).layer(middleware::from_fn(guard::programs_only))
+}
+
+/// What a scraper and an orchestrator need, and nothing else.
+pub fn scrape(desk: Desk) -> Router {
+    finish(health(Router::new()), desk)
+}
+
+fn health(router: Router<Desk>) -> Router<Desk> {
+    router
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+}
+
+fn finish(router: Router<Desk>, desk: Desk) -> Router {
+    router
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(desk)
+}
+
+async fn not_found(uri: Uri) -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        format!("nothing is at {}", uri.path()),
+    )
+}
+
+async fn wrong_method(uri: Uri) -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{} takes another method", uri.path()),
+    )
+}
+
+/// The process runs and answers.
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Clients may connect.
+async fn readyz(State(desk): State<Desk>) -> Result<&'static str, Problem> {
+    if desk.shutdown.is_at(Phase::Draining) {
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "pgvalet is draining",
+        ));
+    }
+    Ok("ready\n")
+}
+
+async fn metrics(State(desk): State<Desk>) -> Result<Response, Problem> {
+    let sample = desk.shards.sample().await?;
+    let text = desk.metrics.render(&sample);
+    let text =
+        text.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok((
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        text,
+    )
+        .into_response())
+}
+
+async fn leases(State(desk): State<Desk>) -> Answer<Leases> {
+    let (generation, mut leases) = desk.shards.sessions().await?;
+    leases.retain(|lease| lease.state != "none");
+    Ok(Json(Leases { generation, leases }))
+}
+
+async fn sessions(State(desk): State<Desk>) -> Answer<Sessions> {
+    let (generation, sessions) = desk.shards.sessions().await?;
+    Ok(Json(Sessions {
+        generation,
+        sessions,
+    }))
+}
+
+async fn owners(State(desk): State<Desk>) -> Answer<Owners> {
+    Ok(Json(Owners::of(desk.shards.sessions().await?.1)))
+}
+
+async fn leaks(State(desk): State<Desk>) -> Answer<Leaks> {
+    let (_, mut sessions) = desk.shards.sessions().await?;
+    sessions.retain(|session| matches!(session.verdict, "parked" | "pinned"));
+    sessions.sort_by_key(|session| std::cmp::Reverse(session.idle));
+    let leaks = sessions.into_iter().map(Leak::from).collect();
+    Ok(Json(Leaks {
+        park_after: desk.config.park_after,
+        leaks,
+    }))
+}
+
+async fn claims(
+    State(desk): State<Desk>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer<serde_json::Value> {
+    let (source, claims) = bodies::read::<ClaimsBody>(&headers, &body)?.into_parts();
+    let count = claims.len();
+    let unknown: Vec<u32> = desk
+        .shards
+        .claim(source, claims)
+        .await?
+        .into_iter()
+        .map(SessionId::get)
+        .collect();
+    Ok(Json(
+        json!({ "accepted": count - unknown.len(), "unknown": unknown }),
+    ))
+}
+
+async fn reload(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> Answer<ReloadRecord> {
+    let wish = bodies::read::<ReloadBody>(&headers, &body)?.into_wish()?;
+    Ok(Json(carry_out(&desk, wish).await?))
+}
+
+async fn carry_out(desk: &Desk, wish: ReloadWish) -> Result<ReloadRecord, Problem> {
+    let dry_run = wish.wish.dry_run;
+    let (id, began) = (desk.number(), desk.clock.precise());
+    let report = desk.shards.reload(wish).await?;
+    let took = desk.clock.precise().since(began);
+    desk.metrics.reloaded(took);
+    let record = ReloadRecord::new(
+        Course {
+            id,
+            started: timestamp(&desk.clock, began),
+            took,
+            dry_run,
+        },
+        report,
+    );
+    desk.remember(Arc::new(record.clone()));
+    Ok(record)
+}
+
+async fn reloads(State(desk): State<Desk>) -> Json<serde_json::Value> {
+    let records: Vec<ReloadRecord> = desk
+        .recall_all()
+        .iter()
+        .map(|record| record.as_ref().clone())
+        .collect();
+    Json(json!({ "reloads": records }))
+}
+
+async fn reload_by_id(State(desk): State<Desk>, Path(id): Path<String>) -> Answer<ReloadRecord> {
+    let missing = || {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            format!("no reload has the id {id}; the last 100 are kept"),
+        )
+    };
+    Ok(Json(desk.recall(&id).ok_or_else(missing)?.as_ref().clone()))
+}
+
+async fn return_lease(
+    State(desk): State<Desk>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer<serde_json::Value> {
+    let method = bodies::read::<ReturnBody>(&headers, &body)?.method();
+    let missing = || {
+        Problem::new(StatusCode::NOT_FOUND, format!("no session has the id {id}"))
+            .with("session", id.clone())
+    };
+    let number: u32 = id.parse().map_err(|_| missing())?;
+    let outcome = desk
+        .shards
+        .give_back(SessionId::new(number), method)
+        .await?
+        .ok_or_else(missing)?;
+    let answer =
+        json!({ "session": number, "outcome": outcome.word(), "reason": outcome.reason() });
+    match outcome {
+        Outcome::Returned(_) | Outcome::Gone => Ok(Json(answer)),
+        Outcome::Resting
+        | Outcome::Spared(_)
+        | Outcome::Busy(_)
+        | Outcome::Pinned(_)
+        | Outcome::Unknown => {
+            let detail = format!(
+                "session {number} is {}: {}",
+                outcome.word(),
+                outcome.reason().unwrap_or("no reason")
+            );
+            let problem = Problem::new(StatusCode::CONFLICT, detail).with("session", number);
+            Err(problem
+                .with("outcome", outcome.word())
+                .with("reason", outcome.reason()))
+        }
+    }
+}
+
+async fn return_owner(
+    State(desk): State<Desk>,
+    Path(owner): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer<serde_json::Value> {
+    let method = bodies::read::<ReturnBody>(&headers, &body)?.method();
+    let (_, sessions) = desk.shards.sessions().await?;
+    let mut accounts = Vec::new();
+    for view in sessions
+        .into_iter()
+        .filter(|session| session.owner == owner)
+    {
+        let id = SessionId::new(view.id);
+        let outcome = desk
+            .shards
+            .give_back(id, method)
+            .await?
+            .unwrap_or(Outcome::Gone);
+        accounts.push(AccountView::from(Account {
+            id,
+            view: Some(view),
+            outcome,
+        }));
+    }
+    if accounts.is_empty() {
+        return Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            format!("no session belongs to the owner \"{owner}\""),
+        ));
+    }
+    Ok(Json(json!({ "owner": owner, "leases": accounts })))
+}

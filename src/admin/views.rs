@@ -1,0 +1,202 @@
+//! Owns what callers get: the shapes of the answers, in the glossary's words.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::reload::{Account, Report};
+use crate::view::{LeaseView, ProcessView, duration, span};
+
+/// `GET /v1/leases`.
+#[derive(Debug, Serialize)]
+pub(super) struct Leases {
+    pub generation: u64,
+    pub leases: Vec<LeaseView>,
+}
+
+/// `GET /v1/sessions`.
+#[derive(Debug, Serialize)]
+pub(super) struct Sessions {
+    pub generation: u64,
+    pub sessions: Vec<LeaseView>,
+}
+
+/// `GET /v1/owners`.
+#[derive(Debug, Serialize)]
+pub(super) struct Owners {
+    pub owners: Vec<Owner>,
+}
+
+/// What one owner holds.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Owner {
+    owner: String,
+    evidence: &'static str,
+    sessions: usize,
+    leases: usize,
+    active: usize,
+    in_transaction: usize,
+    idle: usize,
+    resting: usize,
+    parked: usize,
+    #[serde(serialize_with = "span")]
+    longest_idle: Duration,
+}
+
+impl Owners {
+    /// Gathers sessions by owner; the owner with the most leases first.
+    pub fn of(sessions: Vec<LeaseView>) -> Self {
+        let mut owners: BTreeMap<(String, &'static str), Owner> = BTreeMap::new();
+        for session in sessions {
+            let owner = owners
+                .entry((session.owner.clone(), session.evidence))
+                .or_default();
+            owner.owner = session.owner;
+            owner.evidence = session.evidence;
+            owner.sessions += 1;
+            owner.leases += usize::from(session.state != "none");
+            owner.longest_idle = owner.longest_idle.max(session.idle);
+            match session.verdict {
+                "active" => owner.active += 1,
+                "in_transaction" => owner.in_transaction += 1,
+                "idle" => owner.idle += 1,
+                "resting" => owner.resting += 1,
+                "parked" | "pinned" => owner.parked += 1,
+                _ => {}
+            }
+        }
+        let mut owners: Vec<_> = owners.into_values().collect();
+        owners.sort_by_key(|owner| std::cmp::Reverse(owner.leases));
+        Self { owners }
+    }
+}
+
+/// `GET /v1/leaks`.
+#[derive(Debug, Serialize)]
+pub(super) struct Leaks {
+    #[serde(serialize_with = "span")]
+    pub park_after: Duration,
+    pub leaks: Vec<Leak>,
+}
+
+/// A parked lease, and what to do about it.
+#[derive(Debug, Serialize)]
+pub(super) struct Leak {
+    #[serde(flatten)]
+    lease: LeaseView,
+    parked_since: String,
+    #[serde(serialize_with = "span")]
+    parked_for: Duration,
+    remedy: String,
+}
+
+impl From<LeaseView> for Leak {
+    fn from(lease: LeaseView) -> Self {
+        Self {
+            parked_since: lease.since.clone(),
+            parked_for: lease.idle,
+            remedy: remedy(&lease),
+            lease,
+        }
+    }
+}
+
+fn remedy(lease: &LeaseView) -> String {
+    if !lease.pins.is_empty() {
+        return format!(
+            "pinned by {}: end that in the app, or close the session",
+            lease.pins.join(", ")
+        );
+    }
+    "give the connection back before waiting (a block-scoped checkout), or set return_after"
+        .to_owned()
+}
+
+/// What became of one session: in a reload, or in a return.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct AccountView {
+    id: u32,
+    session: u32,
+    owner: Option<String>,
+    evidence: &'static str,
+    process: Option<ProcessView>,
+    state: &'static str,
+    idle: String,
+    idle_seconds: f64,
+    last_statement: Option<String>,
+    #[serde(rename = "where")]
+    place: Option<String>,
+    pub outcome: &'static str,
+    pub reason: Option<String>,
+}
+
+impl From<Account> for AccountView {
+    fn from(account: Account) -> Self {
+        let Account { id, view, outcome } = account;
+        let view = view.as_ref();
+        let idle = view.map_or(Duration::ZERO, |view| view.idle);
+        Self {
+            id: id.get(),
+            session: id.get(),
+            owner: view.map(|view| view.owner.clone()),
+            evidence: view.map_or("none", |view| view.evidence),
+            process: view.and_then(|view| view.process.clone()),
+            state: view.map_or("none", |view| view.state),
+            idle: duration(idle),
+            idle_seconds: idle.as_secs_f64(),
+            last_statement: view.and_then(|view| view.last_statement.clone()),
+            place: view.and_then(|view| view.place.clone()),
+            outcome: outcome.word(),
+            reason: outcome.reason().map(ToOwned::to_owned),
+        }
+    }
+}
+
+/// A reload as it went: `POST /v1/reloads`, `GET /v1/reloads/{id}`.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReloadRecord {
+    pub(super) id: String,
+    generation: u64,
+    state: &'static str,
+    dry_run: bool,
+    started: String,
+    #[serde(serialize_with = "span")]
+    took: Duration,
+    took_seconds: f64,
+    counts: BTreeMap<&'static str, usize>,
+    leases: Vec<AccountView>,
+}
+
+/// When a reload began, how long it took, and whether it was only a rehearsal.
+pub(super) struct Course {
+    pub id: u64,
+    pub started: String,
+    pub took: Duration,
+    pub dry_run: bool,
+}
+
+impl ReloadRecord {
+    /// The record of a reload that is done.
+    pub(super) fn new(course: Course, report: Report) -> Self {
+        let words = [
+            "returned", "resting", "spared", "busy", "pinned", "gone", "unknown",
+        ];
+        let mut counts: BTreeMap<_, _> = words.into_iter().map(|word| (word, 0)).collect();
+        let leases: Vec<AccountView> = report.accounts.into_iter().map(Into::into).collect();
+        for account in &leases {
+            *counts.entry(account.outcome).or_default() += 1;
+        }
+        Self {
+            id: course.id.to_string(),
+            generation: report.generation,
+            state: "done",
+            dry_run: course.dry_run,
+            started: course.started,
+            took: course.took,
+            took_seconds: course.took.as_secs_f64(),
+            counts,
+            leases,
+        }
+    }
+}

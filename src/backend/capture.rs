@@ -1,0 +1,187 @@
+//! Owns the question that finds out what state a session has: PostgreSQL itself is asked.
+//!
+//! The probe is one pipeline of named extended-protocol statements, so that the client's unnamed statement stays; every
+//! name and operator in it is qualified, since a client's `search_path` may be hostile (CVE-2025-12819); it runs in a
+//! transaction of its own, so that `default_transaction_*` can't hold it up, and under the login role, so that nothing
+//! is hidden from it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::backend::{Backend, Lost};
+use crate::lease::{Pin, Pins, Status};
+use crate::wire::extended::write_frame;
+
+/// How long the probe may take: a backend that doesn't answer by then is lost.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The name of the probe's statements; each is closed within the pipeline, and seen by nobody.
+const NAME: &[u8] = b"_pgvalet_probe\0";
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE";
+const ROLE: &str = "SELECT 'role', pg_catalog.current_setting('role'), NULL";
+const AS_LOGIN: &str = "SET LOCAL ROLE NONE";
+const COMMIT: &str = "COMMIT";
+
+const STATE: &str = "\
+SELECT 'setting', name, setting FROM pg_catalog.pg_show_all_settings() \
+ WHERE source OPERATOR(pg_catalog.=) 'session' \
+   AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation', 'transaction_read_only', 'transaction_deferrable']) \
+UNION ALL SELECT 'session_user', SESSION_USER::pg_catalog.text, NULL \
+UNION ALL SELECT 'custom', n, pg_catalog.current_setting(n, true) FROM pg_catalog.unnest($1::pg_catalog.text[]) AS names(n) \
+UNION ALL (SELECT 'advisory_lock', NULL, NULL FROM pg_catalog.pg_lock_status() \
+ WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() AND locktype OPERATOR(pg_catalog.=) 'advisory' LIMIT 1) \
+UNION ALL (SELECT 'temp', NULL, NULL FROM pg_catalog.pg_depend \
+ WHERE refclassid OPERATOR(pg_catalog.=) 2615 AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() \
+   AND pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 LIMIT 1) \
+UNION ALL (SELECT 'listen', NULL, NULL FROM pg_catalog.pg_listening_channels() LIMIT 1) \
+UNION ALL (SELECT 'cursor', NULL, NULL FROM pg_catalog.pg_cursor() WHERE is_holdable LIMIT 1) \
+UNION ALL SELECT CASE WHEN from_sql THEN 'prepare' ELSE 'statement' END, name, NULL FROM pg_catalog.pg_prepared_statement() \
+ WHERE name OPERATOR(pg_catalog.<>) '_pgvalet_probe'";
+
+/// What a session would lose with its backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Settings made in the session, by name.
+    pub settings: Vec<(String, String)>,
+    /// Custom settings that the session named, with their values.
+    pub custom: Vec<(String, String)>,
+    /// The role that is set.
+    pub role: Option<String>,
+}
+
+impl State {
+    /// Whether there is nothing to restore.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.settings.is_empty() && self.custom.is_empty() && self.role.is_none()
+    }
+}
+
+/// What the probe found.
+#[derive(Debug)]
+pub struct Found {
+    pub state: State,
+    pub pins: Pins,
+    /// The protocol-level prepared statements that exist, by name.
+    pub statements: BTreeSet<String>,
+    /// Notifications that came meanwhile: the session's client gets them.
+    pub notifications: Vec<u8>,
+}
+
+/// Asks a backend at a quiet point what state it holds. `login` is the user that pgvalet logged in as.
+///
+/// Not cancel safe: a probe that is broken off loses the backend.
+///
+/// # Errors
+/// The backend is lost. A probe that PostgreSQL refuses isn't an error: it pins.
+pub async fn capture(
+    backend: &mut Backend,
+    login: &str,
+    custom: &BTreeSet<String>,
+) -> Result<Found, Lost> {
+    let mut request = Vec::new();
+    write_probe(&mut request, custom);
+    let answers = tokio::time::timeout(PATIENCE, backend.exchange(&request, 1))
+        .await
+        .map_err(|_| Lost::Closed)??;
+    let mut found = Found {
+        state: State::default(),
+        pins: Pins::default(),
+        statements: BTreeSet::new(),
+        notifications: answers.notifications,
+    };
+    if answers.error.is_some() || answers.status != Status::Idle {
+        found.pins.add(Pin::ProbeFailed);
+        if answers.status != Status::Idle {
+            return Err(Lost::Protocol);
+        }
+        return Ok(found);
+    }
+    // In another encoding, a value outside of ASCII could not be told apart from another one.
+    let unreadable = backend.parameters.get("client_encoding") != Some("UTF8");
+    for row in answers.rows {
+        if unreadable && row.iter().flatten().any(|value| !value.is_ascii()) {
+            found.pins.add(Pin::ProbeFailed);
+        }
+        found.take(row, login)?;
+    }
+    found.state.settings.sort();
+    found.state.custom.sort();
+    Ok(found)
+}
+
+/// Appends the probe's pipeline: it ends in one ReadyForQuery.
+pub fn write_probe(out: &mut Vec<u8>, custom: &BTreeSet<String>) {
+    for text in [BEGIN, ROLE, AS_LOGIN] {
+        write_statement(out, text, None);
+    }
+    write_statement(out, STATE, Some(&array(custom)));
+    write_statement(out, COMMIT, None);
+    write_frame(out, b'S', b"");
+}
+
+/// One statement of the pipeline: prepared, run and closed again, with at most one parameter.
+pub fn write_statement(out: &mut Vec<u8>, text: &str, parameter: Option<&str>) {
+    let parameters: Vec<Option<&str>> = parameter.into_iter().map(Some).collect();
+    write_statement_with(out, text, &parameters);
+}
+
+/// One statement of a pipeline, with its parameters in text form.
+pub fn write_statement_with(out: &mut Vec<u8>, text: &str, parameters: &[Option<&str>]) {
+    write_frame(out, b'P', &[NAME, text.as_bytes(), b"\0\0\0"].concat());
+    let mut bind = [b"\0", NAME, b"\0\0"].concat();
+    let count = u16::try_from(parameters.len()).expect("our own statements have few parameters");
+    bind.extend_from_slice(&count.to_be_bytes());
+    for value in parameters {
+        match value {
+            None => bind.extend_from_slice(&(-1_i32).to_be_bytes()),
+            Some(value) => {
+                let length =
+                    u32::try_from(value.len()).expect("a setting is far shorter than 4 GB");
+                bind.extend_from_slice(&length.to_be_bytes());
+                bind.extend_from_slice(value.as_bytes());
+            }
+        }
+    }
+    bind.extend_from_slice(b"\0\0");
+    write_frame(out, b'B', &bind);
+    write_frame(out, b'E', b"\0\0\0\0\0");
+    write_frame(out, b'C', &[b"S", NAME].concat());
+}
+
+/// The names as an array literal.
+fn array(names: &BTreeSet<String>) -> String {
+    let quoted = names
+        .iter()
+        .map(|name| format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\"")));
+    format!("{{{}}}", quoted.collect::<Vec<_>>().join(","))
+}
+
+impl Found {
+    fn take(&mut self, row: Vec<Option<String>>, login: &str) -> Result<(), Lost> {
+        let [Some(kind), name, value] =
+            <[Option<String>; 3]>::try_from(row).map_err(|_| Lost::Protocol)?
+        else {
+            return Err(Lost::Protocol);
+        };
+        let name = name.unwrap_or_default();
+        match kind.as_str() {
+            "role" => self.state.role = Some(name).filter(|role| role != "none"),
+            "setting" => self.state.settings.push((name, value.unwrap_or_default())),
+            "custom" => self.state.custom.extend(value.map(|value| (name, value))),
+            "session_user" if name != login => self.pins.add(Pin::SessionAuthorization),
+            "session_user" => {}
+            "advisory_lock" => self.pins.add(Pin::AdvisoryLock),
+            "temp" => self.pins.add(Pin::Temp),
+            "listen" => self.pins.add(Pin::Listen),
+            "cursor" => self.pins.add(Pin::Cursor),
+            "prepare" => self.pins.add(Pin::Prepare),
+            "statement" => {
+                self.statements.insert(name);
+            }
+            _ => return Err(Lost::Protocol),
+        }
+        Ok(())
+    }
+}

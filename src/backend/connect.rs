@@ -1,0 +1,356 @@
+//! Owns the upstream login: from a socket to an authenticated backend (protocol chapter 55.2.1).
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::message::frontend;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::backend::parameters::{self, Baseline, Parameters};
+use crate::backend::{Backend, Home};
+use crate::config::{Upstream, UpstreamHost};
+use crate::lease::{BackendId, Generation, Moment};
+use crate::net::Stream;
+use crate::wire::frame::{Header, cstr};
+use crate::wire::reply::{ClientError, Fault, Fields};
+use crate::wire::startup::{CancelKey, MAX_KEY};
+
+/// The longest message that a login may bring, in bytes.
+const MAX_MESSAGE: usize = 64 << 10;
+
+/// Who logs in where, and with which settings.
+#[derive(Clone, Debug)]
+pub struct Login<'a> {
+    pub upstream: &'a Upstream,
+    pub database: &'a str,
+    pub user: &'a str,
+    pub password: Option<SecretString>,
+    pub application: &'a str,
+    pub baseline: Rc<Baseline>,
+    pub tcp_user_timeout: Duration,
+    /// Zero means without limit.
+    pub timeout: Duration,
+}
+
+/// Opens a socket to PostgreSQL.
+///
+/// # Errors
+/// The resolver's or the kernel's.
+pub async fn dial(upstream: &Upstream, user_timeout: Duration) -> io::Result<Stream> {
+    match &upstream.host {
+        UpstreamHost::Tcp(host) => Stream::connect_tcp(host, upstream.port, user_timeout).await,
+        UpstreamHost::Unix(directory) => {
+            Stream::connect_unix(&directory.join(format!(".s.PGSQL.{}", upstream.port))).await
+        }
+    }
+}
+
+/// Opens a backend. Cancel safe: what was begun is closed.
+///
+/// # Errors
+/// What the client that waits for it may see: PostgreSQL's own error where there is one.
+pub async fn open(
+    login: &Login<'_>,
+    id: BackendId,
+    now: Moment,
+    generation: Generation,
+) -> Result<Backend, ClientError> {
+    let attempt = async {
+        let stream = dial(login.upstream, login.tcp_user_timeout)
+            .await
+            .map_err(|error| unreachable(login, &error))?;
+        let mut talk = Talk {
+            stream,
+            buf: BytesMut::new(),
+            login,
+        };
+        talk.log_in().await?;
+        talk.finish(id, now, generation).await
+    };
+    if login.timeout.is_zero() {
+        return attempt.await;
+    }
+    match tokio::time::timeout(login.timeout, attempt).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(unreachable(login, &"no answer within connect_timeout")),
+    }
+}
+
+fn place(upstream: &Upstream) -> String {
+    match &upstream.host {
+        UpstreamHost::Tcp(host) => format!("{host}:{}", upstream.port),
+        UpstreamHost::Unix(directory) => {
+            format!("{}/.s.PGSQL.{}", directory.display(), upstream.port)
+        }
+    }
+}
+
+fn unreachable(login: &Login<'_>, why: &dyn std::fmt::Display) -> ClientError {
+    let message = format!(
+        "pgvalet can't reach PostgreSQL at {}: {why}",
+        place(login.upstream)
+    );
+    ClientError::new(Fault::Backend, "08001", message)
+        .hint("Is the database up, and is `upstream` right?")
+}
+
+fn broken(why: &dyn std::fmt::Display) -> ClientError {
+    ClientError::new(
+        Fault::Backend,
+        "08006",
+        format!("PostgreSQL broke off pgvalet's login: {why}"),
+    )
+}
+
+struct Talk<'a> {
+    stream: Stream,
+    buf: BytesMut,
+    login: &'a Login<'a>,
+}
+
+impl Talk<'_> {
+    async fn log_in(&mut self) -> Result<(), ClientError> {
+        let mut parameters: BTreeMap<&str, &str> = self
+            .login
+            .baseline
+            .0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        parameters.insert("user", self.login.user);
+        parameters.insert("database", self.login.database);
+        if !self.login.application.is_empty() {
+            parameters.insert("application_name", self.login.application);
+        }
+        let mut out = BytesMut::new();
+        frontend::startup_message(parameters, &mut out).map_err(|error| broken(&error))?;
+        self.send(&out).await?;
+        loop {
+            let (kind, body) = self.receive().await?;
+            if kind != b'R' {
+                return Err(broken(
+                    &"something else than an authentication request came",
+                ));
+            }
+            if self.authenticate(&body).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Answers one authentication request; `true` for AuthenticationOk.
+    async fn authenticate(&mut self, body: &[u8]) -> Result<bool, ClientError> {
+        let Some((code, rest)) = body.split_first_chunk::<4>() else {
+            return Err(broken(&"a short authentication request"));
+        };
+        match u32::from_be_bytes(*code) {
+            0 => return Ok(true),
+            3 => self.cleartext().await?,
+            5 => self.md5(rest).await?,
+            10 => self.scram(rest).await?,
+            other => return Err(unsupported(&format!("authentication method {other}"))),
+        }
+        Ok(false)
+    }
+
+    fn password(&self) -> Result<SecretString, ClientError> {
+        self.login.password.clone().ok_or_else(|| {
+            let message = format!(
+                "PostgreSQL asks for the password of user \"{}\", and pgvalet knows none",
+                self.login.user
+            );
+            ClientError::new(Fault::Proxy, "28000", message).hint(
+                "Put it into the upstream URL, into [users] of the configuration, or into .pgpass.",
+            )
+        })
+    }
+
+    async fn cleartext(&mut self) -> Result<(), ClientError> {
+        let local = match (&self.login.upstream.host, &self.stream) {
+            (UpstreamHost::Unix(_), _) => true,
+            (UpstreamHost::Tcp(_), Stream::Tcp(stream)) => stream
+                .peer_addr()
+                .is_ok_and(|address| address.ip().is_loopback()),
+            (UpstreamHost::Tcp(_), Stream::Unix(_)) => false,
+        };
+        if !local {
+            return Err(unsupported(&"a password in clear over the network"));
+        }
+        let password = self.password()?;
+        self.send_password(password.expose_secret().as_bytes())
+            .await
+    }
+
+    async fn md5(&mut self, salt: &[u8]) -> Result<(), ClientError> {
+        let salt = salt
+            .first_chunk::<4>()
+            .ok_or_else(|| broken(&"a short salt"))?;
+        let password = self.password()?;
+        let hash = md5_hash(
+            self.login.user.as_bytes(),
+            password.expose_secret().as_bytes(),
+            *salt,
+        );
+        self.send_password(hash.as_bytes()).await
+    }
+
+    async fn send_password(&mut self, password: &[u8]) -> Result<(), ClientError> {
+        let mut out = BytesMut::new();
+        frontend::password_message(password, &mut out).map_err(|error| broken(&error))?;
+        self.send(&out).await
+    }
+
+    async fn scram(&mut self, mechanisms: &[u8]) -> Result<(), ClientError> {
+        let mut rest = mechanisms;
+        let mut offered = false;
+        while let Some((name, tail)) = cstr(rest) {
+            offered |= name == SCRAM_SHA_256.as_bytes();
+            rest = tail;
+        }
+        if !offered {
+            return Err(unsupported(&"a SASL mechanism other than SCRAM-SHA-256"));
+        }
+        let password = self.password()?;
+        let mut scram = ScramSha256::new(
+            password.expose_secret().as_bytes(),
+            ChannelBinding::unsupported(),
+        );
+        let mut out = BytesMut::new();
+        frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut out)
+            .map_err(|error| broken(&error))?;
+        self.send(&out).await?;
+        let challenge = self.sasl(11).await?;
+        // Deriving the key takes milliseconds: not on the data thread.
+        let scram =
+            tokio::task::spawn_blocking(move || scram.update(&challenge).map(|()| scram)).await;
+        let mut scram = scram
+            .map_err(|error| broken(&error))?
+            .map_err(|error| broken(&error))?;
+        let mut out = BytesMut::new();
+        frontend::sasl_response(scram.message(), &mut out).map_err(|error| broken(&error))?;
+        self.send(&out).await?;
+        let proof = self.sasl(12).await?;
+        scram.finish(&proof).map_err(|error| broken(&error))
+    }
+
+    /// Reads AuthenticationSASLContinue (11) or AuthenticationSASLFinal (12).
+    async fn sasl(&mut self, expected: u32) -> Result<Vec<u8>, ClientError> {
+        let (kind, body) = self.receive().await?;
+        match body.split_first_chunk::<4>() {
+            Some((code, rest)) if kind == b'R' && u32::from_be_bytes(*code) == expected => {
+                Ok(rest.to_vec())
+            }
+            _ => Err(broken(&"the SASL exchange went astray")),
+        }
+    }
+
+    /// Reads the reports that follow the login, up to ReadyForQuery.
+    async fn finish(
+        mut self,
+        id: BackendId,
+        now: Moment,
+        generation: Generation,
+    ) -> Result<Backend, ClientError> {
+        let mut reported = Parameters::default();
+        let mut key = CancelKey {
+            pid: 0,
+            secret: Box::default(),
+        };
+        loop {
+            let (kind, body) = self.receive().await?;
+            match kind {
+                b'S' => {
+                    if let Some((name, value)) = parameters::read_status(&body) {
+                        reported.set(name, value);
+                    }
+                }
+                b'K' => {
+                    let (pid, secret) = body
+                        .split_first_chunk::<4>()
+                        .ok_or_else(|| broken(&"a short key"))?;
+                    if !(4..=MAX_KEY).contains(&secret.len()) {
+                        return Err(broken(
+                            &"a cancel key of a length that the protocol doesn't know",
+                        ));
+                    }
+                    key = CancelKey {
+                        pid: u32::from_be_bytes(*pid),
+                        secret: secret.into(),
+                    };
+                }
+                b'Z' => break,
+                _ => {}
+            }
+        }
+        Ok(Backend {
+            id,
+            stream: self.stream,
+            key,
+            parameters: Rc::new(reported),
+            baseline: self.login.baseline.clone(),
+            home: Home::Clean,
+            born: now,
+            rested: now,
+            generation,
+            cancels: Rc::new(Cell::new(0)),
+            unread: self.buf.to_vec(),
+        })
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
+        self.stream
+            .write_all(bytes)
+            .await
+            .map_err(|error| broken(&error))
+    }
+
+    /// Reads one message. Notices are dropped; an ErrorResponse becomes the error that the client sees.
+    async fn receive(&mut self) -> Result<(u8, Vec<u8>), ClientError> {
+        loop {
+            let header = Header::read(&self.buf).map_err(|error| broken(&error))?;
+            if let Some(header) = header {
+                if header.body > MAX_MESSAGE {
+                    return Err(broken(&"a message that is too long for a login"));
+                }
+                if self.buf.len() >= header.total() {
+                    let frame = self.buf.split_to(header.total());
+                    match header.kind {
+                        b'N' => continue,
+                        b'E' => return Err(refused(&frame)),
+                        kind => return Ok((kind, frame[5..].to_vec())),
+                    }
+                }
+            }
+            let count = self
+                .stream
+                .read_buf(&mut self.buf)
+                .await
+                .map_err(|error| broken(&error))?;
+            if count == 0 {
+                return Err(broken(&"it closed the connection"));
+            }
+        }
+    }
+}
+
+fn unsupported(what: &dyn std::fmt::Display) -> ClientError {
+    ClientError::new(
+        Fault::Proxy,
+        "28000",
+        format!("PostgreSQL asks pgvalet for {what}, which it refuses to answer"),
+    )
+}
+
+fn refused(frame: &[u8]) -> ClientError {
+    let fields = Fields::read(&frame[5..]);
+    let mut error = ClientError::new(Fault::Backend, &fields.code, fields.message);
+    error.verbatim = Some(frame.into());
+    error
+}

@@ -1,0 +1,118 @@
+//! Owns backends: opening them, lending them, asking what state they hold, restoring and scrubbing them.
+//!
+//! Refuses to know clients: a backend that is lent belongs to a session until it comes back through the pool.
+
+pub mod cancel;
+pub mod capture;
+pub mod connect;
+mod exchange;
+pub mod parameters;
+pub mod pool;
+pub mod pools;
+pub mod reset;
+pub mod restore;
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+pub use exchange::{Answers, Lost};
+pub use parameters::{Baseline, Parameters};
+pub use pool::{Grant, Lent, Permit, Pool};
+pub use pools::Pools;
+
+use crate::lease::{BackendId, Generation, Moment, SessionId};
+use crate::ledger::CancelTarget;
+use crate::net::Stream;
+use crate::net::stream::Pulse;
+use crate::wire::frame::Header;
+use crate::wire::startup::CancelKey;
+
+/// Whose state a backend carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// Nobody's: it is as after login.
+    Clean,
+    /// This session's: warm for it, and to be scrubbed before anybody else gets it.
+    Of(SessionId),
+}
+
+/// One authenticated connection to PostgreSQL.
+#[derive(Debug)]
+pub struct Backend {
+    pub id: BackendId,
+    pub stream: Stream,
+    /// PostgreSQL's key for cancel requests.
+    pub key: CancelKey,
+    /// What PostgreSQL last reported of its settings.
+    pub parameters: Rc<Parameters>,
+    /// The startup parameters that it was opened with: what RESET goes back to.
+    pub baseline: Rc<Baseline>,
+    pub home: Home,
+    /// When it was opened.
+    pub born: Moment,
+    /// When it last came back to the pool.
+    pub rested: Moment,
+    /// The generation that it was opened in.
+    pub generation: Generation,
+    /// Cancels on their way to it.
+    pub cancels: Rc<Cell<u32>>,
+    /// Bytes that came behind the answers to a question of ours: unasked messages, or the beginning of one.
+    pub unread: Vec<u8>,
+}
+
+impl Backend {
+    /// What a cancel of its session needs to know.
+    #[must_use]
+    pub fn cancel_target(&self) -> CancelTarget {
+        CancelTarget {
+            key: self.key.clone(),
+            in_flight: self.cancels.clone(),
+        }
+    }
+
+    /// Whether it can be lent: it is alive as far as the kernel knows. Unasked messages that came meanwhile are taken in.
+    pub fn is_fit(&mut self) -> bool {
+        if self.stream.pulse() == Pulse::Stirring {
+            let mut chunk = [0; 4096];
+            loop {
+                match self.stream.try_read(&mut chunk) {
+                    Ok(0) => return false,
+                    Ok(count) => self.unread.extend_from_slice(&chunk[..count]),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                    Err(_) => return false,
+                }
+            }
+        }
+        self.take_in_unread()
+    }
+
+    /// Takes in unasked messages; `false` when there is anything else, or only a part of one.
+    fn take_in_unread(&mut self) -> bool {
+        let unread = std::mem::take(&mut self.unread);
+        let mut rest = &unread[..];
+        while !rest.is_empty() {
+            let Ok(Some(header)) = Header::read(rest) else {
+                return false;
+            };
+            let Some(body) = rest.get(5..header.total()) else {
+                return false;
+            };
+            match header.kind {
+                b'S' => self.note_parameter(body),
+                b'N' => {}
+                _ => return false,
+            }
+            rest = &rest[header.total()..];
+        }
+        true
+    }
+
+    /// Takes in a ParameterStatus.
+    pub fn note_parameter(&mut self, body: &[u8]) {
+        if let Some((name, value)) = parameters::read_status(body)
+            && self.parameters.get(name) != Some(value)
+        {
+            Rc::make_mut(&mut self.parameters).set(name, value);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Owns what PostgreSQL reports of a session's settings, and what a client asked for at startup.
+
+use std::collections::BTreeMap;
+
+use crate::wire::frame::cstr;
+
+/// Reported settings (ParameterStatus), by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parameters(BTreeMap<Box<str>, Box<str>>);
+
+impl Parameters {
+    /// The reported value.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(AsRef::as_ref)
+    }
+
+    /// Takes in a report.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.0.insert(name.into(), value.into());
+    }
+
+    /// Every report, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_ref(), value.as_ref()))
+    }
+
+    /// What a client that was told `told` has to be told to know these.
+    pub fn news<'a>(&'a self, told: &'a Self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.iter()
+            .filter(|(name, value)| told.get(name) != Some(value))
+    }
+}
+
+/// Reads the body of a ParameterStatus.
+#[must_use]
+pub fn read_status(body: &[u8]) -> Option<(&str, &str)> {
+    let (name, rest) = cstr(body)?;
+    let (value, _) = cstr(rest)?;
+    Some((
+        std::str::from_utf8(name).ok()?,
+        std::str::from_utf8(value).ok()?,
+    ))
+}
+
+/// The startup parameters that make backends differ: what RESET goes back to.
+///
+/// `application_name` isn't among them: it differs too often, and is set when a backend changes hands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Baseline(pub BTreeMap<String, String>);
+
+impl Baseline {
+    /// The parameters of a startup packet that PostgreSQL shall see, apart from who and where.
+    #[must_use]
+    pub fn of_startup(parameters: &BTreeMap<String, String>) -> Self {
+        let ours = |name: &str| {
+            matches!(
+                name,
+                "user" | "database" | "application_name" | "replication"
+            ) || name.starts_with("pgvalet.")
+        };
+        Self(
+            parameters
+                .iter()
+                .filter(|(name, _)| !ours(name))
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_changed_is_news() {
+        let (mut old, mut new) = (Parameters::default(), Parameters::default());
+        old.set("TimeZone", "UTC");
+        old.set("DateStyle", "ISO, MDY");
+        new.set("TimeZone", "Asia/Tokyo");
+        new.set("DateStyle", "ISO, MDY");
+        assert_eq!(
+            new.news(&old).collect::<Vec<_>>(),
+            [("TimeZone", "Asia/Tokyo")]
+        );
+    }
+
+    #[test]
+    fn a_baseline_leaves_out_who_and_where() {
+        let startup = [
+            ("user", "a"),
+            ("database", "b"),
+            ("application_name", "c"),
+            ("options", "-c x=1"),
+        ];
+        let startup = startup
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        assert_eq!(
+            Baseline::of_startup(&startup).0.keys().collect::<Vec<_>>(),
+            ["options"]
+        );
+    }
+}

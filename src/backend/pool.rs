@@ -1,0 +1,414 @@
+//! Owns the bounded set of backends for one (database, user), and the queue of those who wait for one.
+//!
+//! The right to hold one backend is a value, the [`Permit`]: it is counted where it is made, and given back where it is
+//! dropped. Nothing here awaits: the data thread's tasks share it without a lock.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crate::backend::{Backend, Baseline, Home, Parameters};
+use crate::lease::{Moment, SessionId};
+use crate::wire::reply::ClientError;
+
+#[cfg(test)]
+mod tests;
+
+/// How long a backend stays warm for its session before another may take it while new ones may still be opened.
+const WARM: Duration = Duration::from_secs(1);
+
+/// How many startup parameter sets a pool remembers the reports of.
+const KNOWN_BASELINES: usize = 64;
+
+/// The backends of one (database, user).
+#[derive(Debug)]
+pub struct Pool {
+    pub database: Rc<str>,
+    pub user: Rc<str>,
+    max: usize,
+    /// What its sessions did so far.
+    pub counters: Counters,
+    state: RefCell<State>,
+}
+
+/// Counts that only grow; plain cells, since one data thread owns them.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Requests that clients sent: simple queries, function calls and Syncs.
+    pub requests: Cell<u64>,
+    /// ReadyForQuery outside a transaction.
+    pub transactions: Cell<u64>,
+    /// Bytes from clients.
+    pub bytes_in: Cell<u64>,
+    /// Bytes to clients.
+    pub bytes_out: Cell<u64>,
+}
+
+/// Adds to a count.
+pub fn add(count: &Cell<u64>, more: usize) {
+    count.set(count.get().wrapping_add(more as u64));
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Backends that nobody holds; the one that came back last stands last.
+    idle: Vec<Lent>,
+    /// Permits that exist.
+    permits: usize,
+    /// Backends that are being opened.
+    opening: usize,
+    waiters: VecDeque<Rc<Waiter>>,
+    /// What PostgreSQL reported at the last login with each set of startup parameters.
+    known: Vec<(Rc<Baseline>, Rc<Parameters>)>,
+    /// The last failure to open a backend, how many came in a row, and when the next try is due.
+    failure: Option<(ClientError, u32, Moment)>,
+}
+
+#[derive(Debug, Default)]
+struct Waiter {
+    grant: RefCell<Option<Grant>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// The right to hold one backend of a pool.
+#[derive(Debug)]
+pub struct Permit {
+    pool: Weak<Pool>,
+}
+
+/// A backend that is lent, with the right to hold it. Dropped, the backend is closed.
+#[derive(Debug)]
+pub struct Lent {
+    pub backend: Box<Backend>,
+    pub permit: Permit,
+}
+
+/// What a pool grants.
+#[derive(Debug)]
+pub enum Grant {
+    /// A backend; whose state it carries stands in its `home`.
+    Lent(Lent),
+    /// The right to open one.
+    Open(Permit),
+}
+
+/// How many backends are in which condition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    pub leased: usize,
+    pub warm: usize,
+    pub idle: usize,
+    pub connecting: usize,
+    pub waiting: usize,
+    pub max: usize,
+}
+
+impl Census {
+    /// Whether the pool has anything at all.
+    #[must_use]
+    pub const fn is_in_use(&self) -> bool {
+        self.leased + self.warm + self.idle + self.connecting + self.waiting > 0
+    }
+}
+
+/// Who asks, and for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    pub session: SessionId,
+    pub baseline: &'a Rc<Baseline>,
+    /// Take another backend than the own warm one, wherever one exists.
+    pub elsewhere: bool,
+    pub now: Moment,
+}
+
+impl Pool {
+    /// An empty pool.
+    #[must_use]
+    pub fn new(database: Rc<str>, user: Rc<str>, max: usize) -> Rc<Self> {
+        Rc::new(Self {
+            database,
+            user,
+            max,
+            counters: Counters::default(),
+            state: RefCell::default(),
+        })
+    }
+
+    /// Grants a backend at once, or not: whoever waits already comes first.
+    pub fn try_acquire(self: &Rc<Self>, request: Request<'_>) -> Option<Grant> {
+        if !self.state.borrow().waiters.is_empty() {
+            return None;
+        }
+        while let Some(mut lent) = self.pick(request) {
+            if !Rc::ptr_eq(&lent.backend.baseline, request.baseline) {
+                return Some(Grant::Open(lent.permit));
+            }
+            if lent.backend.is_fit() {
+                return Some(Grant::Lent(lent));
+            }
+        }
+        let mut state = self.state.borrow_mut();
+        if state.permits >= self.max {
+            return None;
+        }
+        state.permits += 1;
+        Some(Grant::Open(Permit {
+            pool: Rc::downgrade(self),
+        }))
+    }
+
+    /// Takes the best backend for `request` out of the idle ones.
+    fn pick(&self, request: Request<'_>) -> Option<Lent> {
+        let mut state = self.state.borrow_mut();
+        let full = state.permits >= self.max;
+        let stale = request.now.before(WARM);
+        let idle = &state.idle;
+        let own = |lent: &Lent| lent.backend.home == Home::Of(request.session);
+        let fits = |lent: &Lent| Rc::ptr_eq(&lent.backend.baseline, request.baseline);
+        let ripe = |lent: &Lent| full || request.elsewhere || lent.backend.rested < stale;
+        let home = || idle.iter().position(own);
+        let clean = || {
+            idle.iter()
+                .rposition(|lent| lent.backend.home == Home::Clean && fits(lent))
+        };
+        let warm = || {
+            idle.iter()
+                .position(|lent| !own(lent) && fits(lent) && ripe(lent))
+        };
+        let foreign = || idle.iter().position(|lent| full && !fits(lent));
+        let index = if request.elsewhere {
+            clean().or_else(warm).or_else(|| home().filter(|_| full))
+        } else {
+            home().or_else(clean).or_else(warm)
+        };
+        let index = index.or_else(foreign)?;
+        Some(state.idle.remove(index))
+    }
+
+    /// Waits in the queue for a grant. Cancel safe: a grant that came meanwhile goes to the next.
+    #[must_use]
+    pub fn wait(self: &Rc<Self>) -> Wait {
+        let waiter = Rc::new(Waiter::default());
+        self.state.borrow_mut().waiters.push_back(waiter.clone());
+        Wait {
+            pool: self.clone(),
+            waiter,
+        }
+    }
+
+    /// Takes a backend back. Whoever waits gets it at once.
+    pub fn give_back(self: &Rc<Self>, mut lent: Lent, now: Moment) {
+        lent.backend.rested = now;
+        let waiter = self.state.borrow_mut().waiters.pop_front();
+        match waiter {
+            Some(waiter) => waiter.grant(Grant::Lent(lent)),
+            None => self.state.borrow_mut().idle.push(lent),
+        }
+    }
+
+    fn permit_dropped(self: &Rc<Self>) {
+        let waiter = self.state.borrow_mut().waiters.pop_front();
+        match waiter {
+            Some(waiter) => waiter.grant(Grant::Open(Permit {
+                pool: Rc::downgrade(self),
+            })),
+            None => self.state.borrow_mut().permits -= 1,
+        }
+    }
+
+    /// The one set of startup parameters that equals `baseline`, so that equal ones are the same.
+    pub fn intern(&self, baseline: Baseline) -> Rc<Baseline> {
+        let state = self.state.borrow();
+        let known = state
+            .known
+            .iter()
+            .map(|(known, _)| known)
+            .chain(state.idle.iter().map(|lent| &lent.backend.baseline));
+        known
+            .into_iter()
+            .find(|known| ***known == baseline)
+            .cloned()
+            .unwrap_or_else(|| Rc::new(baseline))
+    }
+
+    /// What PostgreSQL reports at a login with these startup parameters, as far as it may be taken for granted: as long
+    /// as the pool has a backend that is alive.
+    #[must_use]
+    pub fn reports(&self, baseline: &Rc<Baseline>) -> Option<Rc<Parameters>> {
+        let state = self.state.borrow();
+        if state.permits == state.opening || state.failure.is_some() {
+            return None;
+        }
+        let known = state
+            .known
+            .iter()
+            .find(|(known, _)| Rc::ptr_eq(known, baseline));
+        known.map(|(_, parameters)| parameters.clone())
+    }
+
+    /// Notes what PostgreSQL reported at a login.
+    pub fn learn(&self, baseline: &Rc<Baseline>, parameters: &Rc<Parameters>) {
+        let mut state = self.state.borrow_mut();
+        state.failure = None;
+        state
+            .known
+            .retain(|(known, _)| !Rc::ptr_eq(known, baseline));
+        state.known.push((baseline.clone(), parameters.clone()));
+        if state.known.len() > KNOWN_BASELINES {
+            state.known.remove(0);
+        }
+    }
+
+    /// Marks the beginning of an attempt to open a backend; it lasts until the value is dropped.
+    ///
+    /// # Errors
+    /// The last attempt's error, while the next one is not due yet: failures must not storm the database.
+    pub fn begin_opening(self: &Rc<Self>, now: Moment) -> Result<Opening, ClientError> {
+        let mut state = self.state.borrow_mut();
+        if let Some((error, _, due)) = &state.failure
+            && now < *due
+        {
+            return Err(error.clone());
+        }
+        state.opening += 1;
+        Ok(Opening { pool: self.clone() })
+    }
+
+    /// Notes a failed attempt. A refused login is tried again later and later, up to a second; anything else at once.
+    pub fn failed(&self, error: &ClientError, now: Moment) {
+        let mut state = self.state.borrow_mut();
+        let count = state.failure.as_ref().map_or(0, |(_, count, _)| *count) + 1;
+        let login = error.code.starts_with("28");
+        let pause = if login {
+            Duration::from_millis(50 << count.min(5)).min(Duration::from_secs(1))
+        } else {
+            Duration::ZERO
+        };
+        state.failure = Some((error.clone(), count, now.after(pause)));
+    }
+
+    /// Closes backends that are dead, older than `lifetime`, or idle for longer than `idle_timeout`; zero means never.
+    pub fn tend(self: &Rc<Self>, now: Moment, lifetime: Duration, idle_timeout: Duration) {
+        let over = |limit: Duration, since: Moment| !limit.is_zero() && now.since(since) >= limit;
+        let spent = |backend: &mut Backend| {
+            // Lifetimes have jitter, so that backends that were opened together don't all end together.
+            let jitter = lifetime / 128 * u32::try_from(backend.id.0 % 16).unwrap_or(0);
+            over(lifetime.saturating_sub(jitter), backend.born)
+                || over(idle_timeout, backend.rested)
+                || !backend.is_fit()
+        };
+        let closed: Vec<Lent> = self
+            .state
+            .borrow_mut()
+            .idle
+            .extract_if(.., |lent| spent(&mut lent.backend))
+            .collect();
+        drop(closed);
+    }
+
+    /// Closes every backend that nobody holds.
+    pub fn close_idle(self: &Rc<Self>) {
+        let idle = std::mem::take(&mut self.state.borrow_mut().idle);
+        drop(idle);
+    }
+
+    /// Takes out the warm backend of a session that has ended, to be scrubbed.
+    pub fn take_warm(&self, session: SessionId) -> Option<Lent> {
+        let mut state = self.state.borrow_mut();
+        let index = state
+            .idle
+            .iter()
+            .position(|lent| lent.backend.home == Home::Of(session))?;
+        Some(state.idle.remove(index))
+    }
+
+    /// How many backends are in which condition.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let state = self.state.borrow();
+        let warm = state
+            .idle
+            .iter()
+            .filter(|lent| lent.backend.home != Home::Clean)
+            .count();
+        Census {
+            leased: state.permits - state.idle.len() - state.opening,
+            warm,
+            idle: state.idle.len() - warm,
+            connecting: state.opening,
+            waiting: state.waiters.len(),
+            max: self.max,
+        }
+    }
+}
+
+/// An attempt to open a backend.
+#[derive(Debug)]
+pub struct Opening {
+    pool: Rc<Pool>,
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.pool.state.borrow_mut().opening -= 1;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.permit_dropped();
+        }
+    }
+}
+
+impl Waiter {
+    fn grant(&self, grant: Grant) {
+        *self.grant.borrow_mut() = Some(grant);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// A place in the queue.
+#[derive(Debug)]
+pub struct Wait {
+    pool: Rc<Pool>,
+    waiter: Rc<Waiter>,
+}
+
+impl Future for Wait {
+    type Output = Grant;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Grant> {
+        if let Some(grant) = self.waiter.grant.borrow_mut().take() {
+            return Poll::Ready(grant);
+        }
+        *self.waiter.waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.pool
+            .state
+            .borrow_mut()
+            .waiters
+            .retain(|waiter| !Rc::ptr_eq(waiter, &self.waiter));
+        let grant = self.waiter.grant.borrow_mut().take();
+        match grant {
+            Some(Grant::Lent(lent)) => {
+                let now = lent.backend.rested;
+                self.pool.give_back(lent, now);
+            }
+            Some(Grant::Open(permit)) => drop(permit),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,210 @@
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use tokio::net::UnixStream;
+
+use super::*;
+use crate::lease::{BackendId, Generation};
+use crate::net::Stream;
+use crate::wire::reply::Fault;
+use crate::wire::startup::CancelKey;
+
+/// The far ends of the sockets stay open as long as this lives.
+struct House {
+    pool: Rc<Pool>,
+    baseline: Rc<Baseline>,
+    peers: Vec<UnixStream>,
+}
+
+impl House {
+    fn new(max: usize) -> Self {
+        Self {
+            pool: Pool::new("db".into(), "user".into(), max),
+            baseline: Rc::default(),
+            peers: Vec::new(),
+        }
+    }
+
+    fn backend(&mut self, id: u64) -> Box<Backend> {
+        let (near, far) = UnixStream::pair().unwrap();
+        self.peers.push(far);
+        Box::new(Backend {
+            id: BackendId(id),
+            stream: Stream::Unix(near),
+            key: CancelKey {
+                pid: 1,
+                secret: Box::default(),
+            },
+            parameters: Rc::default(),
+            baseline: self.baseline.clone(),
+            home: Home::Clean,
+            born: Moment::default(),
+            rested: Moment::default(),
+            generation: Generation::default(),
+            cancels: Rc::new(Cell::new(0)),
+            unread: Vec::new(),
+        })
+    }
+
+    fn ask(&self, session: u32) -> Option<Grant> {
+        let now = Moment::from_micros(10_000_000);
+        let request = Request {
+            session: SessionId::new(session),
+            baseline: &self.baseline,
+            elsewhere: false,
+            now,
+        };
+        self.pool.try_acquire(request)
+    }
+
+    /// Opens a backend for a session, and gives it back carrying that session's state.
+    fn park(&mut self, id: u64, session: u32) {
+        let Some(Grant::Open(permit)) = self.ask(session) else {
+            panic!("no permit")
+        };
+        let mut backend = self.backend(id);
+        backend.home = Home::Of(SessionId::new(session));
+        self.pool
+            .give_back(Lent { backend, permit }, Moment::from_micros(10_000_000));
+    }
+}
+
+fn lent(grant: Option<Grant>) -> u64 {
+    match grant {
+        Some(Grant::Lent(lent)) => lent.backend.id.0,
+        other => panic!("expected a backend, not {other:?}"),
+    }
+}
+
+fn on_a_runtime(test: impl FnOnce()) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .unwrap();
+    runtime.block_on(async { test() });
+}
+
+#[test]
+fn permits_never_exceed_the_bound() {
+    on_a_runtime(|| {
+        let house = House::new(2);
+        let (first, second) = (house.ask(1), house.ask(2));
+        assert!(matches!(
+            (&first, &second),
+            (Some(Grant::Open(_)), Some(Grant::Open(_)))
+        ));
+        assert!(house.ask(3).is_none());
+        drop(first);
+        assert!(matches!(house.ask(3), Some(Grant::Open(_))));
+    });
+}
+
+#[test]
+fn a_session_gets_its_own_warm_backend_back() {
+    on_a_runtime(|| {
+        let mut house = House::new(3);
+        house.park(1, 11);
+        house.park(2, 12);
+        assert_eq!(lent(house.ask(11)), 1);
+    });
+}
+
+#[test]
+fn a_full_pool_lends_the_warm_backend_that_rested_longest() {
+    on_a_runtime(|| {
+        let mut house = House::new(2);
+        house.park(1, 11);
+        house.park(2, 12);
+        assert_eq!(lent(house.ask(13)), 1);
+    });
+}
+
+#[test]
+fn whoever_waits_first_is_served_first() {
+    on_a_runtime(|| {
+        let mut house = House::new(1);
+        let Some(Grant::Open(permit)) = house.ask(1) else {
+            panic!()
+        };
+        let mut context = Context::from_waker(Waker::noop());
+        let (mut first, mut second) = (house.pool.wait(), house.pool.wait());
+        assert!(Pin::new(&mut first).poll(&mut context).is_pending());
+
+        let backend = house.backend(1);
+        house
+            .pool
+            .give_back(Lent { backend, permit }, Moment::default());
+
+        assert!(Pin::new(&mut second).poll(&mut context).is_pending());
+        assert!(Pin::new(&mut first).poll(&mut context).is_ready());
+    });
+}
+
+#[test]
+fn a_grant_to_somebody_who_left_goes_to_the_next() {
+    on_a_runtime(|| {
+        let mut house = House::new(1);
+        let Some(Grant::Open(permit)) = house.ask(1) else {
+            panic!()
+        };
+        let (first, mut second) = (house.pool.wait(), house.pool.wait());
+        let backend = house.backend(1);
+        house
+            .pool
+            .give_back(Lent { backend, permit }, Moment::default());
+
+        drop(first);
+
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut second).poll(&mut context).is_ready());
+    });
+}
+
+#[test]
+fn a_dead_backend_is_not_lent() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut house = House::new(1);
+        house.park(1, 11);
+        house.peers.clear();
+        while house.pool.state.borrow().idle[0].backend.stream.pulse()
+            == crate::net::stream::Pulse::Quiet
+        {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(house.ask(11), Some(Grant::Open(_))));
+    });
+}
+
+#[test]
+fn other_startup_parameters_get_a_backend_of_their_own() {
+    on_a_runtime(|| {
+        let mut house = House::new(1);
+        house.park(1, 11);
+        house.baseline = Rc::new(Baseline(BTreeMap::from([(
+            "DateStyle".to_owned(),
+            "SQL".to_owned(),
+        )])));
+        assert!(matches!(house.ask(12), Some(Grant::Open(_))));
+    });
+}
+
+#[test]
+fn a_refused_login_is_not_tried_again_at_once() {
+    let house = House::new(1);
+    let refused = ClientError::new(Fault::Backend, "28P01", "no");
+    let now = Moment::from_micros(1_000_000);
+
+    house.pool.failed(&refused, now);
+
+    assert_eq!(house.pool.begin_opening(now).err(), Some(refused));
+    assert!(
+        house
+            .pool
+            .begin_opening(now.after(Duration::from_secs(1)))
+            .is_ok()
+    );
+}

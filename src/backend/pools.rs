@@ -1,0 +1,107 @@
+//! Owns the pools of one data thread, by database and user, and the opening of their backends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::backend::connect::{self, Login};
+use crate::backend::{Backend, Baseline, Lent, Permit, Pool};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::lease::{BackendId, Generation};
+use crate::wire::reply::ClientError;
+
+/// The pools of one data thread.
+#[derive(Debug)]
+pub struct Pools {
+    config: Arc<Config>,
+    clock: Clock,
+    /// The bound of each pool: this thread's share of `max_backends`.
+    share: usize,
+    pools: RefCell<HashMap<(String, String), Rc<Pool>>>,
+    next: Cell<u64>,
+}
+
+impl Pools {
+    /// No pools yet. `share` bounds each of them.
+    #[must_use]
+    pub fn new(config: Arc<Config>, clock: Clock, share: usize) -> Self {
+        Self {
+            config,
+            clock,
+            share,
+            pools: RefCell::default(),
+            next: Cell::new(1),
+        }
+    }
+
+    /// The pool of a database and user.
+    pub fn get(&self, database: &str, user: &str) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        let key = (database.to_owned(), user.to_owned());
+        pools
+            .entry(key)
+            .or_insert_with(|| Pool::new(database.into(), user.into(), self.share))
+            .clone()
+    }
+
+    /// Every pool.
+    #[must_use]
+    pub fn all(&self) -> Vec<Rc<Pool>> {
+        self.pools.borrow().values().cloned().collect()
+    }
+
+    /// Closes what is spent in every pool, and forgets pools that nobody uses.
+    pub fn tend(&self) {
+        let now = self.clock.now();
+        for pool in self.all() {
+            pool.tend(
+                now,
+                self.config.backend_lifetime,
+                self.config.backend_idle_timeout,
+            );
+        }
+        self.pools
+            .borrow_mut()
+            .retain(|_, pool| Rc::strong_count(pool) > 1 || pool.census().is_in_use());
+    }
+
+    /// Opens a backend by right of `permit`. Cancel safe: the permit is given back.
+    ///
+    /// # Errors
+    /// What the client that waits for it may see.
+    pub async fn open(
+        &self,
+        pool: &Rc<Pool>,
+        permit: Permit,
+        baseline: &Rc<Baseline>,
+        application: &str,
+        generation: Generation,
+    ) -> Result<Lent, ClientError> {
+        let opening = pool.begin_opening(self.clock.now())?;
+        let login = Login {
+            upstream: &self.config.upstream,
+            database: &pool.database,
+            user: &pool.user,
+            password: self.config.password_for(&pool.database, &pool.user),
+            application,
+            baseline: baseline.clone(),
+            tcp_user_timeout: self.config.tcp_user_timeout,
+            timeout: self.config.connect_timeout,
+        };
+        let id = BackendId(self.next.replace(self.next.get() + 1));
+        let opened = connect::open(&login, id, self.clock.now(), generation).await;
+        drop(opening);
+        let backend: Backend = opened.inspect_err(|error| {
+            tracing::warn!(database = %pool.database, user = %pool.user, sqlstate = %error.code, "no backend: {}", error.message);
+            pool.failed(error, self.clock.now());
+        })?;
+        pool.learn(baseline, &backend.parameters);
+        tracing::debug!(database = %pool.database, user = %pool.user, pid = backend.key.pid, "backend opened");
+        Ok(Lent {
+            backend: Box::new(backend),
+            permit,
+        })
+    }
+}

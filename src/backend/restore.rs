@@ -1,0 +1,97 @@
+//! Owns the restoring of a session's state on another backend, and the proof that nothing is missing.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use crate::backend::capture::{self, Found, State, write_statement, write_statement_with};
+use crate::backend::{Backend, Lost};
+use crate::wire::extended::{Statement, write_frame};
+
+/// What a session wants to find on its backend.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    pub state: &'a State,
+    /// Its prepared statements: all are made anew.
+    pub statements: &'a [Rc<Statement>],
+    /// The names of its custom settings.
+    pub custom: &'a BTreeSet<String>,
+    /// The user that pgvalet logged in as.
+    pub login: &'a str,
+}
+
+/// Why a session can't go on, on this backend.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRestored {
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    #[error("PostgreSQL refused to restore the session's state: {0}")]
+    Refused(String),
+    #[error("the session's state came back different: {0}")]
+    Different(String),
+}
+
+/// Restores a session on a clean backend, in one round trip, and verifies by the same probe that found the state.
+///
+/// Not cancel safe: a restore that is broken off loses the backend.
+///
+/// # Errors
+/// The backend must be thrown away, and the session with it: it is never continued on a guess.
+pub async fn restore(backend: &mut Backend, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
+    let mut request = Vec::new();
+    for (name, value) in wanted.state.settings.iter().chain(&wanted.state.custom) {
+        write_statement_with(
+            &mut request,
+            "SELECT pg_catalog.set_config($1, $2, false)",
+            &[Some(name), Some(value)],
+        );
+    }
+    if let Some(role) = &wanted.state.role {
+        write_statement(
+            &mut request,
+            "SELECT pg_catalog.set_config('role', $1, false)",
+            Some(role),
+        );
+    }
+    write_frame(&mut request, b'S', b"");
+    for statement in wanted.statements {
+        statement.write_parse(&mut request);
+    }
+    write_frame(&mut request, b'S', b"");
+    let answers = backend.exchange(&request, 2).await?;
+    if let Some(error) = answers.error {
+        return Err(NotRestored::Refused(error.message));
+    }
+    let found = capture::capture(backend, wanted.login, wanted.custom).await?;
+    verify(&found, wanted)
+}
+
+fn verify(found: &Found, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
+    let different = |what: &str| Err(NotRestored::Different(what.to_owned()));
+    if !found.pins.is_empty() {
+        return different(&found.pins.words());
+    }
+    if found.state.role != wanted.state.role {
+        return different("role");
+    }
+    let strange = |ours: &[(String, String)], theirs: &[(String, String)]| {
+        let missing = ours.iter().find(|pair| !theirs.contains(pair));
+        missing
+            .or_else(|| theirs.iter().find(|pair| !ours.contains(pair)))
+            .map(|(name, _)| name.clone())
+    };
+    if let Some(name) = strange(&wanted.state.settings, &found.state.settings) {
+        return different(&name);
+    }
+    // A setting that another session of this backend once made reads as empty, not as unknown, for good.
+    let asked = |name: &String| wanted.state.custom.iter().any(|(wanted, _)| wanted == name);
+    let custom = found
+        .state
+        .custom
+        .iter()
+        .filter(|(name, value)| !value.is_empty() || asked(name));
+    let custom: Vec<_> = custom.cloned().collect();
+    if let Some(name) = strange(&wanted.state.custom, &custom) {
+        return different(&name);
+    }
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! Owns `pgvalet serve`: configuration, log, listeners, signals; the work is `run`'s.
+
+use std::io::IsTerminal;
+
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+use super::signals::{ProcessSignal, Signals};
+use super::{Exit, complain, loaded};
+use crate::config::{self, Config, LogFormat, Sources};
+use crate::drain::{self, Trigger};
+use crate::{Listeners, RunError};
+
+/// Serves until a signal ends it.
+pub(super) fn serve(sources: Sources) -> Exit {
+    let loaded = match loaded(&sources) {
+        Ok(loaded) => loaded,
+        Err(exit) => return exit,
+    };
+    log_to_stderr(&loaded.config);
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    match start(loaded.config, sources) {
+        Ok(()) => Exit::Success,
+        Err(failure) => {
+            error!("{failure}");
+            Exit::Failed
+        }
+    }
+}
+
+/// Log lines go to stderr: stdout is for what a command answers.
+fn log_to_stderr(config: &Config) {
+    let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let installed = match config.log_format {
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+    };
+    if let Err(error) = installed {
+        complain(&format!("no log: {error}"));
+    }
+}
+
+/// Binds the listeners, and runs until the signals have brought the end.
+fn start(config: Config, sources: Sources) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.map_err(RunError::Start)?.block_on(async {
+        let signals = Signals::install().map_err(RunError::Start)?;
+        let listeners = Listeners::bind(&config)?;
+        let (trigger, shutdown) = drain::channel();
+        tokio::spawn(heed(signals, trigger, sources));
+        crate::run(config, listeners, shutdown).await
+    })
+}
+
+/// Does what signals ask for, until the process ends.
+async fn heed(mut signals: Signals, trigger: Trigger, sources: Sources) {
+    loop {
+        match signals.next().await {
+            ProcessSignal::Drain => {
+                info!(
+                    "draining: sessions end at their next quiet point; a second signal ends at once"
+                );
+                trigger.advance();
+            }
+            ProcessSignal::End => {
+                info!("ending at once");
+                trigger.advance();
+            }
+            ProcessSignal::Reload => match config::load(&sources) {
+                Ok(_) => warn!("the configuration is valid; it takes effect at the next start"),
+                Err(errors) => error!("the configuration stays as it was: {errors}"),
+            },
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Owns the reading of time: nothing else asks the system what time it is.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::lease::Moment;
+
+/// Gives the present moment, and the wall-clock time of any moment. A copy runs alike.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// What the monotonic clock said at the beginning, in microseconds.
+    origin: u64,
+    /// The wall-clock time then, since the epoch.
+    wall: Duration,
+}
+
+impl Clock {
+    /// A clock that begins now. One second is put in front, so that no real moment is zero.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    pub fn start() -> Self {
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            origin: monotonic().saturating_sub(1_000_000),
+            wall: wall.saturating_sub(Duration::from_secs(1)),
+        }
+    }
+
+    /// The present moment, to the kernel's tick (about 4 ms): the coarse clock costs no more than a memory read.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        Moment::from_micros(read(ClockId::MonotonicCoarse).saturating_sub(self.origin))
+    }
+
+    /// The present moment, to the microsecond: for durations that people see.
+    #[must_use]
+    pub fn precise(&self) -> Moment {
+        Moment::from_micros(monotonic().saturating_sub(self.origin))
+    }
+
+    /// The wall-clock time of a moment, since the epoch.
+    #[must_use]
+    pub fn wall(&self, moment: Moment) -> Duration {
+        self.wall + Duration::from_micros(moment.as_micros())
+    }
+}
+
+fn monotonic() -> u64 {
+    read(ClockId::Monotonic)
+}
+
+fn read(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    let micros = time.tv_sec * 1_000_000 + time.tv_nsec / 1000;
+    u64::try_from(micros).unwrap_or(0)
+}

@@ -1,0 +1,100 @@
+//! Owns the effective configuration as TOML, with secrets as `***`.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::{Config, KEYS, Key, Kind, Loaded, Upstream, UpstreamHost, Visibility};
+
+/// What stands for a secret.
+const HIDDEN: &str = "***";
+/// Encoded in a piece of a URL: all but the unreserved characters of RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+impl Config {
+    /// The values in effect as TOML. Passwords are `***`.
+    pub fn effective_toml(&self) -> String {
+        self.toml_with(|_| None)
+    }
+
+    fn toml_with(&self, note: impl Fn(&Key) -> Option<String>) -> String {
+        let mut text = String::new();
+        for key in KEYS {
+            let value = match key.kind {
+                Kind::Upstream => Some(toml::Value::String(self.upstream.to_string())),
+                _ => key.kind.get(self),
+            };
+            let (Some(value), true) = (value, self.is_shown(key)) else {
+                continue;
+            };
+            let note = note(key)
+                .map(|note| format!("  # {note}"))
+                .unwrap_or_default();
+            text.push_str(&format!("{} = {value}{note}\n", key.name));
+        }
+        for (name, user) in &self.users {
+            text.push_str(&format!("\n[users.{}]\n", toml_key(name)));
+            if user.password.is_some() {
+                text.push_str(&format!("password = \"{HIDDEN}\"\n"));
+            }
+        }
+        text
+    }
+
+    /// A hidden key shows only where somebody has set it.
+    fn is_shown(&self, key: &Key) -> bool {
+        match key.visibility {
+            Visibility::Public => true,
+            Visibility::Hidden => {
+                key.kind.get(self) != key.kind.get(&Self::for_upstream(self.upstream.clone()))
+            }
+        }
+    }
+}
+
+impl Loaded {
+    /// The values in effect as TOML, each with where it comes from. Passwords are `***`.
+    pub fn effective_toml(&self) -> String {
+        self.config
+            .toml_with(|key| self.origins.get(key.name).map(ToString::to_string))
+    }
+}
+
+/// A name as a TOML key: bare where it can be.
+fn toml_key(name: &str) -> String {
+    let bare = !name.is_empty()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    if bare {
+        name.to_owned()
+    } else {
+        toml::Value::String(name.to_owned()).to_string()
+    }
+}
+
+/// The URL, with the password as `***`.
+impl std::fmt::Display for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let encode = |text: &str| utf8_percent_encode(text, RESERVED).to_string();
+        let password = if self.password.is_some() {
+            format!(":{HIDDEN}")
+        } else {
+            String::new()
+        };
+        let host = match &self.host {
+            UpstreamHost::Tcp(host) if host.contains(':') => format!("[{host}]"),
+            UpstreamHost::Tcp(host) => encode(host),
+            UpstreamHost::Unix(path) => encode(&path.to_string_lossy()),
+        };
+        write!(
+            f,
+            "postgres://{}{password}@{host}:{}/{}",
+            encode(&self.user),
+            self.port,
+            encode(&self.database)
+        )
+    }
+}

@@ -1,0 +1,133 @@
+use super::*;
+
+#[test]
+fn passwords_come_from_the_url_then_users_then_the_password_file() {
+    let (home, _) = File::new(
+        ".pgpass",
+        "*:*:*:app:never\n*:*:*:b:never\n*:5433:shop:c:from file\n",
+        0o600,
+    );
+    let (_file, mut sources) =
+        with_file("[users.b]\npassword = \"from users\"\n[users.app]\npassword = \"never\"\n");
+    sources.home = Some(home.directory.path().to_owned());
+    let config = loaded(&sources).config;
+    assert_eq!(password(&config, "any", "app").as_deref(), Some("hush"));
+    assert_eq!(password(&config, "any", "b").as_deref(), Some("from users"));
+    assert_eq!(password(&config, "shop", "c").as_deref(), Some("from file"));
+    assert_eq!(password(&config, "other", "c"), None);
+}
+
+#[test]
+fn pgpassword_is_the_url_users_and_users_may_come_from_a_variable() {
+    let mut sources = Sources {
+        flags: vec![("upstream".into(), "postgres://u@h/d".into())],
+        ..Sources::default()
+    };
+    sources.vars.insert("PGPASSWORD".into(), "pp".into());
+    sources.vars.insert(
+        "PGVALET_USERS".into(),
+        "{ v = { password = \"vp\" } }".into(),
+    );
+    let config = loaded(&sources).config;
+    assert_eq!(password(&config, "d", "u").as_deref(), Some("pp"));
+    assert_eq!(password(&config, "d", "v").as_deref(), Some("vp"));
+    sources.vars.insert("PGVALET_USERS".into(), "v:hush".into());
+    let refused = refused(&sources);
+    assert!(
+        refused.contains("variable PGVALET_USERS: users: not an inline table")
+            && !refused.contains("hush"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_users_table_is_checked_field_by_field() {
+    let (_file, sources) = with_file("[users.b]\npasword = \"hush\"\n[users.c]\npassword = 5\n");
+    let refused = refused(&sources);
+    assert!(
+        refused.contains("pgvalet.toml:2: unknown key `users.b.pasword`; did you mean `password`?"),
+        "{refused}"
+    );
+    assert!(
+        refused.contains("pgvalet.toml:4: users.c.password: a number isn't taken here"),
+        "{refused}"
+    );
+    assert!(!refused.contains("hush"), "{refused}");
+}
+
+#[test]
+fn a_password_file_that_others_can_read_is_ignored_with_a_warning() {
+    let (_file, path) = File::new("pw", "*:*:*:*:x\n", 0o640);
+    let mut sources = with_variable("PGPASSFILE", path.to_str().expect("UTF-8"));
+    sources.flags[0].1 = "postgres://u@h/d".into();
+    let loaded = loaded(&sources);
+    assert_eq!(password(&loaded.config, "d", "u"), None);
+    assert!(
+        loaded.warnings[0]
+            .to_string()
+            .contains("is ignored: others can read it (mode 0640)")
+    );
+}
+
+#[test]
+fn a_configuration_file_with_passwords_that_others_can_read_is_warned_about() {
+    let (_file, path) = File::new("open.toml", &format!("upstream = \"{UPSTREAM}\"\n"), 0o644);
+    let warnings = loaded(&Sources {
+        file: Some(path),
+        ..Sources::default()
+    })
+    .warnings;
+    assert!(warnings[0].to_string().contains("it holds passwords"));
+}
+
+#[test]
+fn password_files_are_read_by_the_rules_of_libpq() {
+    let text = "# comment\nbad line\nh\\:1:*:d\\\\b:*:a\\:b\\\\c:ignored\n\\*:*:*:*:star\nlocalhost:*:*:*:local\n";
+    let pgpass = Pgpass::parse(text);
+    let at = |host: UpstreamHost, database: &str| {
+        let upstream = Upstream {
+            host,
+            port: 1,
+            database: String::new(),
+            user: String::new(),
+            password: None,
+        };
+        pgpass
+            .password(&upstream, database, "u")
+            .map(|password| password.expose_secret().to_owned())
+    };
+    assert_eq!(
+        at(UpstreamHost::Tcp("h:1".into()), "d\\b").as_deref(),
+        Some("a:b\\c")
+    );
+    assert_eq!(
+        at(UpstreamHost::Tcp("*".into()), "x").as_deref(),
+        Some("star")
+    );
+    assert_eq!(at(UpstreamHost::Tcp("other".into()), "x"), None);
+    assert_eq!(
+        at(UpstreamHost::Unix("/var/run/postgresql".into()), "x").as_deref(),
+        Some("local")
+    );
+}
+
+#[test]
+fn secrets_never_show_in_debug() {
+    let (_file, sources) = with_file("[users.b]\npassword = \"hush\"\n");
+    let shown = format!("{:?}", loaded(&sources));
+    assert!(!shown.contains("hush"), "{shown}");
+}
+
+proptest! {
+    #[test]
+    fn any_password_survives_a_password_file(secret in "[^\0\r\n]{1,16}", user in "[^\0\r\n]{1,8}") {
+        let escape = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
+        let user_field = if user == "*" { "\\*".to_owned() } else { escape(&user) };
+        let pgpass = Pgpass::parse(&format!("h:1:d:{user_field}:{}\n", escape(&secret)));
+        let upstream = Upstream {
+            host: UpstreamHost::Tcp("h".into()), port: 1, database: "d".into(), user: user.clone(), password: None,
+        };
+        let found = pgpass.password(&upstream, "d", &user).map(|password| password.expose_secret().to_owned());
+        prop_assert_eq!(found, Some(secret));
+    }
+}

@@ -1,0 +1,99 @@
+use super::*;
+
+#[test]
+fn urls_are_read_by_the_rules_of_libpq() {
+    let short = url("postgresql://db").upstream;
+    assert_eq!(
+        (short.host, short.port),
+        (UpstreamHost::Tcp("db".into()), 5432)
+    );
+    assert_eq!((short.user.as_str(), short.database.as_str()), ("me", "me"));
+    let encoded =
+        url("postgres://a%40b:p%2Fw%3A%25@[::1]:6000/d%20b?sslmode=prefer&application_name=x");
+    assert_eq!(encoded.upstream.host, UpstreamHost::Tcp("::1".into()));
+    assert_eq!(
+        (
+            encoded.upstream.user.as_str(),
+            encoded.upstream.database.as_str()
+        ),
+        ("a@b", "d b")
+    );
+    assert_eq!(password(&encoded, "d b", "a@b").as_deref(), Some("p/w:%"));
+    let unix = UpstreamHost::Unix("/var/run/postgresql".into());
+    assert_eq!(
+        url("postgres://u@%2Fvar%2Frun%2Fpostgresql/d")
+            .upstream
+            .host,
+        unix
+    );
+    let parameters =
+        url("postgres:///d?host=/var/run/postgresql&port=5434&user=v&password=w").upstream;
+    assert_eq!(
+        (parameters.host, parameters.port, parameters.user.as_str()),
+        (unix, 5434, "v")
+    );
+    assert_eq!(url("postgres://u@h").upstream.database, "u");
+}
+
+#[test]
+fn urls_that_are_wrong_say_why_and_never_show_the_password() {
+    for (text, why) in [
+        ("mysql://u:hush@h/d", "begin with postgres://"),
+        ("postgres://u:hush@h:99999/d", "port"),
+        ("postgres://u:hu/sh@h/d", "percent-encoded"),
+        ("postgres://u:12/hush@h/d", "the database holds a bare"),
+        ("postgres://u:12?hush@h/d", "the query holds a bare"),
+        ("postgres://u:hush%@h/d", "write a `%` itself as %25"),
+        ("postgres://u:hush%00@h/d", "NUL"),
+        ("postgres://u:hush@/d", "names no host"),
+        ("postgres://u:hush@a,b/d", "several hosts"),
+        (
+            "postgres://u:hush@h/d?sslmode=require",
+            "asks for TLS to PostgreSQL, which this version",
+        ),
+        ("postgres://u:hush@h/d?sslmode=verify-full", "asks for TLS"),
+        (
+            "postgres://u:hush@h/d?aplication_name=x",
+            "unknown parameter `aplication_name`; did you mean `application_name`?",
+        ),
+        (
+            "postgres://u:hush@h/d?connect_timeout=3",
+            "use the key connect_timeout",
+        ),
+    ] {
+        let refused = url_refused(text);
+        assert!(
+            refused.starts_with("flag --upstream: upstream: "),
+            "{refused}"
+        );
+        assert!(refused.contains(why), "{text}: {refused}");
+        assert!(!refused.contains("hush"), "{refused}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_login_survives_a_url_and_never_shows(
+        user in "[^\0]{1,12}", secret in "[A-Z]{8}[^\0]{0,8}", database in "[^\0]{1,12}", port in 1u16..,
+    ) {
+        let encode = |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let text = format!("postgres://{}:{}@h:{port}/{}", encode(&user), encode(&secret), encode(&database));
+        let config = url(&text);
+        prop_assert_eq!(&config.upstream.user, &user);
+        prop_assert_eq!(&config.upstream.database, &database);
+        prop_assert_eq!(config.upstream.port, port);
+        prop_assert_eq!(password(&config, &database, &user), Some(secret.clone()));
+        let again = url(&config.upstream.to_string());
+        prop_assert_eq!(again.upstream.user, user);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_url_makes_the_reader_panic_or_tell_a_password(text in "postgres://[a-z]{0,3}:QQQ[ -~]{0,20}") {
+        let flags = vec![("upstream".to_owned(), text)];
+        if let Err(errors) = load(&Sources { flags, ..Sources::default() }) {
+            prop_assert!(!errors.to_string().contains("QQQ"), "{}", errors);
+        }
+    }
+}

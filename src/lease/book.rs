@@ -1,0 +1,236 @@
+//! Owns the book of leases of one data thread: one entry a session, and who holds which backend.
+//!
+//! Refuses to lend a backend twice, and to skip a transition: both come back as errors, and change nothing.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::lease::id::{BackendId, Generation, Moment, SessionId};
+use crate::lease::state::{Event, IllegalTransition, LeaseState};
+
+mod entry;
+#[cfg(test)]
+mod tests;
+
+pub use entry::{Claim, ClaimState, Entry, Evidence, LastStatement, Pin, Pins, Process, Profile};
+
+/// Where a session's entry stands. Valid from `open` to `close`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot(u32);
+
+impl Slot {
+    /// Its number: small, and used again by a later session.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Why the book refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BookError {
+    #[error(transparent)]
+    Illegal(#[from] IllegalTransition),
+    #[error("backend {0:?} is held by another session")]
+    Held(BackendId),
+}
+
+/// Every session of one data thread, with its lease.
+#[derive(Debug, Default)]
+pub struct Book {
+    entries: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    by_id: HashMap<SessionId, Slot, BuildHasherDefault<IdHasher>>,
+    holders: HashMap<BackendId, Slot, BuildHasherDefault<IdHasher>>,
+    generation: Generation,
+}
+
+impl Book {
+    /// Enters a session without a lease.
+    pub fn open(&mut self, id: SessionId, profile: Profile, now: Moment) -> Slot {
+        let entry = Entry::new(id, profile, self.generation, now);
+        let slot = if let Some(index) = self.free.pop() {
+            self.entries[index as usize] = Some(entry);
+            Slot(index)
+        } else {
+            self.entries.push(Some(entry));
+            Slot(u32::try_from(self.entries.len() - 1).expect("max_sessions is far below 2^32"))
+        };
+        self.by_id.insert(id, slot);
+        slot
+    }
+
+    /// Strikes a session out. Its backend, if it holds one, is free for others from here on.
+    pub fn close(&mut self, slot: Slot) {
+        if let Some(entry) = self.entries[slot.0 as usize].take() {
+            if let Some(backend) = entry.state.backend() {
+                self.holders.remove(&backend);
+            }
+            self.by_id.remove(&entry.id);
+            self.free.push(slot.0);
+        }
+    }
+
+    /// Takes one transition of a session's lease.
+    ///
+    /// # Errors
+    /// A transition that the state machine doesn't know, and a backend that another session holds.
+    pub fn step(&mut self, slot: Slot, event: Event, now: Moment) -> Result<LeaseState, BookError> {
+        if let Event::Granted(backend) = event
+            && self
+                .holders
+                .get(&backend)
+                .is_some_and(|holder| *holder != slot)
+        {
+            return Err(BookError::Held(backend));
+        }
+        let generation = self.generation;
+        let entry = self.entry_mut(slot);
+        let before = entry.state;
+        let after = before.step(event, now)?;
+        entry.state = after;
+        match event {
+            Event::Granted(backend) => {
+                entry.generation = generation;
+                self.holders.insert(backend, slot);
+            }
+            Event::Returned => {
+                entry.pins = Pins::default();
+                if let Some(backend) = before.backend() {
+                    self.holders.remove(&backend);
+                }
+            }
+            Event::Requested | Event::Ready(_) | Event::ReturnBegan | Event::ReturnRefused => {}
+        }
+        Ok(after)
+    }
+
+    /// The session with this id.
+    #[must_use]
+    pub fn find(&self, id: SessionId) -> Option<Slot> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// The entry at `slot`.
+    ///
+    /// # Panics
+    /// If the session was struck out: a slot never outlives its session's task.
+    #[must_use]
+    pub fn entry(&self, slot: Slot) -> &Entry {
+        self.entries[slot.0 as usize]
+            .as_ref()
+            .expect("a slot lives as long as its session")
+    }
+
+    /// The entry at `slot`, to be changed.
+    ///
+    /// # Panics
+    /// As [`Book::entry`].
+    pub fn entry_mut(&mut self, slot: Slot) -> &mut Entry {
+        self.entries[slot.0 as usize]
+            .as_mut()
+            .expect("a slot lives as long as its session")
+    }
+
+    /// Every session, in no order.
+    pub fn entries(&self) -> impl Iterator<Item = (Slot, &Entry)> {
+        self.entries
+            .iter()
+            .enumerate()
+            .filter_map(|(index, entry)| Some((Slot(u32::try_from(index).ok()?), entry.as_ref()?)))
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is no session.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// The count of reloads so far.
+    #[must_use]
+    pub const fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Begins the generation of a new reload.
+    pub const fn raise_generation(&mut self) -> Generation {
+        self.generation = self.generation.next();
+        self.generation
+    }
+
+    /// Replaces every claim that `source` made by `claims`. Ids without a session come back.
+    pub fn claim(
+        &mut self,
+        source: Option<&Rc<str>>,
+        claims: Vec<(SessionId, Claim)>,
+    ) -> Vec<SessionId> {
+        if let Some(source) = source {
+            for entry in self.entries.iter_mut().flatten() {
+                if entry
+                    .claim
+                    .as_ref()
+                    .is_some_and(|claim| claim.source.as_ref() == Some(source))
+                {
+                    entry.claim = None;
+                }
+            }
+        }
+        let mut unknown = Vec::new();
+        for (id, claim) in claims {
+            match self.find(id) {
+                Some(slot) => self.entry_mut(slot).claim = Some(Box::new(claim)),
+                None => unknown.push(id),
+            }
+        }
+        unknown
+    }
+
+    /// The leases that have been parked for `return_after` or longer: what the sweep returns.
+    pub fn overdue(
+        &self,
+        now: Moment,
+        park_after: Duration,
+        return_after: Duration,
+    ) -> Vec<SessionId> {
+        self.entries()
+            .filter(|(_, entry)| {
+                entry.verdict(now, park_after).is_parked()
+                    && now.since(entry.state.since()) >= park_after + return_after
+            })
+            .filter(|(_, entry)| entry.pins.is_empty())
+            .map(|(_, entry)| entry.id)
+            .collect()
+    }
+}
+
+/// Spreads small integer keys by one multiplication: ids come from us, not from a peer.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0 ^ u64::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+    }
+}

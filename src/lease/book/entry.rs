@@ -1,0 +1,299 @@
+//! Owns what the book knows of one session: its lease, its claim, its pins, and its last statement.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::lease::id::{Generation, Moment, SessionId};
+use crate::lease::policy::{self, Verdict};
+use crate::lease::state::LeaseState;
+
+/// Who a session is, as its startup packet and its socket say.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    pub database: Rc<str>,
+    pub user: Rc<str>,
+    /// `application_name` as last reported; empty when it has none.
+    pub application: Rc<str>,
+    /// The client's address, or `unix`.
+    pub client: Rc<str>,
+}
+
+/// The client's process, where the machine can tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// As this machine counts.
+    pub pid: u32,
+    /// Its command line, cut to a readable length.
+    pub command: String,
+}
+
+/// Whether the app says that somebody holds a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimState {
+    /// Held by an owner.
+    Held,
+    /// Resting in the app's pool.
+    Resting,
+}
+
+/// The app's own word on a session.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Who holds it; `None` when it rests, or when the app didn't say.
+    pub owner: Option<Rc<str>>,
+    pub state: ClaimState,
+    /// Since when the owner holds it.
+    pub since: Option<Moment>,
+    /// Where in its code the owner is now.
+    pub place: Option<Rc<str>>,
+    /// Which process sent the claim, when it said so.
+    pub source: Option<Rc<str>>,
+}
+
+/// What an owner's name rests on, strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// A claim over HTTP.
+    Claim,
+    /// `application_name`.
+    ApplicationName,
+    /// The client's process.
+    Process,
+    /// Nothing is known.
+    None,
+}
+
+impl Evidence {
+    /// The word in every view.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Claim => "claim",
+            Self::ApplicationName => "application_name",
+            Self::Process => "process",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Why a session can't be detached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    Temp,
+    AdvisoryLock,
+    Listen,
+    Cursor,
+    SessionAuthorization,
+    /// SQL `PREPARE`.
+    Prepare,
+    UnreadableSetting,
+    Replication,
+    Load,
+    Setseed,
+    Explicit,
+    /// A prepared statement that is too large to be kept.
+    PrepareLarge,
+    /// The probe of the backend failed, or said something that nobody expected.
+    ProbeFailed,
+    /// It can't be told whether every request is answered.
+    Ambiguous,
+}
+
+impl Pin {
+    /// Every pin, in the order of its bit.
+    pub const ALL: [Self; 14] = [
+        Self::Temp,
+        Self::AdvisoryLock,
+        Self::Listen,
+        Self::Cursor,
+        Self::SessionAuthorization,
+        Self::Prepare,
+        Self::UnreadableSetting,
+        Self::Replication,
+        Self::Load,
+        Self::Setseed,
+        Self::Explicit,
+        Self::PrepareLarge,
+        Self::ProbeFailed,
+        Self::Ambiguous,
+    ];
+
+    /// The word in every view.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Temp => "temp",
+            Self::AdvisoryLock => "advisory_lock",
+            Self::Listen => "listen",
+            Self::Cursor => "cursor",
+            Self::SessionAuthorization => "session_authorization",
+            Self::Prepare => "prepare",
+            Self::UnreadableSetting => "unreadable_setting",
+            Self::Replication => "replication",
+            Self::Load => "load",
+            Self::Setseed => "setseed",
+            Self::Explicit => "explicit",
+            Self::PrepareLarge => "prepare_large",
+            Self::ProbeFailed => "probe_failed",
+            Self::Ambiguous => "ambiguous",
+        }
+    }
+}
+
+/// A set of pins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pins(u16);
+
+impl Pins {
+    /// Adds one.
+    pub const fn add(&mut self, pin: Pin) {
+        self.0 |= 1 << pin as u16;
+    }
+
+    /// Takes one out.
+    pub const fn remove(&mut self, pin: Pin) {
+        self.0 &= !(1 << pin as u16);
+    }
+
+    /// The pins of both.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Each pin, in a fixed order.
+    pub fn iter(self) -> impl Iterator<Item = Pin> {
+        Pin::ALL
+            .into_iter()
+            .filter(move |pin| self.0 & (1 << *pin as u16) != 0)
+    }
+
+    /// The words, parted by commas.
+    #[must_use]
+    pub fn words(self) -> String {
+        self.iter().map(Pin::word).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl FromIterator<Pin> for Pins {
+    fn from_iter<I: IntoIterator<Item = Pin>>(pins: I) -> Self {
+        let mut set = Self::default();
+        for pin in pins {
+            set.add(pin);
+        }
+        set
+    }
+}
+
+/// The text of the last statement, as the client sent it: views remove the literals.
+#[derive(Clone, Debug, Default)]
+pub enum LastStatement {
+    #[default]
+    None,
+    /// The beginning of a text that the session keeps for itself.
+    Text(Vec<u8>),
+    /// The text of a prepared statement, shared with it.
+    Prepared(Rc<[u8]>),
+}
+
+impl LastStatement {
+    /// How much of a text is kept, in bytes.
+    pub const KEPT: usize = 512;
+
+    /// Keeps the beginning of `text`, in the memory that is already there.
+    pub fn set(&mut self, text: &[u8]) {
+        let text = &text[..text.len().min(Self::KEPT)];
+        match self {
+            Self::Text(kept) => {
+                kept.clear();
+                kept.extend_from_slice(text);
+            }
+            Self::None | Self::Prepared(_) => *self = Self::Text(text.to_vec()),
+        }
+    }
+
+    /// The text, if there is one.
+    #[must_use]
+    pub fn text(&self) -> Option<&[u8]> {
+        match self {
+            Self::None => None,
+            Self::Text(text) => Some(text),
+            Self::Prepared(text) => Some(text),
+        }
+    }
+}
+
+/// One session and its lease.
+#[derive(Debug)]
+pub struct Entry {
+    pub id: SessionId,
+    pub profile: Profile,
+    pub state: LeaseState,
+    /// The generation that the lease began in.
+    pub generation: Generation,
+    pub claim: Option<Box<Claim>>,
+    pub process: Option<Rc<Process>>,
+    /// Why the lease can't be detached, as last found out.
+    pub pins: Pins,
+    pub statement: LastStatement,
+}
+
+impl Entry {
+    pub(super) fn new(
+        id: SessionId,
+        profile: Profile,
+        generation: Generation,
+        now: Moment,
+    ) -> Self {
+        Self {
+            id,
+            profile,
+            state: LeaseState::Ended { since: now },
+            generation,
+            claim: None,
+            process: None,
+            pins: Pins::default(),
+            statement: LastStatement::None,
+        }
+    }
+
+    /// Who holds the session, and what that rests on.
+    #[must_use]
+    pub fn owner(&self) -> (Rc<str>, Evidence) {
+        if let Some(owner) = self.claim.as_ref().and_then(|claim| claim.owner.clone()) {
+            return (owner, Evidence::Claim);
+        }
+        if !self.profile.application.is_empty() {
+            return (self.profile.application.clone(), Evidence::ApplicationName);
+        }
+        match &self.process {
+            Some(process) => (process.command.as_str().into(), Evidence::Process),
+            None => ("unknown".into(), Evidence::None),
+        }
+    }
+
+    /// The verdict on the lease at `now`.
+    #[must_use]
+    pub fn verdict(&self, now: Moment, park_after: Duration) -> Verdict {
+        let claim = self.claim.as_ref().map(|claim| claim.state);
+        policy::verdict(self.state, claim, self.pins, now, park_after)
+    }
+
+    /// How long the session has been idle; zero while it is active.
+    #[must_use]
+    pub fn idle(&self, now: Moment) -> Duration {
+        match self.state {
+            LeaseState::Active { .. } => Duration::ZERO,
+            LeaseState::Ended { since }
+            | LeaseState::InTransaction { since, .. }
+            | LeaseState::Idle { since, .. }
+            | LeaseState::Returning { since, .. } => now.since(since),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::lease::state::Status;
+
+fn profile(application: &str) -> Profile {
+    Profile {
+        database: "app".into(),
+        user: "app".into(),
+        application: application.into(),
+        client: "unix".into(),
+    }
+}
+
+fn at(millis: u64) -> Moment {
+    Moment::from_micros(millis * 1000)
+}
+
+/// What a test may do to one of a few sessions.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Step(usize, Event),
+    Reopen(usize),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let event = prop_oneof![
+        (0..3u64).prop_map(|id| Event::Granted(BackendId(id))),
+        Just(Event::Requested),
+        prop_oneof![
+            Just(Status::Idle),
+            Just(Status::InTransaction),
+            Just(Status::Failed)
+        ]
+        .prop_map(Event::Ready),
+        Just(Event::ReturnBegan),
+        Just(Event::ReturnRefused),
+        Just(Event::Returned),
+    ];
+    let act = prop_oneof![
+        9 => (0..4usize, event).prop_map(|(session, event)| Act::Step(session, event)),
+        1 => (0..4usize).prop_map(Act::Reopen),
+    ];
+    prop::collection::vec(act, 0..200)
+}
+
+proptest! {
+    #[test]
+    fn no_backend_is_ever_held_by_two_sessions(acts in acts()) {
+        let mut book = Book::default();
+        let mut next = 0;
+        let mut open = |book: &mut Book| {
+            next += 1;
+            book.open(SessionId::new(SessionId::FIRST + next), profile("x"), at(0))
+        };
+        let mut slots: Vec<Slot> = (0..4).map(|_| open(&mut book)).collect();
+        for (time, act) in acts.into_iter().enumerate() {
+            match act {
+                Act::Step(session, event) => {
+                    let before = book.entry(slots[session]).state;
+                    if book.step(slots[session], event, at(time as u64)).is_err() {
+                        prop_assert_eq!(book.entry(slots[session]).state, before, "a refusal changes nothing");
+                    }
+                }
+                Act::Reopen(session) => {
+                    book.close(slots[session]);
+                    slots[session] = open(&mut book);
+                }
+            }
+            let mut held: Vec<_> = book.entries().filter_map(|(_, entry)| entry.state.backend()).collect();
+            let all = held.len();
+            held.sort();
+            held.dedup();
+            prop_assert_eq!(held.len(), all);
+            prop_assert_eq!(book.holders.len(), all);
+            prop_assert_eq!(book.len(), 4);
+        }
+    }
+
+    #[test]
+    fn a_lease_is_returned_only_from_a_quiet_point_or_by_its_end(acts in acts()) {
+        let mut book = Book::default();
+        let slot = book.open(SessionId::new(SessionId::FIRST), profile("x"), at(0));
+        for act in acts {
+            let Act::Step(_, event) = act else { continue };
+            let before = book.entry(slot).state;
+            if let (Event::ReturnBegan, Ok(_)) = (event, book.step(slot, event, at(1))) {
+                let idle = matches!(before, LeaseState::Idle { .. });
+                prop_assert!(idle);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_backend_that_is_held_is_not_lent_again() {
+    let mut book = Book::default();
+    let first = book.open(SessionId::new(1), profile("a"), at(0));
+    let second = book.open(SessionId::new(2), profile("b"), at(0));
+    book.step(first, Event::Granted(BackendId(7)), at(1))
+        .unwrap();
+
+    let refused = book.step(second, Event::Granted(BackendId(7)), at(2));
+
+    assert_eq!(refused, Err(BookError::Held(BackendId(7))));
+}
+
+#[test]
+fn a_claim_names_the_owner_above_the_application_name() {
+    let mut book = Book::default();
+    let slot = book.open(SessionId::new(1), profile("puma"), at(0));
+    assert_eq!(
+        book.entry(slot).owner(),
+        ("puma".into(), Evidence::ApplicationName)
+    );
+
+    let claim = Claim {
+        owner: Some("dispatcher".into()),
+        state: ClaimState::Held,
+        since: None,
+        place: None,
+        source: None,
+    };
+    let unknown = book.claim(
+        None,
+        vec![
+            (SessionId::new(1), claim.clone()),
+            (SessionId::new(9), claim),
+        ],
+    );
+
+    assert_eq!(
+        book.entry(slot).owner(),
+        ("dispatcher".into(), Evidence::Claim)
+    );
+    assert_eq!(unknown, [SessionId::new(9)]);
+}
+
+#[test]
+fn a_sources_new_table_replaces_its_old_one() {
+    let mut book = Book::default();
+    let slot = book.open(SessionId::new(1), profile("puma"), at(0));
+    let source: Rc<str> = "host:1".into();
+    let claim = Claim {
+        owner: Some("x".into()),
+        state: ClaimState::Held,
+        since: None,
+        place: None,
+        source: Some(source.clone()),
+    };
+    book.claim(Some(&source), vec![(SessionId::new(1), claim)]);
+
+    book.claim(Some(&source), Vec::new());
+
+    assert!(book.entry(slot).claim.is_none());
+}
+
+#[test]
+fn only_leases_parked_beyond_return_after_are_overdue() {
+    let mut book = Book::default();
+    let slot = book.open(SessionId::new(1), profile("puma"), at(0));
+    book.step(slot, Event::Granted(BackendId(1)), at(0))
+        .unwrap();
+    book.step(slot, Event::Ready(Status::Idle), at(1000))
+        .unwrap();
+    let (park, give) = (Duration::from_secs(5), Duration::from_secs(2));
+
+    assert!(book.overdue(at(7_999), park, give).is_empty());
+    assert_eq!(book.overdue(at(8_000), park, give), [SessionId::new(1)]);
+}

@@ -1,0 +1,304 @@
+//! Owns the shared handle on the book of one data thread, and each session's mailbox.
+//!
+//! Refuses to touch a socket: whoever wants something of a session leaves an order, and the session's task obeys.
+
+use std::cell::{Cell, Ref, RefCell, RefMut};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::clock::Clock;
+use crate::lease::reload::{Method, Outcome};
+use crate::lease::{Book, BookError, Event, LeaseState, Moment, Profile, SessionId, Slot};
+use crate::wire::startup::CancelKey;
+
+/// Why a lease is returned: the `reason` label of `pgvalet_returns_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The client disconnected, or its transaction ended.
+    Voluntary,
+    /// It was parked for longer than `return_after`.
+    Parked,
+    /// A call asked for it.
+    Forced,
+    Reload,
+    /// The backend was lost.
+    Lost,
+    /// pgvalet is shutting down.
+    Drained,
+}
+
+impl Cause {
+    /// Every cause, in the order of its number.
+    pub const ALL: [Self; 6] = [
+        Self::Voluntary,
+        Self::Parked,
+        Self::Forced,
+        Self::Reload,
+        Self::Lost,
+        Self::Drained,
+    ];
+
+    /// The word in every view.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Voluntary => "voluntary",
+            Self::Parked => "parked",
+            Self::Forced => "forced",
+            Self::Reload => "reload",
+            Self::Lost => "lost",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+/// What a session does with a return order while it isn't at a quiet point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Answer that it is busy.
+    Now,
+    /// Keep the order until the next quiet point, as long as somebody awaits the answer.
+    Wait,
+}
+
+/// An order to a session.
+#[derive(Debug)]
+pub enum Order {
+    /// Give the lease back.
+    Return {
+        method: Method,
+        cause: Cause,
+        patience: Patience,
+        reply: Option<oneshot::Sender<Outcome>>,
+    },
+    /// End at the next quiet point, with FATAL 57P01: pgvalet is shutting down.
+    Drain,
+}
+
+/// What a cancel request needs to know of the backend that a session holds.
+#[derive(Clone, Debug)]
+pub struct CancelTarget {
+    /// PostgreSQL's key of the backend.
+    pub key: CancelKey,
+    /// How many cancels are under way: the backend changes hands only at zero.
+    pub in_flight: Rc<Cell<u32>>,
+}
+
+#[derive(Debug, Default)]
+struct Mailbox {
+    orders: VecDeque<Order>,
+    waker: Option<Waker>,
+    /// The secret of our own BackendKeyData.
+    secret: Box<[u8]>,
+    target: Option<CancelTarget>,
+}
+
+/// The book and the mailboxes of one data thread.
+#[derive(Debug)]
+pub struct Ledger {
+    clock: Clock,
+    book: RefCell<Book>,
+    mail: RefCell<Vec<Mailbox>>,
+    /// Ids are dealt in steps of `stride` from here, so that shards never deal the same one.
+    next: Cell<u32>,
+    stride: u32,
+}
+
+impl Ledger {
+    /// The ledger of shard number `shard` of `shards`.
+    #[must_use]
+    pub fn new(clock: Clock, shard: u32, shards: u32) -> Self {
+        Self {
+            clock,
+            book: RefCell::default(),
+            mail: RefCell::default(),
+            next: Cell::new(SessionId::FIRST + shard),
+            stride: shards,
+        }
+    }
+
+    /// Which of `shards` deals this id.
+    #[must_use]
+    pub const fn shard_of(id: SessionId, shards: u32) -> u32 {
+        id.get().wrapping_sub(SessionId::FIRST) % shards
+    }
+
+    /// The present moment, to the tick.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    /// The clock.
+    #[must_use]
+    pub const fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Enters a new session.
+    pub fn open(&self, profile: Profile, secret: Box<[u8]>) -> (SessionId, Slot) {
+        let mut book = self.book.borrow_mut();
+        let mut id = SessionId::new(self.next.get());
+        while book.find(id).is_some() {
+            id = self.after(id);
+        }
+        self.next.set(self.after(id).get());
+        let slot = book.open(id, profile, self.now());
+        let mut mail = self.mail.borrow_mut();
+        if mail.len() <= slot.index() {
+            mail.resize_with(slot.index() + 1, Mailbox::default);
+        }
+        mail[slot.index()] = Mailbox {
+            secret,
+            ..Mailbox::default()
+        };
+        (id, slot)
+    }
+
+    fn after(&self, id: SessionId) -> SessionId {
+        let next = id.get() + self.stride;
+        let wrapped = SessionId::FIRST + (id.get() - SessionId::FIRST) % self.stride;
+        SessionId::new(if next <= SessionId::LAST {
+            next
+        } else {
+            wrapped
+        })
+    }
+
+    /// Strikes a session out. Orders that it hasn't obeyed are answered: it is gone.
+    pub fn close(&self, slot: Slot) {
+        self.book.borrow_mut().close(slot);
+        let left = std::mem::take(&mut self.mail.borrow_mut()[slot.index()]);
+        for order in left.orders {
+            if let Order::Return {
+                reply: Some(reply), ..
+            } = order
+            {
+                // Nobody may wait for it any more.
+                let _ = reply.send(Outcome::Gone);
+            }
+        }
+    }
+
+    /// The book, to be read. Never held across an await.
+    pub fn book(&self) -> Ref<'_, Book> {
+        self.book.borrow()
+    }
+
+    /// The book, to be changed. Never held across an await.
+    pub fn book_mut(&self) -> RefMut<'_, Book> {
+        self.book.borrow_mut()
+    }
+
+    /// Takes one transition of a session's lease.
+    ///
+    /// # Errors
+    /// The book's: always a defect of pgvalet.
+    pub fn step(&self, slot: Slot, event: Event) -> Result<LeaseState, BookError> {
+        self.book.borrow_mut().step(slot, event, self.clock.now())
+    }
+
+    /// Leaves an order for a session, and wakes its task. `false` when there is no such session.
+    pub fn order(&self, id: SessionId, order: Order) -> bool {
+        let Some(slot) = self.book.borrow().find(id) else {
+            return false;
+        };
+        let waker = {
+            let mailbox = &mut self.mail.borrow_mut()[slot.index()];
+            mailbox.orders.push_back(order);
+            mailbox.waker.clone()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Takes the oldest order out of a session's mailbox.
+    pub fn take_order(&self, slot: Slot) -> Option<Order> {
+        self.mail.borrow_mut()[slot.index()].orders.pop_front()
+    }
+
+    /// Tells the mailbox whom to wake.
+    pub fn attend(&self, slot: Slot, waker: &Waker) {
+        let mailbox = &mut self.mail.borrow_mut()[slot.index()];
+        if !mailbox
+            .waker
+            .as_ref()
+            .is_some_and(|known| known.will_wake(waker))
+        {
+            mailbox.waker = Some(waker.clone());
+        }
+    }
+
+    /// Wakes a session's task, so that it looks again whether it is at a quiet point.
+    pub fn nudge(&self, id: SessionId) {
+        let Some(slot) = self.book.borrow().find(id) else {
+            return;
+        };
+        let waker = self.mail.borrow()[slot.index()].waker.clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Says which backend a cancel of this session reaches; none while it holds none.
+    pub fn aim(&self, slot: Slot, target: Option<CancelTarget>) {
+        self.mail.borrow_mut()[slot.index()].target = target;
+    }
+
+    /// The pid of PostgreSQL's process behind a session's lease.
+    #[must_use]
+    pub fn backend_pid(&self, slot: Slot) -> Option<u32> {
+        self.mail.borrow()[slot.index()]
+            .target
+            .as_ref()
+            .map(|target| target.key.pid)
+    }
+
+    /// The backend that a cancel request reaches: only with the right secret, and only while a request is unanswered.
+    #[must_use]
+    pub fn cancel_target(&self, key: &CancelKey) -> Option<(SessionId, CancelTarget)> {
+        let book = self.book.borrow();
+        let id = SessionId::new(key.pid);
+        let slot = book.find(id)?;
+        let mail = self.mail.borrow();
+        let mailbox = &mail[slot.index()];
+        let right = mailbox.secret.len() == key.secret.len()
+            && mailbox
+                .secret
+                .iter()
+                .zip(&key.secret)
+                .fold(0, |differ, (a, b)| differ | (a ^ b))
+                == 0;
+        let active = matches!(book.entry(slot).state, LeaseState::Active { .. });
+        if right && active {
+            Some((id, mailbox.target.clone()?))
+        } else {
+            None
+        }
+    }
+
+    /// Orders the return of every lease that is parked beyond `return_after`.
+    pub fn sweep(&self, park_after: Duration, return_after: Duration, method: Method) {
+        let overdue = self
+            .book
+            .borrow()
+            .overdue(self.now(), park_after, return_after);
+        for id in overdue {
+            self.order(
+                id,
+                Order::Return {
+                    method,
+                    cause: Cause::Parked,
+                    patience: Patience::Now,
+                    reply: None,
+                },
+            );
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Owns sockets: how they are bound, connected and set up, TCP and unix alike.
+//!
+//! Refuses to know what flows through them.
+
+pub mod listen;
+pub mod stream;
+
+pub use listen::{Bound, bind};
+pub use stream::Stream;

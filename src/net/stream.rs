@@ -1,0 +1,144 @@
+//! Owns one connected socket of either leg.
+
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connected socket: TCP or unix.
+#[derive(Debug)]
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// What a socket that nobody reads has to say.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Pulse {
+    /// Nothing: it is alive, as far as the kernel knows.
+    Quiet,
+    /// There are bytes to read, or its end.
+    Stirring,
+}
+
+impl Stream {
+    /// Connects over TCP: the host's addresses one after the other, as the resolver gives them now.
+    ///
+    /// # Errors
+    /// The last address's error, or the resolver's.
+    pub async fn connect_tcp(host: &str, port: u16, user_timeout: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect((host, port)).await?;
+        tune(&stream, user_timeout)?;
+        Ok(Self::Tcp(stream))
+    }
+
+    /// Connects to a unix socket.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn connect_unix(path: &Path) -> io::Result<Self> {
+        Ok(Self::Unix(UnixStream::connect(path).await?))
+    }
+
+    /// Takes an accepted TCP connection.
+    ///
+    /// # Errors
+    /// The kernel's, when the peer is gone already.
+    pub fn accepted(stream: TcpStream, user_timeout: Duration) -> io::Result<Self> {
+        tune(&stream, user_timeout)?;
+        Ok(Self::Tcp(stream))
+    }
+
+    /// Whether anything waits to be read. Registers no waker.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        let mut context = Context::from_waker(Waker::noop());
+        let ready = match self {
+            Self::Tcp(stream) => stream.poll_read_ready(&mut context),
+            Self::Unix(stream) => stream.poll_read_ready(&mut context),
+        };
+        if ready.is_ready() {
+            Pulse::Stirring
+        } else {
+            Pulse::Quiet
+        }
+    }
+
+    /// Reads what is there, without waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is; else the kernel's.
+    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(buf),
+            Self::Unix(stream) => stream.try_read(buf),
+        }
+    }
+
+    /// Writes what fits into the socket's buffer, without waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing fits; else the kernel's.
+    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(buf),
+            Self::Unix(stream) => stream.try_write(buf),
+        }
+    }
+}
+
+/// No delay for small messages, a keepalive for silent peers, and the bound for unacknowledged bytes.
+fn tune(stream: &TcpStream, user_timeout: Duration) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10));
+    socket.set_tcp_keepalive(&keepalive)?;
+    if !user_timeout.is_zero() {
+        socket.set_tcp_user_timeout(Some(user_timeout))?;
+    }
+    Ok(())
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

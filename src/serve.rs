@@ -1,0 +1,151 @@
+//! Owns the wiring: from a configuration and bound listeners to a running pgvalet.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use crate::admin;
+use crate::clock::Clock;
+use crate::config::{Address, Config};
+use crate::drain::{Phase, Shutdown};
+use crate::metrics::Metrics;
+use crate::net::{Bound, bind};
+use crate::session::auth::Verifiers;
+use crate::shard::{self, Parts, Shards};
+
+/// The listeners of one pgvalet, bound.
+#[derive(Debug)]
+pub struct Listeners {
+    pub clients: Vec<Bound>,
+    pub admin: Bound,
+    pub metrics: Bound,
+}
+
+/// Why pgvalet could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("can't listen on {address} ({key}): {source}")]
+    Bind {
+        key: &'static str,
+        address: Address,
+        source: io::Error,
+    },
+    #[error("can't start: {0}")]
+    Start(#[source] io::Error),
+    #[error("the system has no randomness to give: {0}")]
+    Randomness(#[source] getrandom::Error),
+    #[error("the data thread ended: {0}")]
+    Shard(#[source] io::Error),
+}
+
+impl Listeners {
+    /// Binds what the configuration names.
+    ///
+    /// # Errors
+    /// The first address that can't be bound, with its key.
+    pub fn bind(config: &Config) -> Result<Self, RunError> {
+        let one = |key, address: &Address| {
+            bind(address).map_err(|source| RunError::Bind {
+                key,
+                address: address.clone(),
+                source,
+            })
+        };
+        let clients = config
+            .listen
+            .iter()
+            .map(|address| one("listen", address))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            clients,
+            admin: one("admin", &config.admin)?,
+            metrics: one("metrics", &config.metrics)?,
+        })
+    }
+}
+
+/// Runs pgvalet until `shutdown` has come to its end: data threads beside, the admin API on this runtime.
+///
+/// # Errors
+/// A thread or a listener that the system refused.
+pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), RunError> {
+    let config = Arc::new(config);
+    let clock = Clock::start();
+    let metrics = Arc::new(Metrics::default());
+    let verifiers = Arc::new(Verifiers::new().map_err(RunError::Randomness)?);
+    let (shards, receivers) = Shards::new(config.threads);
+    announce(&listeners);
+    let mut ends = Vec::new();
+    for (number, commands) in (0..).zip(receivers) {
+        let parts = Parts {
+            config: config.clone(),
+            clock,
+            listeners: share(&listeners.clients).map_err(RunError::Start)?,
+            verifiers: verifiers.clone(),
+            metrics: metrics.clone(),
+            commands,
+            shards: shards.clone(),
+            number,
+            shutdown: shutdown.clone(),
+        };
+        ends.push(start(parts)?);
+    }
+    // The sockets live on in the data threads; the names of unix sockets are theirs to remove.
+    drop(listeners.clients);
+    let desk = admin::Desk::new(config, clock, shards, metrics, shutdown.clone());
+    let serving = async {
+        let api = admin::serve(
+            listeners.admin,
+            admin::admin(desk.clone()),
+            shutdown.clone(),
+        );
+        let scrape = admin::serve(listeners.metrics, admin::scrape(desk), shutdown.clone());
+        tokio::try_join!(api, scrape).map_err(RunError::Start)
+    };
+    let working = async {
+        for end in ends {
+            end.await
+                .unwrap_or_else(|_| Err(io::Error::other("it panicked")))
+                .map_err(RunError::Shard)?;
+        }
+        Ok(())
+    };
+    // The data threads end when all is drained: only then does the admin API fall silent.
+    let mut cut = shutdown.clone();
+    tokio::select! {
+        ended = working => ended,
+        served = serving => match served {
+            Ok(_) => { cut.reached(Phase::Ending).await; Ok(()) }
+            Err(error) => Err(error),
+        },
+    }
+}
+
+fn announce(listeners: &Listeners) {
+    for listener in &listeners.clients {
+        tracing::info!(kind = %"clients", address = %listener, "listening");
+    }
+    tracing::info!(kind = %"admin", address = %listeners.admin, "listening");
+    tracing::info!(kind = %"metrics", address = %listeners.metrics, "listening");
+}
+
+/// The same sockets, for one more thread.
+fn share(listeners: &[Bound]) -> io::Result<Vec<Bound>> {
+    listeners.iter().map(Bound::try_clone).collect()
+}
+
+fn start(parts: Parts) -> Result<oneshot::Receiver<io::Result<()>>, RunError> {
+    let (ended, end) = oneshot::channel();
+    let name = format!("pgvalet-data-{}", parts.number);
+    let work = move || {
+        // Nobody may be left to hear how it ended.
+        let _ = ended.send(shard::run(parts));
+    };
+    thread::Builder::new()
+        .name(name)
+        .spawn(work)
+        .map_err(RunError::Start)?;
+    Ok(end)
+}

@@ -1,0 +1,392 @@
+//! Owns the taking of a lease: waiting in the queue, opening a backend, and bringing the session's state to it.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::backend::capture::State;
+use crate::backend::pool::Request;
+use crate::backend::reset::reset;
+use crate::backend::restore::{self, NotRestored, Wanted};
+use crate::backend::{Baseline, Grant, Home, Lent, Parameters, Pool};
+use crate::config::ChaosReturn;
+use crate::lease::{Event, SessionId, Status};
+use crate::session::relay::{End, Flow};
+use crate::session::{Phase, Session, Shared};
+use crate::wire::frame::{HEADER, Header};
+use crate::wire::reply::{self, ClientError, Fault};
+
+/// After this long in the queue, the client is told what it waits for.
+const NOTICE_AFTER: Duration = Duration::from_secs(5);
+
+/// How much a client may send ahead while it waits for a backend, in bytes.
+const MAX_AHEAD: usize = 1 << 20;
+
+/// How a wait for a backend ends without one.
+enum NoBackend {
+    Refused(ClientError),
+    Ended(End),
+}
+
+impl Session {
+    /// Takes a backend without waiting, when one is there that needs nothing done to it.
+    pub(super) fn attach_at_once(&mut self) -> bool {
+        let grant = self.try_acquire();
+        match grant {
+            Some(Grant::Lent(lent)) if self.is_ready_made(&lent) => {
+                self.hold(lent);
+                true
+            }
+            Some(grant) => {
+                self.rare.granted = Some(grant);
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn try_acquire(&mut self) -> Option<Grant> {
+        let request = Request {
+            session: self.id,
+            baseline: &self.rare.baseline,
+            elsewhere: self.shared.config.chaos_return == ChaosReturn::Always,
+            now: self.shared.ledger.now(),
+        };
+        self.pool.try_acquire(request)
+    }
+
+    fn is_ready_made(&self, lent: &Lent) -> bool {
+        match lent.backend.home {
+            Home::Of(session) => session == self.id,
+            Home::Clean => {
+                self.rare.saved.as_ref().is_none_or(State::is_empty)
+                    && self.statements.is_empty()
+                    && lent.backend.parameters == self.rare.told
+            }
+        }
+    }
+
+    /// Takes a backend, however long it takes, and forwards what the client sent meanwhile.
+    pub(super) async fn attach(&mut self) -> Result<(), End> {
+        loop {
+            self.take_lease().await?;
+            if poll_fn(|cx| Poll::Ready(self.resume(cx))).await? == Flow::Moved {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn take_lease(&mut self) -> Result<(), End> {
+        let began = self.shared.ledger.clock().precise();
+        let taken = match self.acquire().await {
+            Ok(grant) => self.bring(grant).await,
+            Err(error) => Err(error),
+        };
+        let waited = self.shared.ledger.clock().precise().since(began);
+        self.shared.metrics.acquired(waited);
+        match taken {
+            Ok(lent) => self.hold(lent),
+            Err(NoBackend::Ended(end)) => return Err(end),
+            Err(NoBackend::Refused(error)) => {
+                self.shared.metrics.fault(error.fault, &error.code);
+                tracing::info!(session = %self.id, sqlstate = %error.code, "no backend: {}", error.message);
+                self.rare.refusing = Some(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The session holds this backend from here on.
+    fn hold(&mut self, lent: Lent) {
+        let backend = &lent.backend;
+        for (name, value) in backend.parameters.news(&self.rare.told) {
+            let mut status = Vec::new();
+            reply::parameter_status(&mut status, name, value);
+            self.to_client.push(&status);
+        }
+        let same = backend.home == Home::Of(self.id);
+        if self.rare.saved.take().is_some() {
+            self.shared.metrics.restored(same);
+        }
+        if !same {
+            self.statements.moved();
+        }
+        self.step(Event::Granted(backend.id));
+        self.shared
+            .ledger
+            .aim(self.slot, Some(backend.cancel_target()));
+        self.phase = Phase::Active;
+        self.lent = Some(lent);
+        let backend = &mut self.lent.as_mut().expect("it was just put there").backend;
+        backend.home = Home::Of(self.id);
+    }
+
+    async fn acquire(&mut self) -> Result<Grant, NoBackend> {
+        if let Some(grant) = self.rare.granted.take().or_else(|| self.try_acquire()) {
+            return Ok(grant);
+        }
+        let mut wait = self.pool.wait();
+        let limit = self.shared.config.acquire_timeout;
+        if limit.is_zero() || limit > NOTICE_AFTER {
+            if let Some(grant) = self.wait_for(&mut wait, NOTICE_AFTER).await? {
+                return Ok(grant);
+            }
+            let text = format!("waiting for one of {} backends", self.pool.census().max);
+            self.to_client.push(&reply::notice(
+                &text,
+                "`pgvalet leases` on pgvalet's host shows who holds them.",
+            ));
+        }
+        let rest = if limit.is_zero() {
+            Duration::MAX
+        } else {
+            limit.saturating_sub(NOTICE_AFTER)
+        };
+        let rest = if limit <= NOTICE_AFTER && !limit.is_zero() {
+            limit
+        } else {
+            rest
+        };
+        match self.wait_for(&mut wait, rest).await? {
+            Some(grant) => Ok(grant),
+            None => Err(NoBackend::Refused(exhausted(&self.shared, &self.pool))),
+        }
+    }
+
+    /// Waits in the queue, for at most `limit`; the client may send ahead meanwhile, or leave.
+    async fn wait_for(
+        &mut self,
+        wait: &mut crate::backend::pool::Wait,
+        limit: Duration,
+    ) -> Result<Option<Grant>, NoBackend> {
+        let mut timer = pin!(tokio::time::sleep(limit));
+        poll_fn(|cx| {
+            if let Poll::Ready(grant) = Pin::new(&mut *wait).poll(cx) {
+                return Poll::Ready(Ok(Some(grant)));
+            }
+            if let Err(end) = self.poll_ahead(cx) {
+                return Poll::Ready(Err(NoBackend::Ended(end)));
+            }
+            timer.as_mut().poll(cx).map(|()| Ok(None))
+        })
+        .await
+    }
+
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        if self
+            .to_client
+            .poll_flush(&mut self.client, cx)
+            .map(|done| done.is_err())
+            == Poll::Ready(true)
+        {
+            return Err(End::ClientBroken);
+        }
+        let mut chunk = [0; 4096];
+        while self.inbound.carry.len() < MAX_AHEAD {
+            let mut buf = ReadBuf::new(&mut chunk);
+            match Pin::new(&mut self.client).poll_read(cx, &mut buf) {
+                Poll::Pending => break,
+                Poll::Ready(Err(_)) => return Err(End::ClientBroken),
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => return Err(End::Client),
+                Poll::Ready(Ok(())) => self.inbound.keep(buf.filled()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a backend of a grant that carries the session's state.
+    async fn bring(&mut self, grant: Grant) -> Result<Lent, NoBackend> {
+        let mut lent = match grant {
+            Grant::Lent(lent) if self.is_ready_made(&lent) => return Ok(lent),
+            Grant::Lent(Lent { backend, permit }) => match backend.home {
+                Home::Clean => Lent { backend, permit },
+                Home::Of(_) => match reset(backend, Status::Idle).await {
+                    Some(backend) => Lent { backend, permit },
+                    None => self.open(permit).await?,
+                },
+            },
+            Grant::Open(permit) => self.open(permit).await?,
+        };
+        if self.is_ready_made(&lent) {
+            return Ok(lent);
+        }
+        self.restore(&mut lent).await?;
+        Ok(lent)
+    }
+
+    async fn open(&self, permit: crate::backend::Permit) -> Result<Lent, NoBackend> {
+        let application = self.rare.told.get("application_name").unwrap_or_default();
+        let generation = self.shared.ledger.book().generation();
+        let opened = self
+            .shared
+            .pools
+            .open(
+                &self.pool,
+                permit,
+                &self.rare.baseline,
+                application,
+                generation,
+            )
+            .await;
+        opened.map_err(NoBackend::Refused)
+    }
+
+    async fn restore(&mut self, lent: &mut Lent) -> Result<(), NoBackend> {
+        let mut state = self.rare.saved.clone().unwrap_or_default();
+        let application = self.rare.told.get("application_name").unwrap_or_default();
+        let set = state
+            .settings
+            .iter()
+            .any(|(name, _)| name == "application_name");
+        if !set && lent.backend.parameters.get("application_name") != Some(application) {
+            state
+                .settings
+                .push(("application_name".to_owned(), application.to_owned()));
+            state.settings.sort();
+        }
+        let statements = self.statements.all();
+        if state.is_empty() && statements.is_empty() {
+            return Ok(());
+        }
+        let wanted = Wanted {
+            state: &state,
+            statements: &statements,
+            custom: &self.rare.custom,
+            login: &self.pool.user,
+        };
+        match restore::restore(&mut lent.backend, &wanted).await {
+            Ok(()) => Ok(()),
+            Err(NotRestored::Lost(error)) => {
+                tracing::warn!(session = %self.id, "a backend was lost while a session was restored on it: {error}");
+                Err(NoBackend::Refused(super::returning::lost()))
+            }
+            Err(error @ (NotRestored::Refused(_) | NotRestored::Different(_))) => {
+                tracing::warn!(session = %self.id, "{error}");
+                let told = ClientError::new(
+                    Fault::Proxy,
+                    "57P01",
+                    "pgvalet could not restore this session's state",
+                )
+                .detail(error.to_string())
+                .hint("Reconnect; the session is closed rather than continued on a guess.");
+                Err(NoBackend::Ended(End::Told(
+                    told,
+                    crate::ledger::Cause::Lost,
+                )))
+            }
+        }
+    }
+
+    /// Handles bytes while there is no backend: goodbyes, stray COPY data, and what follows a refused request.
+    /// Gives the rest, when it needs a backend.
+    pub(super) fn without_backend<'a>(
+        &mut self,
+        mut bytes: &'a [u8],
+    ) -> Result<Option<&'a [u8]>, End> {
+        loop {
+            let count = self.inbound.skip.min(bytes.len());
+            self.inbound.skip -= count;
+            bytes = &bytes[count..];
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            let header = Header::read(bytes)
+                .map_err(|error| End::Broken(super::client::violation(error)))?;
+            let Some(header) = header else {
+                self.inbound.keep(bytes);
+                return Ok(None);
+            };
+            match header.kind {
+                b'X' => return Err(End::Client),
+                b'd' | b'c' | b'f' => {}
+                kind => {
+                    let Some(error) = self.rare.refusing.clone() else {
+                        return Ok(Some(bytes));
+                    };
+                    self.refuse(kind, &error);
+                }
+            }
+            self.inbound.skip = header.total();
+            self.inbound.dropping = true;
+            debug_assert!(header.total() >= HEADER);
+        }
+    }
+
+    /// Answers a request that gets no backend: an ERROR, and ReadyForQuery where the request ends. The session goes on.
+    fn refuse(&mut self, kind: u8, error: &ClientError) {
+        if !self.rare.refused {
+            self.to_client.push(&error.error());
+            self.rare.refused = true;
+        }
+        if matches!(kind, b'Q' | b'F' | b'S') {
+            self.to_client.push(&reply::ready(Status::Idle));
+            self.rare.refused = false;
+            self.rare.refusing = None;
+        }
+    }
+}
+
+fn exhausted(shared: &Shared, pool: &Pool) -> ClientError {
+    let (max, limit) = (pool.census().max, shared.config.acquire_timeout);
+    let text = format!(
+        "no backend was free within {}",
+        humantime::format_duration(limit)
+    );
+    ClientError::new(Fault::Proxy, "53300", text)
+        .detail(format!(
+            "All {max} backends of database \"{}\" and user \"{}\" are held by other sessions.",
+            pool.database, pool.user
+        ))
+        .hint("`pgvalet leases` shows who holds them; `max_backends` and `acquire_timeout` set the bounds.")
+}
+
+/// The reports that PostgreSQL makes at a login with these startup parameters, found out by logging in.
+///
+/// # Errors
+/// What the client shall see: PostgreSQL's own error where there is one.
+pub(super) async fn first_login(
+    shared: &Rc<Shared>,
+    pool: &Rc<Pool>,
+    baseline: &Rc<Baseline>,
+    application: &str,
+) -> Result<Rc<Parameters>, ClientError> {
+    let now = shared.ledger.now();
+    let request = Request {
+        session: SessionId::new(0),
+        baseline,
+        elsewhere: false,
+        now,
+    };
+    let grant = match pool.try_acquire(request) {
+        Some(grant) => grant,
+        None => {
+            let limit = shared.config.acquire_timeout;
+            let limit = if limit.is_zero() {
+                Duration::MAX
+            } else {
+                limit
+            };
+            let granted = tokio::time::timeout(limit, pool.wait()).await;
+            granted.map_err(|_| exhausted(shared, pool))?
+        }
+    };
+    let lent = match grant {
+        Grant::Lent(lent) if lent.backend.baseline == *baseline => lent,
+        Grant::Lent(Lent { permit, .. }) | Grant::Open(permit) => {
+            let generation = shared.ledger.book().generation();
+            shared
+                .pools
+                .open(pool, permit, baseline, application, generation)
+                .await?
+        }
+    };
+    let parameters = pool
+        .reports(baseline)
+        .unwrap_or_else(|| lent.backend.parameters.clone());
+    pool.give_back(lent, shared.ledger.now());
+    Ok(parameters)
+}

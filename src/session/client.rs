@@ -1,0 +1,294 @@
+//! Owns the client's bytes on their way to the backend: what each frame means, and the few that we add or drop.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::task::Context;
+
+use crate::backend::pool::add;
+use crate::lease::{Event, LastStatement};
+use crate::session::relay::{End, Flow};
+use crate::session::statements::MAX_KEPT;
+use crate::session::{Phase, Session};
+use crate::wire::extended::{self, Statement, Target};
+use crate::wire::frame::{BadLength, HEADER, Header};
+use crate::wire::reply::{ClientError, Fault};
+use crate::wire::sql;
+use crate::wire::tracker::Origin;
+
+/// How much of a frame whose names or text we read is awaited before it is judged, in bytes.
+const HOLD: usize = 16 << 10;
+
+/// What to do with one frame.
+pub(super) enum Verdict {
+    Pass,
+    Drop,
+    /// These bytes go first.
+    After(Vec<u8>),
+    /// The client ends the session.
+    Terminate,
+}
+
+/// A buffer of frames, with what is added and dropped.
+pub(super) struct Edits<'a> {
+    bytes: &'a [u8],
+    /// The edited bytes, up to `done`. Stays empty, and free, where nothing is edited.
+    out: Option<Vec<u8>>,
+    done: usize,
+}
+
+impl<'a> Edits<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            out: None,
+            done: 0,
+        }
+    }
+
+    /// Puts `extra` in front of the byte at `at`.
+    pub fn insert(&mut self, at: usize, extra: &[u8]) {
+        let out = self.out.get_or_insert_default();
+        out.extend_from_slice(&self.bytes[self.done..at]);
+        out.extend_from_slice(extra);
+        self.done = at;
+    }
+
+    /// Leaves out the bytes from `from` to `to`.
+    pub fn cut(&mut self, from: usize, to: usize) {
+        self.insert(from, &[]);
+        self.done = to;
+    }
+
+    /// The bytes to forward, up to `end`.
+    pub fn finish(self, end: usize) -> Cow<'a, [u8]> {
+        match self.out {
+            None => Cow::Borrowed(&self.bytes[self.done..end]),
+            Some(mut out) => {
+                out.extend_from_slice(&self.bytes[self.done..end.max(self.done)]);
+                Cow::Owned(out)
+            }
+        }
+    }
+}
+
+pub(super) fn violation(error: BadLength) -> ClientError {
+    ClientError::new(Fault::Client, "08P01", "invalid message length").detail(error.to_string())
+}
+
+impl Session {
+    /// Takes in bytes from the client.
+    pub(super) fn on_client(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<Flow, End> {
+        add(&self.pool.counters.bytes_in, bytes.len());
+        if self.inbound.carry.is_empty() {
+            return self.take_client(cx, bytes);
+        }
+        let mut all = std::mem::take(&mut self.inbound.carry);
+        all.extend_from_slice(bytes);
+        self.take_client(cx, &all)
+    }
+
+    /// Takes in what was kept while there was no backend.
+    pub(super) fn resume(&mut self, cx: &mut Context<'_>) -> Result<Flow, End> {
+        let kept = std::mem::take(&mut self.inbound.carry);
+        self.take_client(cx, &kept)
+    }
+
+    fn take_client(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<Flow, End> {
+        let bytes = if self.lent.is_none() || self.rare.refusing.is_some() {
+            match self.without_backend(bytes)? {
+                Some(rest) => rest,
+                None => return Ok(Flow::Moved),
+            }
+        } else {
+            bytes
+        };
+        if self.lent.is_none() && !self.attach_at_once() {
+            self.inbound.keep(bytes);
+            return Ok(Flow::NeedBackend);
+        }
+        let (forward, terminated) = self.scan_client(bytes)?;
+        if let Some(lent) = &mut self.lent {
+            // A backend that is gone has mostly said why: its last words are read before the session ends.
+            let _ = self
+                .to_backend
+                .poll_write(&mut lent.backend.stream, cx, &forward);
+        }
+        if terminated {
+            self.client_ended()
+        } else {
+            Ok(Flow::Moved)
+        }
+    }
+
+    /// Judges every frame; gives what to forward, and whether the client said goodbye.
+    fn scan_client<'a>(&mut self, bytes: &'a [u8]) -> Result<(Cow<'a, [u8]>, bool), End> {
+        let mut edits = Edits::new(bytes);
+        let mut at = self.pass_rest(bytes, &mut edits);
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            let header = Header::read(rest).map_err(|error| End::Broken(violation(error)))?;
+            let Some(header) =
+                header.filter(|header| rest.len() >= header.total().min(hold(header.kind)))
+            else {
+                self.inbound.keep(rest);
+                break;
+            };
+            let end = header.total().min(rest.len());
+            self.inbound.dropping = false;
+            match self.judge(header, &rest[HEADER..end]) {
+                Verdict::Pass => {}
+                Verdict::Drop => {
+                    self.inbound.dropping = true;
+                    edits.cut(at, at + end);
+                }
+                Verdict::After(extra) => edits.insert(at, &extra),
+                Verdict::Terminate => return Ok((edits.finish(at), true)),
+            }
+            self.inbound.skip = header.total() - end;
+            at += end;
+        }
+        Ok((edits.finish(at), false))
+    }
+
+    /// Passes over the rest of a frame that was judged before.
+    fn pass_rest(&mut self, bytes: &[u8], edits: &mut Edits<'_>) -> usize {
+        let count = self.inbound.skip.min(bytes.len());
+        self.inbound.skip -= count;
+        if self.inbound.dropping && count > 0 {
+            edits.cut(0, count);
+        }
+        count
+    }
+
+    fn judge(&mut self, header: Header, body: &[u8]) -> Verdict {
+        match header.kind {
+            b'Q' => {
+                self.begin(1);
+                self.statements.drop_unnamed();
+                self.note_text(body.strip_suffix(b"\0").unwrap_or(body));
+                self.tracker.sent_query();
+            }
+            b'P' => {
+                self.begin(0);
+                self.judge_parse(header, body);
+            }
+            b'B' => {
+                self.begin(0);
+                return self.judge_bind(body);
+            }
+            b'D' => {
+                self.begin(0);
+                return self.judge_describe(body);
+            }
+            b'E' | b'H' => {
+                self.begin(0);
+                self.tracker.sent_extended();
+            }
+            b'C' => {
+                self.begin(0);
+                let statement = match extended::target(body) {
+                    Some(Target::Statement(name)) => Some(Rc::from(name)),
+                    Some(Target::Portal(_)) | None => None,
+                };
+                self.tracker.sent_close(statement);
+            }
+            b'S' => {
+                self.begin(1);
+                self.tracker.sent_sync();
+            }
+            b'F' => {
+                self.begin(1);
+                self.tracker.sent_function();
+            }
+            b'd' if !self.tracker.expects_copy_data() => return Verdict::Drop,
+            b'c' | b'f' if !self.tracker.expects_copy_data() => return Verdict::Drop,
+            b'c' | b'f' => self.tracker.sent_copy_end(),
+            b'X' => return Verdict::Terminate,
+            _ => {}
+        }
+        Verdict::Pass
+    }
+
+    /// The client asks something: the lease is active.
+    fn begin(&mut self, requests: usize) {
+        add(&self.pool.counters.requests, requests);
+        if self.phase == Phase::Resting {
+            self.phase = Phase::Active;
+            self.step(Event::Requested);
+        }
+    }
+
+    fn judge_parse(&mut self, header: Header, body: &[u8]) {
+        let whole = body.len() == header.body;
+        self.note_text(extended::parse_text(body).unwrap_or_default());
+        let unnamed = extended::parse_name(body).is_some_and(<[u8]>::is_empty);
+        match Statement::read(body).filter(|_| whole && !unnamed) {
+            Some(statement) => self.tracker.sent_parse(Rc::new(statement), Origin::Client),
+            None => {
+                if whole && unnamed {
+                    self.statements.sent_unnamed(body);
+                } else {
+                    self.statements.sent_large();
+                }
+                self.tracker.sent_unnamed_parse();
+            }
+        }
+    }
+
+    fn judge_bind(&mut self, body: &[u8]) -> Verdict {
+        let name = extended::bind_statement(body).unwrap_or_default();
+        if let Some(statement) = self.statements.get(name) {
+            let text = statement.text.clone();
+            self.shared.ledger.book_mut().entry_mut(self.slot).statement =
+                LastStatement::Prepared(text);
+        }
+        let extra = if name.is_empty() {
+            self.recall_unnamed()
+        } else {
+            None
+        };
+        self.tracker.sent_extended();
+        extra.map_or(Verdict::Pass, Verdict::After)
+    }
+
+    fn judge_describe(&mut self, body: &[u8]) -> Verdict {
+        let extra = match extended::target(body) {
+            Some(Target::Statement([])) => self.recall_unnamed(),
+            Some(Target::Statement(_) | Target::Portal(_)) | None => None,
+        };
+        self.tracker.sent_extended();
+        extra.map_or(Verdict::Pass, Verdict::After)
+    }
+
+    /// The Parse that gives the backend the unnamed statement, when it hasn't got it.
+    fn recall_unnamed(&mut self) -> Option<Vec<u8>> {
+        let statement = self.statements.recall_unnamed()?;
+        let mut parse = Vec::new();
+        statement.write_parse(&mut parse);
+        self.tracker.sent_parse(statement, Origin::Proxy);
+        Some(parse)
+    }
+
+    /// Keeps a statement's text for people, and looks for what the probe can't see afterwards.
+    fn note_text(&mut self, text: &[u8]) {
+        self.shared
+            .ledger
+            .book_mut()
+            .entry_mut(self.slot)
+            .statement
+            .set(text);
+        if let Some(found) = sql::watch(text) {
+            self.rare.custom.extend(found.settings);
+            self.rare.sticky = self.rare.sticky.union(found.pins);
+        }
+    }
+}
+
+/// How much of a frame is needed to judge it, header included.
+const fn hold(kind: u8) -> usize {
+    match kind {
+        b'P' => MAX_KEPT,
+        b'Q' | b'B' | b'D' | b'C' => HOLD,
+        _ => HEADER,
+    }
+}

@@ -1,0 +1,345 @@
+//! Owns the front door: from an accepted socket to a logged-in session (protocol chapter 55.2.1).
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use pgwire::api::auth::sasl::scram::ScramSecret;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::backend::{Baseline, Parameters};
+use crate::config::Auth;
+use crate::lease::book::Process;
+use crate::lease::{Pins, Profile, Status};
+use crate::net::Stream;
+use crate::net::listen::Peer;
+use crate::session::leg::{Cursor, Spill};
+use crate::session::statements::Statements;
+use crate::session::{Phase, Rare, Session, Shared, attach, auth};
+use crate::wire::frame::Header;
+use crate::wire::reply::{self, ClientError, Fault};
+use crate::wire::startup::{self, First, NEWEST_MINOR, Startup};
+use crate::wire::tracker::Tracker;
+
+/// The longest password message that is read, in bytes.
+const MAX_PASSWORD: usize = 4096;
+
+/// How many requests for encryption one connection may make.
+const MAX_REQUESTS: usize = 4;
+
+/// Leads one connection through its login. `None` when it asked for a cancel only, or was refused.
+pub(super) async fn greet(shared: &Rc<Shared>, mut stream: Stream, peer: Peer) -> Option<Session> {
+    let startup = match first_packet(shared, &mut stream).await {
+        Ok(Some(startup)) => startup,
+        Ok(None) => return None,
+        Err(error) => {
+            refuse(shared, &mut stream, &error).await;
+            return None;
+        }
+    };
+    let mut door = Door {
+        shared,
+        stream,
+        minor: startup.minor.min(NEWEST_MINOR),
+    };
+    match door.admit(startup, &peer).await {
+        Ok(admitted) => Some(door.into_session(admitted)),
+        Err(Refusal::Told(error)) => {
+            refuse(shared, &mut door.stream, &error).await;
+            None
+        }
+        Err(Refusal::Gone) => None,
+    }
+}
+
+async fn refuse(shared: &Shared, stream: &mut Stream, error: &ClientError) {
+    shared.metrics.fault(error.fault, &error.code);
+    tracing::info!(sqlstate = %error.code, fault = error.fault.word(), "a client was refused: {}", error.message);
+    // It may be gone already; then nobody is left to be told.
+    let _ = stream.write_all(&error.fatal()).await;
+    let _ = stream.shutdown().await;
+}
+
+/// Why no session came of a connection.
+enum Refusal {
+    /// The client shall hear this.
+    Told(ClientError),
+    /// The client is gone.
+    Gone,
+}
+
+impl From<ClientError> for Refusal {
+    fn from(error: ClientError) -> Self {
+        Self::Told(error)
+    }
+}
+
+impl From<std::io::Error> for Refusal {
+    fn from(_: std::io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+/// Reads up to the startup packet: encryption is declined, a cancel request is carried out.
+async fn first_packet(
+    shared: &Shared,
+    stream: &mut Stream,
+) -> Result<Option<Startup>, ClientError> {
+    for _ in 0..MAX_REQUESTS {
+        let mut length = [0; 4];
+        if stream.read_exact(&mut length).await.is_err() {
+            return Ok(None);
+        }
+        let length = startup::packet_length(length).map_err(|error| bad_packet(&error))?;
+        let mut packet = vec![0; length - 4];
+        if stream.read_exact(&mut packet).await.is_err() {
+            return Ok(None);
+        }
+        match startup::read(&packet).map_err(|error| bad_packet(&error))? {
+            First::Ssl | First::Gssenc => {
+                if stream.write_all(b"N").await.is_err() {
+                    return Ok(None);
+                }
+            }
+            First::Cancel(key) => {
+                shared.cancels.forward(key).await;
+                return Ok(None);
+            }
+            First::Startup(startup) => return Ok(Some(startup)),
+        }
+    }
+    Err(ClientError::new(
+        Fault::Client,
+        "08P01",
+        "too many requests for encryption",
+    ))
+}
+
+fn bad_packet(error: &startup::BadPacket) -> ClientError {
+    let code = match error {
+        startup::BadPacket::Version { .. } => "0A000",
+        startup::BadPacket::Length | startup::BadPacket::Layout | startup::BadPacket::Encoding => {
+            "08P01"
+        }
+    };
+    ClientError::new(Fault::Client, code, error.to_string())
+}
+
+/// A connection that has sent its startup packet.
+struct Door<'a> {
+    shared: &'a Rc<Shared>,
+    stream: Stream,
+    /// The minor protocol version that both sides speak from here on.
+    minor: u16,
+}
+
+/// What is known of a client that was let in.
+struct Admitted {
+    pool: Rc<crate::backend::Pool>,
+    baseline: Rc<Baseline>,
+    told: Rc<Parameters>,
+    profile: Profile,
+    process: Option<Rc<Process>>,
+}
+
+impl Door<'_> {
+    async fn admit(&mut self, startup: Startup, peer: &Peer) -> Result<Admitted, Refusal> {
+        if startup.minor > NEWEST_MINOR || !startup.options.is_empty() {
+            self.stream
+                .write_all(&reply::negotiate(self.minor, startup.options.clone()))
+                .await?;
+        }
+        let parameters = &startup.parameters;
+        let user = parameters
+            .get("user")
+            .filter(|user| !user.is_empty())
+            .cloned()
+            .ok_or_else(|| {
+                ClientError::new(
+                    Fault::Client,
+                    "28000",
+                    "no PostgreSQL user name specified in startup packet",
+                )
+            })?;
+        let database = parameters
+            .get("database")
+            .filter(|name| !name.is_empty())
+            .unwrap_or(&user)
+            .clone();
+        if parameters
+            .get("replication")
+            .is_some_and(|value| !matches!(value.as_str(), "0" | "false" | "off" | "no"))
+        {
+            let error = ClientError::new(
+                Fault::Proxy,
+                "0A000",
+                "pgvalet does not relay replication connections",
+            );
+            return Err(error
+                .hint("Connect to PostgreSQL itself for replication.")
+                .into());
+        }
+        self.authenticate(&database, &user).await?;
+        let application = parameters
+            .get("application_name")
+            .cloned()
+            .unwrap_or_default();
+        let pool = self.shared.pools.get(&database, &user);
+        let baseline = pool.intern(Baseline::of_startup(parameters));
+        let mut told = self.reports(&pool, &baseline, &application).await?;
+        if told.get("application_name") != Some(&application) {
+            Rc::make_mut(&mut told).set("application_name", &application);
+        }
+        let (client, process) = describe(peer);
+        let profile = Profile {
+            database: pool.database.clone(),
+            user: pool.user.clone(),
+            application: application.into(),
+            client,
+        };
+        Ok(Admitted {
+            pool,
+            baseline,
+            told,
+            profile,
+            process,
+        })
+    }
+
+    /// What PostgreSQL reports to a new session: known from an earlier login, or asked for by opening a backend now.
+    async fn reports(
+        &self,
+        pool: &Rc<crate::backend::Pool>,
+        baseline: &Rc<Baseline>,
+        application: &str,
+    ) -> Result<Rc<Parameters>, ClientError> {
+        if let Some(known) = pool.reports(baseline) {
+            return Ok(known);
+        }
+        attach::first_login(self.shared, pool, baseline, application).await
+    }
+
+    async fn authenticate(&mut self, database: &str, user: &str) -> Result<(), Refusal> {
+        match self.shared.config.auth {
+            Auth::Trust => {}
+            Auth::Scram => self.scram(database, user).await?,
+        }
+        self.stream.write_all(&reply::authentication_ok()).await?;
+        Ok(())
+    }
+
+    async fn scram(&mut self, database: &str, user: &str) -> Result<(), Refusal> {
+        let secret = self.secret(database, user).await?;
+        self.stream.write_all(&auth::offer()).await?;
+        let body = self.password_message().await?;
+        let (answer, exchange) = auth::first(&body, secret)?;
+        self.stream.write_all(&answer).await?;
+        let body = self.password_message().await?;
+        let answer = auth::last(&body, &exchange, user)?;
+        self.stream.write_all(&answer).await?;
+        Ok(())
+    }
+
+    async fn secret(&self, database: &str, user: &str) -> Result<ScramSecret, ClientError> {
+        let password = self.shared.config.password_for(database, user);
+        let verifiers = self.shared.verifiers.clone();
+        let name = user.to_owned();
+        let derived =
+            tokio::task::spawn_blocking(move || verifiers.secret(&name, password.as_ref())).await;
+        derived.map_err(|_| {
+            ClientError::new(
+                Fault::Proxy,
+                "XX000",
+                "pgvalet could not check the password",
+            )
+        })
+    }
+
+    async fn password_message(&mut self) -> Result<Vec<u8>, Refusal> {
+        let mut header = [0; 5];
+        self.stream.read_exact(&mut header).await?;
+        let malformed = || ClientError::new(Fault::Client, "08P01", "expected a password message");
+        let header = Header::read(&header).ok().flatten().ok_or_else(malformed)?;
+        if header.kind != b'p' || header.body > MAX_PASSWORD {
+            return Err(malformed().into());
+        }
+        let mut body = vec![0; header.body];
+        self.stream.read_exact(&mut body).await?;
+        Ok(body)
+    }
+
+    fn into_session(self, admitted: Admitted) -> Session {
+        let Admitted {
+            pool,
+            baseline,
+            told,
+            profile,
+            process,
+        } = admitted;
+        let secret = secret_key(self.minor);
+        let (id, slot) = self.shared.ledger.open(profile, secret.clone());
+        self.shared.ledger.book_mut().entry_mut(slot).process = process;
+        let mut welcome = Vec::with_capacity(1024);
+        for (name, value) in told.iter() {
+            reply::parameter_status(&mut welcome, name, value);
+        }
+        reply::parameter_status(&mut welcome, "pgvalet.session", &id.to_string());
+        reply::backend_key_data(&mut welcome, id.get(), &secret);
+        welcome.extend_from_slice(&reply::ready(Status::Idle));
+        let mut to_client = Spill::default();
+        to_client.push(&welcome);
+        let rare = Rare {
+            baseline,
+            told,
+            saved: None,
+            custom: BTreeSet::new(),
+            sticky: Pins::default(),
+            waiting: None,
+            refusing: None,
+            client_closed: false,
+            answered: false,
+            told_fatal: false,
+            refused: false,
+            granted: None,
+        };
+        Session {
+            shared: self.shared.clone(),
+            pool,
+            id,
+            slot,
+            client: self.stream,
+            lent: None,
+            tracker: Tracker::default(),
+            statements: Statements::default(),
+            inbound: Cursor::default(),
+            to_backend: Spill::default(),
+            outbound: Cursor::default(),
+            to_client,
+            phase: Phase::Resting,
+            rare: Box::new(rare),
+        }
+    }
+}
+
+/// A secret for cancel requests: 4 bytes in protocol 3.0, 32 from 3.2 on.
+fn secret_key(minor: u16) -> Box<[u8]> {
+    let mut secret = vec![0; if minor >= 2 { 32 } else { 4 }];
+    getrandom::fill(&mut secret).expect("the system gave randomness when pgvalet started");
+    secret.into()
+}
+
+/// The client's address, and its process where the kernel says so.
+fn describe(peer: &Peer) -> (Rc<str>, Option<Rc<Process>>) {
+    match peer {
+        Peer::Tcp(address) => (address.to_string().into(), None),
+        Peer::Unix(0) => ("unix".into(), None),
+        Peer::Unix(pid) => {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words = command
+                .split(|byte| *byte == 0)
+                .filter(|word| !word.is_empty());
+            let words: Vec<_> = words.map(String::from_utf8_lossy).collect();
+            let command: String = words.join(" ").chars().take(120).collect();
+            ("unix".into(), Some(Rc::new(Process { pid: *pid, command })))
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Owns one client from accept to end: its login, its relay, and the returning of its lease.
+//!
+//! Only the session's own task touches its sockets: whoever wants its lease leaves an order in its mailbox.
+
+mod attach;
+pub mod auth;
+mod client;
+mod handshake;
+mod leg;
+mod relay;
+mod replies;
+mod returning;
+mod statements;
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::backend::capture::State;
+use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools};
+use crate::config::Config;
+use crate::lease::{Pins, SessionId, Slot};
+use crate::ledger::{Ledger, Order};
+use crate::metrics::Metrics;
+use crate::net::Stream;
+use crate::net::listen::Peer;
+use crate::wire::reply::ClientError;
+use crate::wire::tracker::Tracker;
+
+use auth::Verifiers;
+use leg::{Cursor, Spill};
+use statements::Statements;
+
+/// What all sessions of one data thread share.
+#[derive(Debug)]
+pub struct Shared {
+    pub config: Arc<Config>,
+    pub ledger: Rc<Ledger>,
+    pub pools: Rc<Pools>,
+    pub verifiers: Arc<Verifiers>,
+    pub metrics: Arc<Metrics>,
+    /// The one buffer that every session reads into: no session owns one.
+    pub scratch: Scratch,
+    /// Whether a cancel reaches its session on another data thread.
+    pub cancels: CancelRoute,
+}
+
+/// Hands a cancel request to whoever knows the session.
+pub type CancelRoute = Box<dyn CancelDesk>;
+
+/// Where cancel requests go.
+pub trait CancelDesk: std::fmt::Debug {
+    /// Forwards the request; the returned future ends when it is no longer in flight.
+    fn forward(
+        &self,
+        key: crate::wire::startup::CancelKey,
+    ) -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
+}
+
+/// A buffer that is lent for one read, and back before the task yields.
+pub struct Scratch(Cell<Option<Box<[u8]>>>);
+
+impl Scratch {
+    /// How much one read takes at most, in bytes.
+    pub const SIZE: usize = 64 << 10;
+
+    /// Lends the buffer.
+    fn take(&self) -> Box<[u8]> {
+        self.0
+            .take()
+            .unwrap_or_else(|| vec![0; Self::SIZE].into_boxed_slice())
+    }
+
+    fn put(&self, buffer: Box<[u8]>) {
+        self.0.set(Some(buffer));
+    }
+}
+
+impl std::fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Scratch")
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self(Cell::new(Some(vec![0; Self::SIZE].into_boxed_slice())))
+    }
+}
+
+/// Serves one connection to its end.
+pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer) {
+    let limit = shared.config.login_timeout;
+    let greet = Box::pin(handshake::greet(&shared, stream, peer));
+    let greeted = if limit.is_zero() {
+        greet.await
+    } else {
+        match tokio::time::timeout(limit, greet).await {
+            Ok(greeted) => greeted,
+            Err(_) => {
+                tracing::info!("a client did not finish its login within login_timeout");
+                return;
+            }
+        }
+    };
+    if let Some(session) = greeted {
+        session.run().await;
+    }
+}
+
+/// One logged-in client.
+#[derive(Debug)]
+struct Session {
+    shared: Rc<Shared>,
+    pool: Rc<Pool>,
+    id: SessionId,
+    slot: Slot,
+    client: Stream,
+    /// The backend that is held, with the right to hold it.
+    lent: Option<Lent>,
+    tracker: Tracker,
+    statements: Statements,
+    /// Client to backend: where the scan stands, and what the backend's socket would not take yet.
+    inbound: Cursor,
+    to_backend: Spill,
+    /// Backend to client.
+    outbound: Cursor,
+    to_client: Spill,
+    phase: Phase,
+    rare: Box<Rare>,
+}
+
+/// What the book says of the lease, as far as the relay must know without asking it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Requests are unanswered, and the book knows.
+    Active,
+    /// Every request is answered, or there is no lease.
+    Resting,
+}
+
+/// What a session needs at few moments of its life.
+#[derive(Debug)]
+struct Rare {
+    baseline: Rc<Baseline>,
+    /// What the client was told by ParameterStatus, while no backend is held.
+    told: Rc<Parameters>,
+    /// The session's state while no backend is held.
+    saved: Option<State>,
+    /// Names of custom settings seen in its traffic.
+    custom: BTreeSet<String>,
+    /// Pins that the probe can't see.
+    sticky: Pins,
+    /// An order that waits for the next quiet point.
+    waiting: Option<Order>,
+    /// A request was refused for want of a backend: everything up to its Sync is skipped.
+    refusing: Option<ClientError>,
+    /// The client closed its side while requests were unanswered.
+    client_closed: bool,
+    /// A request was answered since the mode last looked whether to return the lease.
+    answered: bool,
+    /// PostgreSQL itself told the client that the connection ends.
+    told_fatal: bool,
+    /// The error of a refused request was sent; its ReadyForQuery wasn't.
+    refused: bool,
+    /// What the pool granted, on its way to `attach`.
+    granted: Option<Grant>,
+}

@@ -1,0 +1,257 @@
+//! Owns the relay: one poll function that moves bytes both ways, and says when something rarer is due.
+//!
+//! The hot path allocates nothing, arms no timer and takes no lock: bytes go from one socket's buffer through the
+//! thread's scratch into the other's.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::config::{ChaosReturn, Mode};
+use crate::lease::reload::Outcome;
+use crate::lease::{Event, Status};
+use crate::ledger::{Cause, Order, Patience};
+use crate::session::{Phase, Session};
+use crate::wire::reply::ClientError;
+
+/// What the relay can't do by itself.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// The client sent a request, and no backend is held.
+    NeedBackend,
+    /// An order is due.
+    Obey(Order),
+    /// The mode of returning ends the lease here.
+    Release,
+    End(End),
+}
+
+/// How a session ends.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The client closed the connection, or asked for it.
+    Client,
+    /// The client's connection broke.
+    ClientBroken,
+    /// The backend is lost; the client was told by PostgreSQL itself, or hears this.
+    Backend(Option<ClientError>),
+    /// The client hears this, and the backend is as good as before.
+    Told(ClientError, Cause),
+    /// The client hears this; what the backend was told can't be known.
+    Broken(ClientError),
+}
+
+/// What became of bytes that were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// They are forwarded.
+    Moved,
+    /// They wait for a backend.
+    NeedBackend,
+}
+
+impl Session {
+    /// Serves the client to its end.
+    pub(super) async fn run(mut self) {
+        let end = self.live().await;
+        Box::pin(self.finish(end)).await;
+    }
+
+    async fn live(&mut self) -> End {
+        poll_fn(|cx| {
+            self.shared.ledger.attend(self.slot, cx.waker());
+            Poll::Ready(())
+        })
+        .await;
+        loop {
+            let turn = poll_fn(|cx| self.poll(cx)).await;
+            let ended = match turn {
+                Turn::NeedBackend => Box::pin(self.attach()).await,
+                Turn::Obey(order) => Box::pin(self.obey(order)).await,
+                Turn::Release => Box::pin(self.release()).await,
+                Turn::End(end) => return end,
+            };
+            if let Err(end) = ended {
+                return end;
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        loop {
+            if let Err(end) = self.poll_spills(cx) {
+                return Poll::Ready(Turn::End(end));
+            }
+            let mut moved = false;
+            if self.lent.is_some() && self.to_client.is_empty() {
+                match self.poll_backend(cx) {
+                    Poll::Ready(Ok(())) => moved = true,
+                    Poll::Ready(Err(end)) => return Poll::Ready(Turn::End(end)),
+                    Poll::Pending => {}
+                }
+            }
+            if let Some(turn) = self.at_rest() {
+                return Poll::Ready(turn);
+            }
+            if self.to_backend.is_empty() && !self.rare.client_closed {
+                match self.poll_client(cx) {
+                    Poll::Ready(Ok(Flow::Moved)) => moved = true,
+                    Poll::Ready(Ok(Flow::NeedBackend)) => return Poll::Ready(Turn::NeedBackend),
+                    Poll::Ready(Err(end)) => return Poll::Ready(Turn::End(end)),
+                    Poll::Pending => {}
+                }
+            }
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn poll_spills(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        if !self.to_client.is_empty()
+            && let Poll::Ready(Err(_)) = self.to_client.poll_flush(&mut self.client, cx)
+        {
+            return Err(End::ClientBroken);
+        }
+        if let Some(lent) = &mut self.lent
+            && !self.to_backend.is_empty()
+            && let Poll::Ready(Err(_)) = self.to_backend.poll_flush(&mut lent.backend.stream, cx)
+        {
+            return Err(End::Backend(Some(super::returning::lost())));
+        }
+        Ok(())
+    }
+
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<Flow, End>> {
+        let mut scratch = self.shared.scratch.take();
+        let mut buf = ReadBuf::new(&mut scratch);
+        let read = std::pin::Pin::new(&mut self.client).poll_read(cx, &mut buf);
+        let result = match read {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(_)) => Poll::Ready(Err(End::ClientBroken)),
+            Poll::Ready(Ok(())) if buf.filled().is_empty() => Poll::Ready(self.client_ended()),
+            Poll::Ready(Ok(())) => Poll::Ready(self.on_client(cx, buf.filled())),
+        };
+        self.shared.scratch.put(scratch);
+        result
+    }
+
+    /// The client will send no more. What PostgreSQL answers by itself is still awaited, as PostgreSQL itself would.
+    pub(super) fn client_ended(&mut self) -> Result<Flow, End> {
+        if self.lent.is_some() && self.tracker.answers_alone() && self.inbound.is_between_frames() {
+            self.rare.client_closed = true;
+            return Ok(Flow::Moved);
+        }
+        Err(End::Client)
+    }
+
+    fn poll_backend(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let Some(lent) = &mut self.lent else {
+            return Poll::Pending;
+        };
+        if !lent.backend.unread.is_empty() {
+            let unread = std::mem::take(&mut lent.backend.unread);
+            return Poll::Ready(self.on_backend(cx, &unread));
+        }
+        let mut scratch = self.shared.scratch.take();
+        let mut buf = ReadBuf::new(&mut scratch);
+        let read = std::pin::Pin::new(&mut lent.backend.stream).poll_read(cx, &mut buf);
+        let result = match read {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(_)) => Poll::Ready(Err(self.backend_ended())),
+            Poll::Ready(Ok(())) if buf.filled().is_empty() => {
+                Poll::Ready(Err(self.backend_ended()))
+            }
+            Poll::Ready(Ok(())) => Poll::Ready(self.on_backend(cx, buf.filled())),
+        };
+        self.shared.scratch.put(scratch);
+        result
+    }
+
+    /// Whether the backend may change hands now.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.lent
+            .as_ref()
+            .is_some_and(|lent| lent.backend.cancels.get() == 0 && lent.backend.unread.is_empty())
+            && self.tracker.is_settled()
+            && self.tracker.status() == Status::Idle
+            && self.inbound.is_between_frames()
+            && self.outbound.is_between_frames()
+            && self.to_backend.is_empty()
+            && self.to_client.is_empty()
+    }
+
+    /// What is due between two requests: orders, the mode's own return, the end of a client that closed its side.
+    fn at_rest(&mut self) -> Option<Turn> {
+        if self.rare.client_closed && self.tracker.is_answered() && self.to_client.is_empty() {
+            return Some(Turn::End(End::Client));
+        }
+        while let Some(order) = self.shared.ledger.take_order(self.slot) {
+            if let Some(turn) = self.weigh(order) {
+                return Some(turn);
+            }
+        }
+        if self.phase == Phase::Active || self.lent.is_none() {
+            return None;
+        }
+        if self.rare.waiting.is_some() && self.is_quiet() {
+            return self.rare.waiting.take().map(Turn::Obey);
+        }
+        let returns = self.shared.config.chaos_return == ChaosReturn::Always
+            || self.shared.config.mode == Mode::Transaction;
+        if returns && self.rare.answered && self.is_quiet() {
+            self.rare.answered = false;
+            return Some(Turn::Release);
+        }
+        None
+    }
+
+    /// Decides on a new order: now, later, or not.
+    fn weigh(&mut self, order: Order) -> Option<Turn> {
+        if self.is_quiet() || self.lent.is_none() {
+            return Some(Turn::Obey(order));
+        }
+        match order {
+            Order::Return {
+                patience: Patience::Now,
+                reply,
+                ..
+            } => {
+                if let Some(reply) = reply {
+                    // Whoever asked may have stopped waiting.
+                    let _ = reply.send(self.why_busy());
+                }
+            }
+            Order::Return {
+                patience: Patience::Wait,
+                ..
+            }
+            | Order::Drain => {
+                let earlier = self.rare.waiting.replace(order);
+                if let Some(Order::Return {
+                    reply: Some(reply), ..
+                }) = earlier
+                {
+                    // Superseded by a later call; whoever asked may have stopped waiting.
+                    let _ = reply.send(self.why_busy());
+                }
+            }
+        }
+        None
+    }
+
+    fn why_busy(&self) -> Outcome {
+        if self.tracker.is_ambiguous() {
+            return Outcome::Pinned(crate::lease::Pin::Ambiguous.word().to_owned());
+        }
+        crate::lease::reload::busy(self.shared.ledger.book().entry(self.slot))
+    }
+
+    /// Tells the book what happened to the lease. A refusal is a defect of ours: it is logged, and nothing is lost.
+    pub(super) fn step(&self, event: Event) {
+        if let Err(error) = self.shared.ledger.step(self.slot, event) {
+            tracing::error!(session = %self.id, "{error}");
+        }
+    }
+}

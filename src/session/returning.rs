@@ -1,0 +1,226 @@
+//! Owns the end of a lease: by detach, which keeps the session, by close, which ends it, and by the session's own end.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+
+use crate::backend::capture::{self, Found};
+use crate::backend::reset::reset;
+use crate::backend::{Home, Lent, cancel};
+use crate::lease::reload::{Method, Outcome};
+use crate::lease::{Event, Pin, Pins};
+use crate::ledger::{Cause, Order};
+use crate::session::Session;
+use crate::session::relay::End;
+use crate::wire::reply::{ClientError, Fault};
+
+/// How long the last words to a client may take.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// What a client hears whose backend is gone without a word of PostgreSQL's.
+pub(super) fn lost() -> ClientError {
+    ClientError::new(
+        Fault::Backend,
+        "08006",
+        "the connection to PostgreSQL was lost",
+    )
+    .hint("The database may have restarted; reconnect, and try again.")
+}
+
+/// What a client hears whose lease is returned by close.
+fn closed(cause: Cause) -> ClientError {
+    let why = match cause {
+        Cause::Drained => "pgvalet is shutting down",
+        Cause::Parked => "the session was parked for longer than return_after",
+        Cause::Reload => "a reload returned this session's lease",
+        Cause::Voluntary | Cause::Forced | Cause::Lost => {
+            "an administrator returned this session's lease"
+        }
+    };
+    ClientError::new(
+        Fault::Proxy,
+        "57P01",
+        format!("terminating connection: {why}"),
+    )
+}
+
+impl Session {
+    /// Obeys an order, at a quiet point or without a lease.
+    pub(super) async fn obey(&mut self, order: Order) -> Result<(), End> {
+        match order {
+            Order::Drain => Err(End::Told(closed(Cause::Drained), Cause::Drained)),
+            Order::Return {
+                method,
+                cause,
+                reply,
+                ..
+            } => {
+                if reply
+                    .as_ref()
+                    .is_some_and(tokio::sync::oneshot::Sender::is_closed)
+                {
+                    return Ok(());
+                }
+                let (outcome, end) = match method {
+                    Method::Detach => self.detach(cause).await,
+                    Method::Close => (
+                        Outcome::Returned(None),
+                        Err(End::Told(closed(cause), cause)),
+                    ),
+                };
+                if let Some(reply) = reply {
+                    // Whoever asked may have stopped waiting.
+                    let _ = reply.send(outcome);
+                }
+                end
+            }
+        }
+    }
+
+    /// Ends the lease because the mode says so.
+    pub(super) async fn release(&mut self) -> Result<(), End> {
+        self.detach(Cause::Voluntary).await.1
+    }
+
+    /// Gives the backend back and keeps the session, unless something pins it.
+    async fn detach(&mut self, cause: Cause) -> (Outcome, Result<(), End>) {
+        let Some(mut lent) = self.lent.take() else {
+            return (Outcome::Returned(Some("held no backend")), Ok(()));
+        };
+        self.step(Event::ReturnBegan);
+        let found = capture::capture(&mut lent.backend, &self.pool.user, &self.rare.custom).await;
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(session = %self.id, "a backend was lost while it was asked for its state: {error}");
+                return (Outcome::Gone, Err(End::Backend(Some(lost()))));
+            }
+        };
+        self.to_client.push(&found.notifications);
+        let pins = self.pins(&found);
+        if !pins.is_empty() {
+            self.shared.metrics.pinned(pins);
+            self.shared.ledger.book_mut().entry_mut(self.slot).pins = pins;
+            self.step(Event::ReturnRefused);
+            self.lent = Some(lent);
+            return (Outcome::Pinned(pins.words()), Ok(()));
+        }
+        self.statements
+            .reconcile(|name| found.statements.contains(name));
+        self.let_go(lent, found, cause);
+        (Outcome::Returned(None), Ok(()))
+    }
+
+    fn pins(&self, found: &Found) -> Pins {
+        let mut pins = found.pins.union(self.rare.sticky);
+        if self.statements.is_incomplete() {
+            pins.add(Pin::PrepareLarge);
+        }
+        pins
+    }
+
+    fn let_go(&mut self, mut lent: Lent, found: Found, cause: Cause) {
+        self.rare.told = lent.backend.parameters.clone();
+        // Even a session without settings may leave something that the probe can't see, such as lastval().
+        lent.backend.home = Home::Of(self.id);
+        self.rare.saved = Some(found.state);
+        self.shared.ledger.aim(self.slot, None);
+        self.step(Event::Returned);
+        self.shared.metrics.returned(cause, "detach");
+        self.pool.give_back(lent, self.shared.ledger.now());
+    }
+
+    /// Ends the session: last words to the client, and the backend scrubbed or closed.
+    pub(super) async fn finish(mut self, end: End) {
+        let (words, cause, clean) = match end {
+            End::Client => (None, Cause::Voluntary, true),
+            End::ClientBroken => (None, Cause::Voluntary, self.tracker.is_answered()),
+            End::Backend(words) => (words, Cause::Lost, false),
+            End::Told(words, cause) => (Some(words), cause, true),
+            End::Broken(words) => (Some(words), Cause::Voluntary, false),
+        };
+        let held = self.lent.take();
+        if held.is_some() {
+            self.step(Event::Returned);
+            self.shared.metrics.returned(
+                cause,
+                if words.is_some() {
+                    "close"
+                } else {
+                    "disconnect"
+                },
+            );
+        }
+        let gone = crate::lease::reload::Outcome::Gone;
+        if let Some(Order::Return {
+            reply: Some(reply), ..
+        }) = self.rare.waiting.take()
+        {
+            // Whoever asked may have stopped waiting.
+            let _ = reply.send(gone);
+        }
+        self.shared.ledger.close(self.slot);
+        if let Some(words) = &words {
+            self.shared.metrics.fault(words.fault, &words.code);
+            tracing::info!(session = %self.id, sqlstate = %words.code, "session closed: {}", words.message);
+            self.to_client.push(&words.fatal());
+        }
+        // The scrubbing must not wait for a slow reader.
+        let farewell = farewell(&mut self.to_client, &mut self.client);
+        let warm = self.pool.take_warm(self.id);
+        let status = self.tracker.status();
+        let reusable = clean
+            && self.tracker.is_settled()
+            && self.inbound.is_between_frames()
+            && self.outbound.is_between_frames()
+            && self.to_backend.is_empty();
+        let scrubs = async {
+            if let Some(lent) = held {
+                if reusable {
+                    scrub(&self.shared, &self.pool, lent, status).await;
+                } else {
+                    abandon(&self.shared, lent, !self.tracker.is_answered()).await;
+                }
+            }
+            if let Some(lent) = warm {
+                scrub(&self.shared, &self.pool, lent, crate::lease::Status::Idle).await;
+            }
+        };
+        tokio::join!(farewell, scrubs);
+    }
+}
+
+/// Says the last words, and closes.
+async fn farewell(words: &mut super::leg::Spill, client: &mut crate::net::Stream) {
+    let said = tokio::time::timeout(LAST_WORDS, poll_fn(|cx| words.poll_flush(client, cx))).await;
+    if matches!(said, Ok(Ok(()))) {
+        // The peer may have closed already.
+        let _ = client.shutdown().await;
+    }
+}
+
+/// Scrubs a backend and gives it back; one that can't be scrubbed is closed.
+async fn scrub(
+    shared: &super::Shared,
+    pool: &std::rc::Rc<crate::backend::Pool>,
+    lent: Lent,
+    status: crate::lease::Status,
+) {
+    let Lent { backend, permit } = lent;
+    if backend.home == Home::Clean {
+        pool.give_back(Lent { backend, permit }, shared.ledger.now());
+    } else if let Some(backend) = reset(backend, status).await {
+        pool.give_back(Lent { backend, permit }, shared.ledger.now());
+    }
+}
+
+/// Closes a backend that nobody can use any more; what still runs on it is cancelled.
+async fn abandon(shared: &super::Shared, lent: Lent, running: bool) {
+    if running {
+        let upstream = &shared.config.upstream;
+        // The backend may be gone; then there is nothing left to cancel.
+        let _ = cancel::send(upstream, &lent.backend.key, shared.config.tcp_user_timeout).await;
+    }
+    drop(lent);
+}

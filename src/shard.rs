@@ -1,0 +1,240 @@
+//! Owns a data thread: its listeners, its sessions, and the commands that others send it.
+//!
+//! The thread shares nothing but messages: whoever wants to know or change something sends a command.
+
+mod commands;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::backend::{Pools, cancel};
+use crate::clock::Clock;
+use crate::config::{Config, ReturnMethod};
+use crate::drain::{Phase, Shutdown};
+use crate::lease::reload::Method;
+use crate::ledger::{Ledger, Order};
+use crate::metrics::Metrics;
+use crate::net::Bound;
+use crate::net::listen::Listener;
+use crate::session::auth::Verifiers;
+use crate::session::{CancelDesk, Scratch, Shared, serve};
+use crate::wire::reply::{ClientError, Fault};
+use crate::wire::startup::CancelKey;
+
+pub use commands::{ClaimWish, Command, Gone, ReloadWish, Shards};
+
+/// How often pools are tended.
+const TEND_EVERY: Duration = Duration::from_secs(1);
+
+/// How long to pause after an accept that failed: out of file descriptors must not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a data thread is made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub config: Arc<Config>,
+    pub clock: Clock,
+    pub listeners: Vec<Bound>,
+    pub verifiers: Arc<Verifiers>,
+    pub metrics: Arc<Metrics>,
+    pub commands: mpsc::Receiver<Command>,
+    pub shards: Shards,
+    pub number: u32,
+    pub shutdown: Shutdown,
+}
+
+/// Runs a data thread to its end, on a runtime of its own.
+///
+/// # Errors
+/// The system refused a runtime or a listener.
+pub fn run(parts: Parts) -> std::io::Result<()> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(live(parts))
+}
+
+async fn live(parts: Parts) -> std::io::Result<()> {
+    let Parts {
+        config,
+        clock,
+        listeners,
+        verifiers,
+        metrics,
+        commands,
+        shards,
+        number,
+        shutdown,
+    } = parts;
+    let ledger = Rc::new(Ledger::new(clock, number, shards.count()));
+    let share = config.max_backends.div_ceil(shards.count() as usize);
+    let pools = Rc::new(Pools::new(config.clone(), clock, share));
+    let desk = Desk {
+        config: config.clone(),
+        ledger: ledger.clone(),
+        shards,
+        number,
+    };
+    let shared = Rc::new(Shared {
+        config: config.clone(),
+        ledger,
+        pools,
+        verifiers,
+        metrics,
+        scratch: Scratch::default(),
+        cancels: Box::new(desk),
+    });
+    let mut accepting = Vec::new();
+    for bound in listeners {
+        let listener = Listener::new(bound)?;
+        accepting.push(spawn_local(accept(
+            shared.clone(),
+            listener,
+            shutdown.clone(),
+        )));
+    }
+    let answering = spawn_local(commands::answer(shared.clone(), commands));
+    let tending = spawn_local(tend(shared.clone()));
+    drain(&shared, shutdown).await;
+    for task in accepting.into_iter().chain([answering, tending]) {
+        task.abort();
+    }
+    Ok(())
+}
+
+/// Takes connections in until pgvalet drains.
+async fn accept(shared: Rc<Shared>, listener: Listener, mut shutdown: Shutdown) {
+    let accepting = async {
+        loop {
+            match listener.accept(shared.config.tcp_user_timeout).await {
+                Ok((stream, peer)) if shared.ledger.book().len() < shared.config.max_sessions => {
+                    spawn_local(serve(shared.clone(), stream, peer));
+                }
+                Ok((stream, _)) => {
+                    let error =
+                        ClientError::new(Fault::Proxy, "53300", "sorry, too many clients already")
+                            .hint("`max_sessions` of pgvalet sets the bound.");
+                    shared.metrics.fault(error.fault, &error.code);
+                    // The socket's own buffer takes so few bytes; a client that is gone needs none.
+                    let _ = stream.try_write(&error.fatal());
+                }
+                Err(error) => {
+                    tracing::warn!("accept: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = shutdown.reached(Phase::Draining) => {}
+    }
+}
+
+/// Tends pools, and returns what is parked beyond `return_after`.
+async fn tend(shared: Rc<Shared>) {
+    let config = &shared.config;
+    let sweeps = !config.return_after.is_zero();
+    let every = if sweeps {
+        (config.return_after / 4).clamp(Duration::from_millis(50), TEND_EVERY)
+    } else {
+        TEND_EVERY
+    };
+    let method = match config.return_method {
+        ReturnMethod::Detach => Method::Detach,
+        ReturnMethod::Close => Method::Close,
+    };
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tended = shared.ledger.now();
+    loop {
+        ticks.tick().await;
+        if sweeps {
+            shared
+                .ledger
+                .sweep(config.park_after, config.return_after, method);
+        }
+        let now = shared.ledger.now();
+        if now.since(tended) >= TEND_EVERY / 2 {
+            tended = now;
+            shared.pools.tend();
+        }
+    }
+}
+
+/// Waits for the end: sessions leave at their next quiet point, within `drain_timeout`.
+async fn drain(shared: &Shared, mut shutdown: Shutdown) {
+    shutdown.reached(Phase::Draining).await;
+    let left = async {
+        let mut told = std::collections::HashSet::new();
+        let mut ticks = interval(Duration::from_millis(20));
+        while !shared.ledger.book().is_empty() {
+            ticks.tick().await;
+            let ids: Vec<_> = shared
+                .ledger
+                .book()
+                .entries()
+                .map(|(_, entry)| entry.id)
+                .collect();
+            for id in ids.into_iter().filter(|id| told.insert(*id)) {
+                shared.ledger.order(id, Order::Drain);
+            }
+        }
+    };
+    let limit = shared.config.drain_timeout;
+    let limit = if limit.is_zero() {
+        Duration::MAX
+    } else {
+        limit
+    };
+    tokio::select! {
+        done = tokio::time::timeout(limit, left) => {
+            if done.is_err() {
+                tracing::warn!(sessions = shared.ledger.book().len(), "drain_timeout is over: the rest is cut");
+            }
+        }
+        () = shutdown.reached(Phase::Ending) => {}
+    }
+}
+
+/// Sends cancel requests to the session that they name, on whichever data thread it lives.
+#[derive(Debug)]
+struct Desk {
+    config: Arc<Config>,
+    ledger: Rc<Ledger>,
+    shards: Shards,
+    number: u32,
+}
+
+impl CancelDesk for Desk {
+    fn forward(&self, key: CancelKey) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+        let home = Ledger::shard_of(crate::lease::SessionId::new(key.pid), self.shards.count());
+        if home != self.number {
+            let shards = self.shards.clone();
+            return Box::pin(async move { shards.cancel(home, key).await });
+        }
+        Box::pin(forward_here(self.config.clone(), self.ledger.clone(), key))
+    }
+}
+
+/// Cancels what a session of this data thread runs. At most one cancel a backend is under way.
+async fn forward_here(config: Arc<Config>, ledger: Rc<Ledger>, key: CancelKey) {
+    let Some((id, target)) = ledger.cancel_target(&key) else {
+        return;
+    };
+    if target.in_flight.get() > 0 {
+        return;
+    }
+    target.in_flight.set(1);
+    if let Err(error) = cancel::send(&config.upstream, &target.key, config.tcp_user_timeout).await {
+        tracing::warn!(session = %id, "a cancel request could not be forwarded: {error}");
+    }
+    target.in_flight.set(0);
+    ledger.nudge(id);
+}

@@ -1,0 +1,385 @@
+//! Owns what can be asked of the data threads, and how the answers of several become one.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::backend::pool::Census;
+use crate::lease::reload::{Method, Outcome};
+use crate::lease::{Claim, ClaimState, SessionId, Verdict};
+use crate::ledger::{Cause, Ledger, Order, Patience};
+use crate::metrics::{PoolSample, Sample};
+use crate::reload::{self, Report};
+use crate::session::Shared;
+use crate::view::LeaseView;
+use crate::wire::startup::CancelKey;
+
+/// A claim on its way to a data thread.
+#[derive(Clone, Debug)]
+pub struct ClaimWish {
+    pub id: SessionId,
+    pub owner: Option<String>,
+    pub state: ClaimState,
+    pub held_for: Option<Duration>,
+    pub place: Option<String>,
+}
+
+/// A reload on its way to the data threads.
+#[derive(Clone, Debug, Default)]
+pub struct ReloadWish {
+    pub wish: crate::lease::reload::Wish,
+    pub deadline: Option<Duration>,
+    pub submitted: Option<Vec<ClaimWish>>,
+}
+
+/// A question or an order to a data thread, with the way back.
+#[derive(Debug)]
+pub enum Command {
+    /// Every session.
+    Sessions(oneshot::Sender<(u64, Vec<LeaseView>)>),
+    /// Replaces the claims of a source. Ids without a session come back.
+    Claim {
+        source: Option<String>,
+        claims: Vec<ClaimWish>,
+        reply: oneshot::Sender<Vec<SessionId>>,
+    },
+    Reload(Box<ReloadWish>, oneshot::Sender<Report>),
+    /// Returns one lease now. `None` when there is no such session.
+    Return {
+        id: SessionId,
+        method: Method,
+        reply: oneshot::Sender<Option<Outcome>>,
+    },
+    Sample(oneshot::Sender<Sample>),
+    Cancel(CancelKey, oneshot::Sender<()>),
+}
+
+/// All data threads, to be commanded.
+#[derive(Clone, Debug)]
+pub struct Shards(Vec<mpsc::Sender<Command>>);
+
+/// The data threads are gone: pgvalet is ending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("pgvalet is shutting down")]
+pub struct Gone;
+
+impl Shards {
+    /// `count` data threads, and each one's commands.
+    #[must_use]
+    pub fn new(count: usize) -> (Self, Vec<mpsc::Receiver<Command>>) {
+        let (senders, receivers) = (0..count).map(|_| mpsc::channel(256)).unzip();
+        (Self(senders), receivers)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        u32::try_from(self.0.len()).expect("threads are few")
+    }
+
+    /// Sends one command to every data thread, and gathers the answers.
+    async fn ask_all<T>(
+        &self,
+        command: impl Fn(u32, oneshot::Sender<T>) -> Command,
+    ) -> Result<Vec<T>, Gone> {
+        let mut answers = Vec::new();
+        for (number, sender) in (0_u32..).zip(&self.0) {
+            let (reply, answer) = oneshot::channel();
+            sender
+                .send(command(number, reply))
+                .await
+                .map_err(|_| Gone)?;
+            answers.push(answer);
+        }
+        let mut gathered = Vec::new();
+        for answer in answers {
+            gathered.push(answer.await.map_err(|_| Gone)?);
+        }
+        Ok(gathered)
+    }
+
+    /// The generation, and every session.
+    ///
+    /// # Errors
+    /// pgvalet is ending.
+    pub async fn sessions(&self) -> Result<(u64, Vec<LeaseView>), Gone> {
+        let answers = self.ask_all(|_, reply| Command::Sessions(reply)).await?;
+        let generation = answers
+            .iter()
+            .map(|(generation, _)| *generation)
+            .max()
+            .unwrap_or_default();
+        let mut sessions: Vec<_> = answers
+            .into_iter()
+            .flat_map(|(_, sessions)| sessions)
+            .collect();
+        sessions.sort_by_key(|session| session.id);
+        Ok((generation, sessions))
+    }
+
+    /// Replaces the claims of a source; gives the ids that no session has.
+    ///
+    /// # Errors
+    /// pgvalet is ending.
+    pub async fn claim(
+        &self,
+        source: Option<String>,
+        claims: Vec<ClaimWish>,
+    ) -> Result<Vec<SessionId>, Gone> {
+        let answers = self
+            .ask_all(|number, reply| Command::Claim {
+                source: source.clone(),
+                claims: self.share(&claims, number),
+                reply,
+            })
+            .await?;
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// Those of `claims` that a data thread answers for.
+    fn share(&self, claims: &[ClaimWish], number: u32) -> Vec<ClaimWish> {
+        claims
+            .iter()
+            .filter(|claim| Ledger::shard_of(claim.id, self.count()) == number)
+            .cloned()
+            .collect()
+    }
+
+    /// Carries out a reload on every data thread.
+    ///
+    /// # Errors
+    /// pgvalet is ending.
+    pub async fn reload(&self, wish: ReloadWish) -> Result<Report, Gone> {
+        let reports = self
+            .ask_all(|number, reply| {
+                let submitted = wish.submitted.as_ref().map(|all| self.share(all, number));
+                Command::Reload(
+                    Box::new(ReloadWish {
+                        submitted,
+                        ..wish.clone()
+                    }),
+                    reply,
+                )
+            })
+            .await?;
+        let mut whole = Report::default();
+        for report in reports {
+            whole.generation = whole.generation.max(report.generation);
+            whole.accounts.extend(report.accounts);
+        }
+        whole.accounts.sort_by_key(|account| account.id);
+        Ok(whole)
+    }
+
+    /// Returns one lease now. `None` when there is no such session.
+    ///
+    /// # Errors
+    /// pgvalet is ending.
+    pub async fn give_back(&self, id: SessionId, method: Method) -> Result<Option<Outcome>, Gone> {
+        let (reply, answer) = oneshot::channel();
+        let sender = &self.0[Ledger::shard_of(id, self.count()) as usize];
+        sender
+            .send(Command::Return { id, method, reply })
+            .await
+            .map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// What a scrape needs.
+    ///
+    /// # Errors
+    /// pgvalet is ending.
+    pub async fn sample(&self) -> Result<Sample, Gone> {
+        let mut whole = Sample::default();
+        for sample in self.ask_all(|_, reply| Command::Sample(reply)).await? {
+            whole.merge(sample);
+        }
+        Ok(whole)
+    }
+
+    /// Cancels what a session of data thread `home` runs. Ends when the cancel is no longer in flight.
+    pub async fn cancel(&self, home: u32, key: CancelKey) {
+        let (reply, answer) = oneshot::channel();
+        if self.0[home as usize]
+            .send(Command::Cancel(key, reply))
+            .await
+            .is_ok()
+        {
+            // The data thread may end meanwhile: then nothing is left to cancel.
+            let _ = answer.await;
+        }
+    }
+}
+
+/// Answers commands until nobody can send any more.
+pub(super) async fn answer(shared: Rc<Shared>, mut commands: mpsc::Receiver<Command>) {
+    while let Some(command) = commands.recv().await {
+        obey(&shared, command);
+    }
+}
+
+/// Answers one command; what takes longer goes on as a task. An asker who is gone needs no answer.
+fn obey(shared: &Rc<Shared>, command: Command) {
+    let ledger = &shared.ledger;
+    match command {
+        Command::Sessions(reply) => drop(reply.send(sessions(shared))),
+        Command::Claim {
+            source,
+            claims,
+            reply,
+        } => {
+            let source = source.map(Rc::from);
+            let claims = claims
+                .into_iter()
+                .map(|wish| claim(ledger, wish, source.as_ref()))
+                .collect();
+            drop(reply.send(ledger.book_mut().claim(source.as_ref(), claims)));
+        }
+        Command::Reload(wish, reply) => {
+            let shared = shared.clone();
+            tokio::task::spawn_local(async move {
+                let request = reload_request(&shared.ledger, *wish);
+                drop(
+                    reply
+                        .send(reload::run(&shared.ledger, request, shared.config.park_after).await),
+                );
+            });
+        }
+        Command::Return { id, method, reply } => {
+            let shared = shared.clone();
+            tokio::task::spawn_local(async move {
+                drop(reply.send(give_back(&shared.ledger, id, method).await))
+            });
+        }
+        Command::Sample(reply) => drop(reply.send(sample(shared))),
+        Command::Cancel(key, reply) => {
+            let forwarded = shared.cancels.forward(key);
+            tokio::task::spawn_local(async move {
+                forwarded.await;
+                let _ = reply.send(());
+            });
+        }
+    }
+}
+
+fn sessions(shared: &Shared) -> (u64, Vec<LeaseView>) {
+    let ledger = &shared.ledger;
+    let (book, clock, now) = (ledger.book(), ledger.clock(), ledger.now());
+    let views = book.entries().map(|(slot, entry)| {
+        LeaseView::of(
+            entry,
+            ledger.backend_pid(slot),
+            &clock,
+            now,
+            shared.config.park_after,
+        )
+    });
+    (book.generation().0, views.collect())
+}
+
+fn claim(ledger: &Ledger, wish: ClaimWish, source: Option<&Rc<str>>) -> (SessionId, Claim) {
+    let claim = Claim {
+        owner: wish.owner.map(Rc::from),
+        state: wish.state,
+        since: wish.held_for.map(|held| ledger.now().before(held)),
+        place: wish.place.map(Rc::from),
+        source: source.cloned(),
+    };
+    (wish.id, claim)
+}
+
+fn reload_request(ledger: &Ledger, wish: ReloadWish) -> reload::Request {
+    let claims = |all: Vec<ClaimWish>| {
+        all.into_iter()
+            .map(|one| claim(ledger, one, None))
+            .collect()
+    };
+    reload::Request {
+        wish: wish.wish,
+        deadline: wish.deadline,
+        submitted: wish.submitted.map(claims),
+    }
+}
+
+async fn give_back(ledger: &Ledger, id: SessionId, method: Method) -> Option<Outcome> {
+    let (reply, answer) = oneshot::channel();
+    let order = Order::Return {
+        method,
+        cause: Cause::Forced,
+        patience: Patience::Now,
+        reply: Some(reply),
+    };
+    if !ledger.order(id, order) {
+        return None;
+    }
+    Some(answer.await.unwrap_or(Outcome::Gone))
+}
+
+fn sample(shared: &Shared) -> Sample {
+    let ledger = &shared.ledger;
+    let book = ledger.book();
+    let now = ledger.now();
+    let mut pools: HashMap<(Rc<str>, Rc<str>), PoolSample> = HashMap::new();
+    for pool in shared.pools.all() {
+        let key = (pool.database.clone(), pool.user.clone());
+        pools.insert(key, pool_sample(&pool));
+    }
+    let mut parked: HashMap<Rc<str>, (usize, Duration)> = HashMap::new();
+    for (_, entry) in book.entries() {
+        let key = (entry.profile.database.clone(), entry.profile.user.clone());
+        if let Some(pool) = pools.get_mut(&key) {
+            pool.sessions += 1;
+            let word = entry.state.word();
+            pool.leases
+                .iter_mut()
+                .filter(|(state, _)| *state == word)
+                .for_each(|(_, count)| *count += 1);
+        }
+        if let Verdict::Parked(_) | Verdict::Pinned(_) =
+            entry.verdict(now, shared.config.park_after)
+        {
+            let known = parked.entry(entry.owner().0).or_default();
+            *known = (known.0 + 1, known.1.max(entry.idle(now)));
+        }
+    }
+    Sample {
+        pools: pools.into_values().collect(),
+        parked: parked
+            .into_iter()
+            .map(|(owner, (count, longest))| (owner.to_string(), count, longest))
+            .collect(),
+        generation: book.generation().0,
+    }
+}
+
+fn pool_sample(pool: &crate::backend::Pool) -> PoolSample {
+    let Census {
+        leased,
+        warm,
+        idle,
+        connecting,
+        waiting,
+        max,
+    } = pool.census();
+    let states = ["active", "in_transaction", "idle", "returning"];
+    PoolSample {
+        database: pool.database.to_string(),
+        user: pool.user.to_string(),
+        sessions: 0,
+        leases: states.map(|state| (state, 0)).to_vec(),
+        backends: vec![
+            ("leased", leased),
+            ("warm", warm),
+            ("idle", idle),
+            ("connecting", connecting),
+        ],
+        max,
+        waiting,
+        requests: pool.counters.requests.get(),
+        transactions: pool.counters.transactions.get(),
+        bytes_in: pool.counters.bytes_in.get(),
+        bytes_out: pool.counters.bytes_out.get(),
+    }
+}

@@ -1,0 +1,110 @@
+//! Owns the parts of extended-protocol messages that a decision needs: names and statement texts (chapter 55.7).
+
+use std::rc::Rc;
+
+use crate::wire::frame::cstr;
+
+/// A prepared statement, as its Parse message said it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// Its name; empty for the unnamed one.
+    pub name: Box<[u8]>,
+    /// The SQL text.
+    pub text: Rc<[u8]>,
+    /// The parameter types, as they stand in the message.
+    types: Box<[u8]>,
+}
+
+impl Statement {
+    /// Reads the whole body of a Parse message.
+    #[must_use]
+    pub fn read(body: &[u8]) -> Option<Self> {
+        let (name, rest) = cstr(body)?;
+        let (text, types) = cstr(rest)?;
+        Some(Self {
+            name: name.into(),
+            text: text.into(),
+            types: types.into(),
+        })
+    }
+
+    /// Appends the Parse message that makes this statement.
+    pub fn write_parse(&self, out: &mut Vec<u8>) {
+        write_frame(
+            out,
+            b'P',
+            &[&self.name, &b"\0"[..], &self.text, b"\0", &self.types].concat(),
+        );
+    }
+}
+
+/// Appends a frame.
+pub fn write_frame(out: &mut Vec<u8>, kind: u8, body: &[u8]) {
+    let length =
+        u32::try_from(body.len() + 4).expect("a body comes from a frame with a 32-bit length");
+    out.push(kind);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(body);
+}
+
+/// The name of the statement that a Parse message makes.
+#[must_use]
+pub fn parse_name(body: &[u8]) -> Option<&[u8]> {
+    Some(cstr(body)?.0)
+}
+
+/// The SQL text of a Parse message, or as much of it as is there.
+#[must_use]
+pub fn parse_text(body: &[u8]) -> Option<&[u8]> {
+    let (_, rest) = cstr(body)?;
+    Some(cstr(rest).map_or(rest, |(text, _)| text))
+}
+
+/// The name of the statement that a Bind message runs.
+#[must_use]
+pub fn bind_statement(body: &[u8]) -> Option<&[u8]> {
+    let (_, rest) = cstr(body)?;
+    Some(cstr(rest)?.0)
+}
+
+/// What a Describe or Close message is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target<'a> {
+    Statement(&'a [u8]),
+    Portal(&'a [u8]),
+}
+
+/// Reads the body of a Describe or Close message.
+#[must_use]
+pub fn target(body: &[u8]) -> Option<Target<'_>> {
+    let (kind, rest) = body.split_first()?;
+    let (name, _) = cstr(rest)?;
+    match kind {
+        b'S' => Some(Target::Statement(name)),
+        b'P' => Some(Target::Portal(name)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parse_message_is_kept_and_written_back_unchanged() {
+        let statement = Statement::read(b"s1\0SELECT $1\0\0\x01\0\0\0\x17").unwrap();
+        let mut out = Vec::new();
+
+        statement.write_parse(&mut out);
+
+        assert_eq!(&*statement.text, b"SELECT $1");
+        assert_eq!(out, b"P\0\0\0\x17s1\0SELECT $1\0\0\x01\0\0\0\x17");
+    }
+
+    #[test]
+    fn a_short_body_is_no_statement() {
+        assert_eq!(Statement::read(b"s1\0SELECT"), None);
+        assert_eq!(bind_statement(b"portal\0stat"), None);
+        assert_eq!(target(b""), None);
+    }
+}

@@ -1,0 +1,83 @@
+//! Owns the framing of messages: one type byte, a length that counts itself, a body (protocol chapter 55.2).
+
+/// The bytes of a header: the type and the length.
+pub const HEADER: usize = 5;
+
+/// A message whose length field is below its own size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a message of type {kind:#04x} claims a length of {length}, below 4")]
+pub struct BadLength {
+    pub kind: u8,
+    pub length: u32,
+}
+
+/// The header of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The type byte.
+    pub kind: u8,
+    /// The bytes of the body.
+    pub body: usize,
+}
+
+impl Header {
+    /// The bytes of the whole frame.
+    #[must_use]
+    pub const fn total(self) -> usize {
+        HEADER + self.body
+    }
+
+    /// Reads the header at the start of `bytes`; `None` when it isn't there as a whole yet.
+    ///
+    /// # Errors
+    /// A length below 4: the stream can't be followed from there on.
+    #[inline]
+    pub fn read(bytes: &[u8]) -> Result<Option<Self>, BadLength> {
+        let &[kind, a, b, c, d, ..] = bytes else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes([a, b, c, d]);
+        if length < 4 {
+            return Err(BadLength { kind, length });
+        }
+        Ok(Some(Self {
+            kind,
+            body: length as usize - 4,
+        }))
+    }
+}
+
+/// Splits a zero-terminated string off the front.
+#[must_use]
+pub fn cstr(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr::memchr(0, bytes)?;
+    Some((&bytes[..end], &bytes[end + 1..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_read_only_when_it_is_whole() {
+        assert_eq!(Header::read(b"Q\0\0\0"), Ok(None));
+        assert_eq!(
+            Header::read(b"Q\0\0\0\x09"),
+            Ok(Some(Header {
+                kind: b'Q',
+                body: 5
+            }))
+        );
+    }
+
+    #[test]
+    fn a_length_below_its_own_size_is_refused() {
+        assert_eq!(
+            Header::read(b"Q\0\0\0\x03"),
+            Err(BadLength {
+                kind: b'Q',
+                length: 3
+            })
+        );
+    }
+}

@@ -1,0 +1,10 @@
+//! Owns the protocol's shape: frames, startup packets, the account of requests and replies, and our own messages.
+//!
+//! Refuses sockets: bytes come in, decisions come out (protocol chapters 55.2 to 55.8).
+
+pub mod extended;
+pub mod frame;
+pub mod reply;
+pub mod sql;
+pub mod startup;
+pub mod tracker;

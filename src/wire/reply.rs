@@ -1,0 +1,218 @@
+//! Owns the messages that we originate towards clients, in PostgreSQL's shape (protocol chapters 55.7 and 55.8).
+
+use bytes::BytesMut;
+use pgwire::error::ErrorInfo;
+use pgwire::messages::Message;
+use pgwire::messages::response::{ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus};
+use pgwire::messages::startup::{
+    Authentication, BackendKeyData, NegotiateProtocolVersion, ParameterStatus, SecretKey,
+};
+
+use crate::lease::Status;
+
+/// Whose fault an error is: the one value that feeds the log, the metric and the SQLSTATE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    Client,
+    Backend,
+    Proxy,
+}
+
+impl Fault {
+    /// The word in every view.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Backend => "backend",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+/// An error that a client may see. Nothing internal belongs into its texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientError {
+    pub fault: Fault,
+    /// The SQLSTATE.
+    pub code: String,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+    /// PostgreSQL's own ErrorResponse, forwarded as it is; the texts above are for the log.
+    pub verbatim: Option<Box<[u8]>>,
+}
+
+impl ClientError {
+    /// An error of ours.
+    #[must_use]
+    pub fn new(fault: Fault, code: &str, message: impl Into<String>) -> Self {
+        Self {
+            fault,
+            code: code.to_owned(),
+            message: message.into(),
+            detail: None,
+            hint: None,
+            verbatim: None,
+        }
+    }
+
+    /// With a hint on what to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// With a detail.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// The ErrorResponse of severity FATAL.
+    #[must_use]
+    pub fn fatal(&self) -> Vec<u8> {
+        if let Some(verbatim) = &self.verbatim {
+            return verbatim.to_vec();
+        }
+        encode(&ErrorResponse::from(self.info("FATAL")))
+    }
+
+    /// The ErrorResponse of severity ERROR: the session goes on.
+    #[must_use]
+    pub fn error(&self) -> Vec<u8> {
+        encode(&ErrorResponse::from(self.info("ERROR")))
+    }
+
+    fn info(&self, severity: &str) -> ErrorInfo {
+        let mut info = ErrorInfo::new(severity.to_owned(), self.code.clone(), self.message.clone());
+        info.severity_nonlocalized = Some(severity.to_owned());
+        info.detail.clone_from(&self.detail);
+        info.hint.clone_from(&self.hint);
+        info
+    }
+}
+
+/// A NoticeResponse of severity NOTICE.
+#[must_use]
+pub fn notice(message: &str, hint: &str) -> Vec<u8> {
+    let mut info = ErrorInfo::new("NOTICE".to_owned(), "00000".to_owned(), message.to_owned());
+    info.severity_nonlocalized = Some("NOTICE".to_owned());
+    info.hint = Some(hint.to_owned());
+    encode(&NoticeResponse::from(info))
+}
+
+/// AuthenticationOk.
+#[must_use]
+pub fn authentication_ok() -> Vec<u8> {
+    encode(&Authentication::Ok)
+}
+
+/// AuthenticationSASL, AuthenticationSASLContinue or AuthenticationSASLFinal.
+#[must_use]
+pub fn authentication(message: &Authentication) -> Vec<u8> {
+    encode(message)
+}
+
+/// NegotiateProtocolVersion: the newest version that we speak, and the options that we don't know.
+#[must_use]
+pub fn negotiate(minor: u16, options: Vec<String>) -> Vec<u8> {
+    encode(&NegotiateProtocolVersion::new(
+        (3 << 16) | i32::from(minor),
+        options,
+    ))
+}
+
+/// Appends a ParameterStatus.
+pub fn parameter_status(out: &mut Vec<u8>, name: &str, value: &str) {
+    out.extend_from_slice(&encode(&ParameterStatus::new(
+        name.to_owned(),
+        value.to_owned(),
+    )));
+}
+
+/// Appends a BackendKeyData.
+pub fn backend_key_data(out: &mut Vec<u8>, pid: u32, secret: &[u8]) {
+    let pid = i32::try_from(pid).expect("session ids stay within 31 bits");
+    let secret = SecretKey::Bytes(bytes::Bytes::copy_from_slice(secret));
+    out.extend_from_slice(&encode(&BackendKeyData::new(pid, secret)));
+}
+
+/// A ReadyForQuery with this status.
+#[must_use]
+pub fn ready(status: Status) -> Vec<u8> {
+    encode(&ReadyForQuery::new(match status {
+        Status::Idle => TransactionStatus::Idle,
+        Status::InTransaction => TransactionStatus::Transaction,
+        Status::Failed => TransactionStatus::Error,
+    }))
+}
+
+fn encode<M: Message>(message: &M) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    message
+        .encode(&mut out)
+        .expect("our own messages are within every bound");
+    out.to_vec()
+}
+
+/// The fields of an ErrorResponse or NoticeResponse that PostgreSQL sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fields {
+    pub severity: String,
+    pub code: String,
+    pub message: String,
+}
+
+impl Fields {
+    /// Reads the body of the message. A field that is missing stays empty (CVE-2026-6666).
+    #[must_use]
+    pub fn read(mut body: &[u8]) -> Self {
+        let mut fields = Self::default();
+        while let Some((&kind, rest)) = body.split_first() {
+            let Some((value, rest)) = crate::wire::frame::cstr(rest) else {
+                break;
+            };
+            let value = || String::from_utf8_lossy(value).into_owned();
+            match kind {
+                b'S' if fields.severity.is_empty() => fields.severity = value(),
+                b'V' => fields.severity = value(),
+                b'C' => fields.code = value(),
+                b'M' => fields.message = value(),
+                _ => {}
+            }
+            body = rest;
+        }
+        fields
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_carries_all_that_a_client_shows() {
+        let bytes = ClientError::new(Fault::Proxy, "53300", "no backend")
+            .hint("raise max_backends")
+            .fatal();
+        let text = String::from_utf8_lossy(&bytes);
+        assert_eq!(
+            Fields::read(&bytes[5..]),
+            Fields {
+                severity: "FATAL".into(),
+                code: "53300".into(),
+                message: "no backend".into()
+            }
+        );
+        assert!(text.contains("Hraise max_backends"));
+    }
+
+    #[test]
+    fn an_error_without_sqlstate_is_read() {
+        assert_eq!(Fields::read(b"SERROR\0Mboom\0\0").code, "");
+        assert_eq!(Fields::read(b"SERR").message, "");
+    }
+}

@@ -1,0 +1,341 @@
+//! Owns the account of one session's requests and replies: when is every request answered?
+//!
+//! It counts requests, not messages: a simple query, a function call and a Sync each end in one ReadyForQuery.
+//! After an error in the extended protocol everything up to the next Sync is skipped; during COPY FROM STDIN a Sync
+//! is ignored (protocol chapters 55.2.3 and 55.2.6). Where the account can't be certain, it says so for good.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use crate::lease::Status;
+use crate::wire::extended::Statement;
+
+#[cfg(test)]
+mod tests;
+
+/// Who sent a message towards PostgreSQL: the reply to one of ours never reaches the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Client,
+    Proxy,
+}
+
+/// Something that PostgreSQL has not answered yet.
+#[derive(Debug)]
+enum Pending {
+    Query,
+    Function,
+    Sync,
+    /// One or more extended-protocol messages whose replies need no decision.
+    Extended,
+    Parse(Rc<Statement>, Origin),
+    UnnamedParse,
+    /// Close of the named statement; `None` for a portal.
+    Close(Option<Rc<[u8]>>),
+    /// CopyDone or CopyFail.
+    CopyEnd,
+}
+
+/// What a reply means for the session.
+#[derive(Debug)]
+pub enum Seen {
+    /// Forward it, nothing else.
+    Plain,
+    /// It answers one of our own messages: the client never sees it.
+    Ours,
+    /// A request is answered.
+    Ready(Status),
+    /// This statement exists now.
+    Prepared(Rc<Statement>),
+    /// The unnamed statement exists now.
+    UnnamedPrepared,
+    /// This statement is gone.
+    Closed(Rc<[u8]>),
+    /// A request failed; with it, perhaps, the making of the unnamed statement.
+    Failed { unnamed: bool },
+}
+
+/// Whether a stray ReadyForQuery may still come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Doubt {
+    #[default]
+    None,
+    /// One may come instead of the one that the client's next Sync asks for.
+    Open,
+    /// One may come, though everything is answered.
+    Lingering,
+    /// One may come before the first reply to the request that was sent since.
+    Armed,
+}
+
+/// The account of one session on one backend.
+#[derive(Debug)]
+pub struct Tracker {
+    pending: VecDeque<Pending>,
+    status: Status,
+    /// PostgreSQL skips everything until a Sync that the client hasn't sent yet.
+    skipping: bool,
+    /// PostgreSQL reads COPY data.
+    copy_in: bool,
+    doubt: Doubt,
+    ambiguous: bool,
+}
+
+impl Default for Tracker {
+    fn default() -> Self {
+        Self {
+            pending: VecDeque::new(),
+            status: Status::Idle,
+            skipping: false,
+            copy_in: false,
+            doubt: Doubt::None,
+            ambiguous: false,
+        }
+    }
+}
+
+impl Tracker {
+    /// Above this capacity, the memory of a deep pipeline is given back once it is answered.
+    const KEPT: usize = 16;
+
+    /// A simple query was sent.
+    pub fn sent_query(&mut self) {
+        self.push(Pending::Query);
+    }
+
+    /// A fastpath function call was sent.
+    pub fn sent_function(&mut self) {
+        self.push(Pending::Function);
+    }
+
+    /// A Sync was sent.
+    pub fn sent_sync(&mut self) {
+        self.skipping = false;
+        self.push(Pending::Sync);
+    }
+
+    /// A Bind, Describe, Execute or Flush was sent.
+    pub fn sent_extended(&mut self) {
+        if !matches!(self.pending.back(), Some(Pending::Extended)) {
+            self.push(Pending::Extended);
+        }
+    }
+
+    /// A Parse of a named statement was sent.
+    pub fn sent_parse(&mut self, statement: Rc<Statement>, origin: Origin) {
+        self.push(Pending::Parse(statement, origin));
+    }
+
+    /// A Parse of the unnamed statement, or of one that isn't kept, was sent.
+    pub fn sent_unnamed_parse(&mut self) {
+        self.push(Pending::UnnamedParse);
+    }
+
+    /// A Close was sent, of a statement or (`None`) of a portal.
+    pub fn sent_close(&mut self, statement: Option<Rc<[u8]>>) {
+        self.push(Pending::Close(statement));
+    }
+
+    /// A CopyDone or CopyFail was sent. Outside COPY, PostgreSQL ignores it.
+    pub fn sent_copy_end(&mut self) {
+        if !self.pending.is_empty() {
+            self.push(Pending::CopyEnd);
+        }
+    }
+
+    /// Whether a CopyData message has anybody to read it: otherwise PostgreSQL would only drop it.
+    #[must_use]
+    pub fn expects_copy_data(&self) -> bool {
+        self.copy_in || !self.pending.is_empty()
+    }
+
+    fn push(&mut self, pending: Pending) {
+        if self.skipping {
+            return;
+        }
+        if self.doubt == Doubt::Lingering && self.pending.is_empty() {
+            self.doubt = Doubt::Armed;
+        }
+        self.pending.push_back(pending);
+    }
+
+    /// A message of type `kind` came from PostgreSQL. `body` may be cut short for all but ReadyForQuery.
+    pub fn seen(&mut self, kind: u8, body: &[u8]) -> Seen {
+        match kind {
+            b'Z' => self.seen_ready(body),
+            b'E' => self.seen_error(),
+            b'1' | b'3' => {
+                self.settle_doubt();
+                self.seen_complete(kind)
+            }
+            b'C' => {
+                self.settle_doubt();
+                self.seen_command_complete()
+            }
+            b'G' | b'W' => {
+                self.settle_doubt();
+                self.copy_in = true;
+                Seen::Plain
+            }
+            b'T' | b'D' | b'2' | b'n' | b't' | b'I' | b's' | b'H' | b'V' => {
+                self.settle_doubt();
+                Seen::Plain
+            }
+            _ => Seen::Plain,
+        }
+    }
+
+    fn settle_doubt(&mut self) {
+        if self.doubt == Doubt::Armed {
+            self.doubt = Doubt::None;
+        }
+    }
+
+    fn seen_ready(&mut self, body: &[u8]) -> Seen {
+        let Some(status) = body.first().copied().and_then(Status::from_byte) else {
+            self.ambiguous = true;
+            return Seen::Plain;
+        };
+        self.status = status;
+        self.copy_in = false;
+        if self.doubt == Doubt::Armed {
+            self.doubt = Doubt::None;
+            return Seen::Plain;
+        }
+        self.pop_answered();
+        Seen::Ready(status)
+    }
+
+    fn pop_answered(&mut self) {
+        loop {
+            match self.pending.pop_front() {
+                Some(Pending::Query | Pending::Function | Pending::Sync) => {
+                    if self.doubt == Doubt::Open {
+                        self.doubt = Doubt::Lingering;
+                    }
+                    break;
+                }
+                Some(Pending::Extended | Pending::CopyEnd) => {}
+                Some(Pending::Parse(..) | Pending::UnnamedParse | Pending::Close(_)) => {
+                    self.ambiguous = true
+                }
+                None => {
+                    self.doubt = Doubt::None;
+                    self.skipping = false;
+                    break;
+                }
+            }
+        }
+        while matches!(self.pending.front(), Some(Pending::CopyEnd)) {
+            self.pending.pop_front();
+        }
+        if self.pending.is_empty() && self.pending.capacity() > Self::KEPT {
+            self.pending = VecDeque::new();
+        }
+    }
+
+    fn seen_error(&mut self) -> Seen {
+        // A Sync that was sent before the COPY began was read, and ignored, as the COPY's first message: almost surely.
+        let mut ignores_sync = std::mem::take(&mut self.copy_in);
+        if matches!(
+            self.pending.front(),
+            None | Some(Pending::Query | Pending::Function)
+        ) {
+            return Seen::Failed { unnamed: false };
+        }
+        let mut unnamed = false;
+        while let Some(front) = self.pending.front() {
+            match front {
+                Pending::Sync if ignores_sync => {
+                    ignores_sync = false;
+                    self.doubt = Doubt::Open;
+                }
+                Pending::Sync => return Seen::Failed { unnamed },
+                Pending::Query | Pending::Function => {
+                    self.ambiguous = true;
+                    return Seen::Failed { unnamed };
+                }
+                Pending::CopyEnd => ignores_sync = false,
+                Pending::UnnamedParse => unnamed = true,
+                Pending::Extended | Pending::Parse(..) | Pending::Close(_) => {}
+            }
+            self.pending.pop_front();
+        }
+        self.skipping = true;
+        Seen::Failed { unnamed }
+    }
+
+    fn seen_complete(&mut self, kind: u8) -> Seen {
+        while matches!(self.pending.front(), Some(Pending::Extended)) {
+            self.pending.pop_front();
+        }
+        match (kind, self.pending.pop_front()) {
+            (b'1', Some(Pending::Parse(_, Origin::Proxy))) => Seen::Ours,
+            (b'1', Some(Pending::Parse(statement, Origin::Client))) => Seen::Prepared(statement),
+            (b'1', Some(Pending::UnnamedParse)) => Seen::UnnamedPrepared,
+            (b'3', Some(Pending::Close(Some(name)))) => Seen::Closed(name),
+            (b'3', Some(Pending::Close(None))) => Seen::Plain,
+            (_, other) => {
+                self.pending.extend(other);
+                self.ambiguous = true;
+                Seen::Plain
+            }
+        }
+    }
+
+    fn seen_command_complete(&mut self) -> Seen {
+        if std::mem::take(&mut self.copy_in) {
+            let first = usize::from(matches!(self.pending.front(), Some(Pending::Query)));
+            if let Some(end) = self
+                .pending
+                .iter()
+                .position(|pending| matches!(pending, Pending::CopyEnd))
+            {
+                self.pending.drain(first..=end);
+            }
+        }
+        Seen::Plain
+    }
+
+    /// The transaction status of the last ReadyForQuery.
+    #[must_use]
+    pub const fn status(&self) -> Status {
+        self.status
+    }
+
+    /// Whether nothing is unanswered, as far as the account knows.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.pending.is_empty() && !self.skipping && !self.copy_in
+    }
+
+    /// Whether every request is answered for certain: nothing more will come unless the client asks, or PostgreSQL notifies.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.pending.is_empty()
+            && !self.skipping
+            && !self.copy_in
+            && self.doubt == Doubt::None
+            && !self.ambiguous
+    }
+
+    /// Whether the account was lost: the session must keep its backend to the end.
+    #[must_use]
+    pub const fn is_ambiguous(&self) -> bool {
+        self.ambiguous
+    }
+
+    /// Whether PostgreSQL will answer what was sent without a further word of the client.
+    #[must_use]
+    pub fn answers_alone(&self) -> bool {
+        !self.copy_in
+            && self
+                .pending
+                .iter()
+                .rev()
+                .find(|pending| !matches!(pending, Pending::CopyEnd))
+                .is_some_and(|last| {
+                    matches!(last, Pending::Query | Pending::Function | Pending::Sync)
+                })
+    }
+}

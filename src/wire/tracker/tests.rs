@@ -1,0 +1,159 @@
+use super::*;
+
+fn statement(name: &str) -> Rc<Statement> {
+    Rc::new(Statement::read(format!("{name}\0SELECT 1\0\0\0").as_bytes()).unwrap())
+}
+
+fn ready(tracker: &mut Tracker) {
+    assert!(matches!(
+        tracker.seen(b'Z', b"I"),
+        Seen::Ready(Status::Idle)
+    ));
+}
+
+#[test]
+fn a_simple_query_is_settled_by_its_ready() {
+    let mut tracker = Tracker::default();
+    tracker.sent_query();
+    assert!(!tracker.is_settled());
+    tracker.seen(b'C', b"SELECT 1\0");
+    ready(&mut tracker);
+    assert!(tracker.is_settled());
+}
+
+#[test]
+fn two_syncs_in_flight_need_two_readies() {
+    let mut tracker = Tracker::default();
+    for _ in 0..2 {
+        tracker.sent_extended();
+        tracker.sent_sync();
+    }
+    ready(&mut tracker);
+    assert!(!tracker.is_settled());
+    ready(&mut tracker);
+    assert!(tracker.is_settled());
+}
+
+#[test]
+fn a_flush_without_sync_is_not_settled() {
+    let mut tracker = Tracker::default();
+    tracker.sent_extended();
+    tracker.seen(b'2', b"");
+    assert!(!tracker.is_settled());
+    assert!(!tracker.answers_alone());
+}
+
+#[test]
+fn an_error_skips_everything_up_to_the_sync() {
+    let mut tracker = Tracker::default();
+    tracker.sent_parse(statement("a"), Origin::Client);
+    tracker.sent_parse(statement("b"), Origin::Client);
+    tracker.sent_sync();
+    assert!(matches!(tracker.seen(b'1', b""), Seen::Prepared(_)));
+    tracker.seen(b'E', b"");
+    ready(&mut tracker);
+    assert!(tracker.is_settled());
+}
+
+#[test]
+fn what_is_sent_after_an_error_and_before_its_sync_is_not_expected_to_answer() {
+    let mut tracker = Tracker::default();
+    tracker.sent_extended();
+    tracker.seen(b'E', b"");
+    tracker.sent_query();
+    tracker.sent_extended();
+    assert!(!tracker.is_settled());
+    tracker.sent_sync();
+    ready(&mut tracker);
+    assert!(tracker.is_settled());
+}
+
+#[test]
+fn the_reply_to_our_own_parse_is_ours() {
+    let mut tracker = Tracker::default();
+    tracker.sent_parse(statement("a"), Origin::Proxy);
+    tracker.sent_extended();
+    tracker.sent_sync();
+    assert!(matches!(tracker.seen(b'1', b""), Seen::Ours));
+    assert!(matches!(tracker.seen(b'2', b""), Seen::Plain));
+    ready(&mut tracker);
+    assert!(tracker.is_settled());
+}
+
+#[test]
+fn a_sync_sent_before_copy_data_is_ignored() {
+    let mut tracker = Tracker::default();
+    tracker.sent_extended();
+    tracker.sent_sync();
+    tracker.seen(b'2', b"");
+    tracker.seen(b'G', b"");
+    tracker.sent_copy_end();
+    tracker.sent_sync();
+    tracker.seen(b'C', b"COPY 1\0");
+    assert!(!tracker.is_settled());
+    ready(&mut tracker);
+    assert!(tracker.is_settled());
+}
+
+#[test]
+fn a_copy_in_one_query_ends_with_one_ready_even_if_its_end_comes_late() {
+    let mut tracker = Tracker::default();
+    tracker.sent_query();
+    tracker.seen(b'G', b"");
+    tracker.seen(b'E', b"");
+    ready(&mut tracker);
+    tracker.sent_copy_end();
+    assert!(tracker.is_settled());
+    assert!(!tracker.expects_copy_data());
+}
+
+#[test]
+fn a_failed_extended_copy_leaves_a_doubt_until_the_next_reply() {
+    let mut tracker = Tracker::default();
+    tracker.sent_extended();
+    tracker.sent_sync();
+    tracker.seen(b'G', b"");
+    tracker.seen(b'E', b"");
+    tracker.sent_copy_end();
+    tracker.sent_sync();
+    ready(&mut tracker);
+    tracker.sent_query();
+    tracker.seen(b'T', b"");
+    ready(&mut tracker);
+    assert!(tracker.is_settled());
+}
+
+#[test]
+fn a_stray_ready_within_the_doubt_answers_no_request() {
+    let mut tracker = Tracker::default();
+    tracker.sent_extended();
+    tracker.sent_sync();
+    tracker.seen(b'G', b"");
+    tracker.seen(b'E', b"");
+    tracker.sent_sync();
+    tracker.seen(b'Z', b"I");
+    tracker.sent_query();
+    tracker.seen(b'Z', b"I");
+    assert!(!tracker.is_settled());
+    ready(&mut tracker);
+    assert!(tracker.is_settled());
+}
+
+#[test]
+fn a_query_in_an_unsynced_group_that_fails_can_not_be_told_apart() {
+    let mut tracker = Tracker::default();
+    tracker.sent_extended();
+    tracker.sent_query();
+    tracker.seen(b'E', b"");
+    tracker.seen(b'Z', b"I");
+    assert!(tracker.is_ambiguous());
+    assert!(!tracker.is_settled());
+}
+
+#[test]
+fn a_reply_out_of_order_makes_the_account_ambiguous() {
+    let mut tracker = Tracker::default();
+    tracker.sent_query();
+    tracker.seen(b'1', b"");
+    assert!(tracker.is_ambiguous());
+}

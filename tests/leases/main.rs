@@ -1,0 +1,15 @@
+//! Leases: who holds them, claims on them, their return, and what a session keeps across it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod claims;
+mod moves;
+mod pins;
+mod problems;
+mod reloads;
+mod returns;
+mod stage;
+mod statements;
+mod stress;
+mod views;

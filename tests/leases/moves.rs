@@ -1,0 +1,263 @@
+//! A session that moves to another backend keeps its state, and takes nobody else's.
+
+use crate::stage::{backend, detach, idle_after, session, stage, stage_or_direct};
+use crate::support::messages::frame;
+use crate::support::{Postgres, Raw, Valet, direct};
+
+/// The stage for a session that moves from one backend to another.
+pub fn two_backends() -> Option<(Postgres, Valet)> {
+    stage(&["--max-backends", "2"])
+}
+
+/// Detaches `client`, and has somebody else take its backend: the client's next request finds another one.
+/// The other stays in a transaction until it is dropped.
+#[track_caller]
+pub fn evict(valet: &Valet, client: &mut Raw) -> Raw {
+    let pid = backend(client);
+    detach(valet, client);
+    loop {
+        let mut other = session(valet, "other");
+        other.query("BEGIN");
+        let taken = backend(&mut other);
+        if taken == pid {
+            return other;
+        }
+        other.query("COMMIT");
+        // Hold on to the wrong one while the right one is asked for.
+        let mut right = session(valet, "other");
+        right.query("BEGIN");
+        other.query("BEGIN");
+        right.query("SELECT 1");
+        if backend(&mut right) == pid {
+            drop(other);
+            return right;
+        }
+    }
+}
+
+/// Has a session set itself up, moves it to another backend, and looks at it again.
+#[track_caller]
+fn survives(setup: &str, look: &str, expected: &str) {
+    let (_postgres, valet) = stage_or_direct(&["--max-backends", "2"]);
+    let mut client = session(&valet, "app");
+    client.value(setup);
+    assert_eq!(
+        client.value(look),
+        expected,
+        "before the move, after {setup}"
+    );
+    if direct() {
+        return;
+    }
+    let before = backend(&mut client);
+    let _other = evict(&valet, &mut client);
+    assert_eq!(
+        client.value(look),
+        expected,
+        "after the move, after {setup}"
+    );
+    assert_ne!(backend(&mut client), before);
+}
+
+#[test]
+fn settings_survive_a_move() {
+    survives("SET TimeZone = 'Asia/Tokyo'", "SHOW TimeZone", "Asia/Tokyo");
+    survives(
+        "SET search_path = \"odd name\", public",
+        "SHOW search_path",
+        "\"odd name\", public",
+    );
+    survives(
+        "SET DateStyle = 'SQL, DMY'",
+        "SELECT '2024-02-01'::date",
+        "01/02/2024",
+    );
+    survives(
+        "SET work_mem = '3MB'; SET work_mem = '5MB'",
+        "SHOW work_mem",
+        "5MB",
+    );
+    survives(
+        "SET standard_conforming_strings = off",
+        "SHOW standard_conforming_strings",
+        "off",
+    );
+}
+
+#[test]
+fn settings_that_hinder_others_hinder_no_move() {
+    survives(
+        "SET default_transaction_read_only = on",
+        "SHOW default_transaction_read_only",
+        "on",
+    );
+    survives(
+        "SET default_transaction_isolation = 'serializable'",
+        "SHOW transaction_isolation",
+        "serializable",
+    );
+    survives("SET search_path = ''", "SHOW search_path", "\"\"");
+    survives(
+        "SET client_encoding = 'LATIN1'",
+        "SHOW client_encoding",
+        "LATIN1",
+    );
+    survives(
+        "SET bytea_output = escape; SET intervalstyle = iso_8601",
+        "SHOW intervalstyle",
+        "iso_8601",
+    );
+}
+
+#[test]
+fn a_setting_in_the_client_s_own_encoding_survives_a_move() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = idle_after(&valet, "app", "SET client_encoding = 'LATIN1'");
+    client.send(&frame(b'Q', b"SET app.name = '\xe9'\0"));
+    client.until_ready();
+    let _other = evict(&valet, &mut client);
+    let utf8 = "SELECT encode(convert_to(current_setting('app.name'), 'UTF8'), 'hex')";
+    assert_eq!(client.value(utf8), "c3a9");
+}
+
+#[test]
+fn a_role_survives_a_move() {
+    survives("SET ROLE alice", "SELECT current_user", "alice");
+}
+
+#[test]
+fn custom_settings_survive_a_move() {
+    survives("SET app.tenant = 'acme'", "SHOW app.tenant", "acme");
+    survives(
+        "SELECT set_config('app.tenant', 'acme; DROP', false)",
+        "SHOW app.tenant",
+        "acme; DROP",
+    );
+}
+
+#[test]
+fn a_setting_that_was_rolled_back_or_reset_is_not_restored() {
+    survives(
+        "BEGIN; SET work_mem = '3MB'; ROLLBACK",
+        "SHOW work_mem",
+        "4MB",
+    );
+    survives(
+        "SET work_mem = '3MB'; RESET work_mem",
+        "SHOW work_mem",
+        "4MB",
+    );
+    survives("SET work_mem = '3MB'; RESET ALL", "SHOW work_mem", "4MB");
+    survives(
+        "BEGIN; SET LOCAL work_mem = '3MB'; COMMIT",
+        "SHOW work_mem",
+        "4MB",
+    );
+}
+
+#[test]
+fn startup_settings_survive_a_move() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let options = [
+        ("user", "postgres"),
+        ("database", "postgres"),
+        ("options", "-c work_mem=3MB -c TimeZone=Asia/Tokyo"),
+    ];
+    let mut client = Raw::connect_with(valet.port(), &options);
+    let mut other = evict(&valet, &mut client);
+    assert_eq!(client.value("SHOW work_mem"), "3MB");
+    assert_eq!(other.value("SHOW work_mem"), "4MB");
+    client.query("SET TimeZone = 'UTC'; RESET TimeZone");
+    assert_eq!(client.value("SHOW TimeZone"), "Asia/Tokyo");
+}
+
+#[test]
+fn nobody_takes_over_another_s_settings() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = idle_after(
+        &valet,
+        "app",
+        "SET TimeZone = 'Asia/Tokyo'; SET ROLE alice; SET app.tenant = 'acme'",
+    );
+    let mut other = evict(&valet, &mut client);
+    assert_eq!(other.value("SHOW TimeZone"), "GMT");
+    assert_eq!(other.value("SELECT current_user"), "postgres");
+    assert_eq!(
+        other.value("SELECT coalesce(current_setting('app.tenant', true), '')"),
+        ""
+    );
+    assert_eq!(other.parameters["TimeZone"], "GMT");
+    assert_eq!(client.value("SELECT current_user"), "alice");
+    assert_eq!(client.parameters["TimeZone"], "Asia/Tokyo");
+}
+
+#[test]
+fn a_search_path_is_the_same_after_a_hundred_moves() {
+    let Some((_postgres, valet)) = stage(&["--max-backends", "1"]) else {
+        return;
+    };
+    let path = "\"$user\", public, \"a \"\"quoted\"\" one\"";
+    let mut client = idle_after(&valet, "app", &format!("SET search_path = {path}"));
+    let mut other = session(&valet, "other");
+    for _ in 0..100 {
+        detach(&valet, &client);
+        assert_eq!(other.value("SHOW search_path"), "\"$user\", public");
+        detach(&valet, &other);
+        assert_eq!(client.value("SHOW search_path"), path);
+    }
+}
+
+#[test]
+fn a_hostile_search_path_doesn_t_deceive_the_probe() {
+    let Some((postgres, valet)) = two_backends() else {
+        return;
+    };
+    postgres.sql(
+        "CREATE SCHEMA evil;
+         CREATE FUNCTION evil.current_setting(text) RETURNS text LANGUAGE sql AS $$ SELECT 'deceived' $$;
+         CREATE FUNCTION evil.eq(text, text) RETURNS bool LANGUAGE sql AS $$ SELECT true $$;
+         CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.eq);
+         CREATE VIEW evil.pg_settings AS SELECT 1 AS nothing; CREATE VIEW evil.pg_locks AS SELECT 1 AS nothing",
+    );
+    let mut client = idle_after(
+        &valet,
+        "app",
+        "SET search_path = evil, pg_catalog; SET TimeZone = 'Asia/Tokyo'",
+    );
+    let mut other = evict(&valet, &mut client);
+    assert_eq!(other.value("SHOW TimeZone"), "GMT");
+    assert_eq!(client.value("SHOW TimeZone"), "Asia/Tokyo");
+    assert_eq!(client.value("SHOW search_path"), "evil, pg_catalog");
+}
+
+#[test]
+fn notices_and_parameters_of_the_proxy_s_own_work_stay_hidden() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = idle_after(
+        &valet,
+        "app",
+        "SET client_min_messages = 'debug1'; SET TimeZone = 'Asia/Tokyo'",
+    );
+    let _other = evict(&valet, &mut client);
+    client.send(&crate::support::messages::query("SHOW TimeZone"));
+    loop {
+        let message = client.next();
+        match message.tag {
+            b'S' => assert!(
+                !message.body.starts_with(b"TimeZone\0")
+                    || message.body == b"TimeZone\0Asia/Tokyo\0"
+            ),
+            b'N' | b'A' | b'E' => panic!("{message:?}"),
+            b'Z' => break,
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What pins a session to its backend, and what doesn't.
+
+use serde_json::json;
+
+use crate::stage::{idle_after, lease, outcome, reload, stage};
+
+/// The account of one idle session of which `sql` was the last statement.
+#[track_caller]
+fn outcome_after(sql: &str) -> (String, String) {
+    let Some((_postgres, valet)) = stage(&[]) else {
+        return (String::new(), String::new());
+    };
+    let client = idle_after(&valet, "app", sql);
+    let report = reload(&valet, &json!({"deadline": "5s"}));
+    assert_eq!(report["state"], "done", "{report}");
+    outcome(&report, client.session())
+}
+
+#[track_caller]
+fn is_pinned(sql: &str, pin: &str) {
+    if crate::support::no_valet() {
+        return;
+    }
+    let (outcome, reason) = outcome_after(sql);
+    assert_eq!(outcome, "pinned", "after {sql}: {reason}");
+    assert!(reason.contains(pin), "after {sql}: {reason}");
+}
+
+#[test]
+fn a_temporary_table_pins() {
+    is_pinned("CREATE TEMP TABLE mine (a int)", "temp");
+}
+
+#[test]
+fn an_advisory_lock_pins() {
+    is_pinned("SELECT pg_advisory_lock(7)", "advisory_lock");
+}
+
+#[test]
+fn an_advisory_lock_taken_inside_a_function_pins() {
+    is_pinned(
+        "DO $$ BEGIN PERFORM pg_advisory_lock_shared(7); END $$",
+        "advisory_lock",
+    );
+}
+
+#[test]
+fn listen_pins() {
+    is_pinned("LISTEN news", "listen");
+}
+
+#[test]
+fn a_with_hold_cursor_pins() {
+    is_pinned(
+        "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT",
+        "cursor",
+    );
+}
+
+#[test]
+fn another_session_authorization_pins() {
+    is_pinned("SET SESSION AUTHORIZATION alice", "session_authorization");
+}
+
+#[test]
+fn state_that_can_t_be_read_pins() {
+    is_pinned("SELECT setseed(0.5)", "setseed");
+    is_pinned("LOAD 'plpgsql'", "load");
+    is_pinned(
+        "SELECT set_config('app.' || 'tenant', 'acme', false)",
+        "unreadable_setting",
+    );
+}
+
+#[test]
+fn sql_prepare_is_kept_or_pins() {
+    let Some((_postgres, valet)) = stage(&[]) else {
+        return;
+    };
+    let mut client = idle_after(&valet, "app", "PREPARE mine AS SELECT 7");
+    let report = reload(&valet, &json!({"deadline": "5s"}));
+    let (outcome, reason) = outcome(&report, client.session());
+    assert!(
+        outcome == "returned" || (outcome == "pinned" && reason == "prepare"),
+        "{report}"
+    );
+    assert_eq!(client.value("EXECUTE mine"), "7");
+}
+
+#[test]
+fn a_client_s_own_timeouts_and_output_settings_hinder_no_return() {
+    let settings = [
+        "SET statement_timeout = '1ms'",
+        "SET lock_timeout = '1ms'",
+        "SET idle_in_transaction_session_timeout = '1ms'",
+        "SET bytea_output = 'escape'; SET extra_float_digits = -15; SET client_encoding = 'LATIN1'",
+        "SET default_transaction_isolation = 'serializable'; SET default_transaction_deferrable = on",
+        "SET default_transaction_read_only = on",
+        "SET row_security = off; SET check_function_bodies = off; SET quote_all_identifiers = on",
+        "SET search_path = ''",
+        "SET ROLE alice",
+        "SET client_min_messages = debug5",
+        "SET debug_print_plan = on; SET log_duration = on",
+    ];
+    if crate::support::no_valet() {
+        return;
+    }
+    for sql in settings {
+        assert_eq!(
+            outcome_after(sql),
+            ("returned".to_owned(), String::new()),
+            "after {sql}"
+        );
+    }
+}
+
+#[test]
+fn a_pinned_session_keeps_what_pins_it_until_it_lets_go() {
+    let Some((_postgres, valet)) = stage(&[]) else {
+        return;
+    };
+    let mut client = idle_after(&valet, "app", "CREATE TEMP TABLE mine AS SELECT 7 AS a");
+    let again = json!({"deadline": "5s"});
+    assert_eq!(
+        outcome(&reload(&valet, &again), client.session()).0,
+        "pinned"
+    );
+    assert_eq!(
+        lease(&valet, &client).expect("a lease")["pins"],
+        json!(["temp"])
+    );
+    assert_eq!(client.value("TABLE mine"), "7");
+    client.query("DROP TABLE mine");
+    assert_eq!(
+        outcome(&reload(&valet, &again), client.session()).0,
+        "returned"
+    );
+}

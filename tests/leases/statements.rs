@@ -1,0 +1,257 @@
+//! Prepared statements stay with their session, whichever backend it has.
+
+use tokio_postgres::NoTls;
+
+use crate::moves::{evict, two_backends};
+use crate::stage::{detach, give_back, idle_after, session, stage, stage_or_direct};
+use crate::support::messages::{
+    bind, close_statement, describe_statement, execute, frame, parse, parse_typed, query, sync,
+};
+use crate::support::{Raw, direct, tags};
+
+#[test]
+fn named_prepared_statements_survive_a_move() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    client.send(
+        &[
+            parse("s", "SELECT $1::int + 1"),
+            parse("t", "SELECT 'other'"),
+            sync(),
+        ]
+        .concat(),
+    );
+    assert_eq!(tags(&client.until_ready()), "11Z");
+    let _other = evict(&valet, &mut client);
+    client.send(
+        &[
+            bind("", "s", &["41"]),
+            execute("", 0),
+            describe_statement("t"),
+            sync(),
+        ]
+        .concat(),
+    );
+    let answer = client.until_ready();
+    assert_eq!(
+        (tags(&answer).as_str(), answer[1].columns()),
+        ("2DCtTZ", vec!["42".to_owned()])
+    );
+    client.send(&[parse("s", "SELECT 1"), sync()].concat());
+    assert_eq!(
+        client.until_ready()[0].sqlstate(),
+        "42P05",
+        "it exists still"
+    );
+}
+
+#[test]
+fn a_statement_prepared_in_a_transaction_that_rolled_back_survives_a_move() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    client.query("BEGIN");
+    client.send(&[parse("s", "SELECT 'still there'"), sync()].concat());
+    client.until_ready();
+    client.query("ROLLBACK");
+    let _other = evict(&valet, &mut client);
+    client.send(&[bind("", "s", &[]), execute("", 0), sync()].concat());
+    assert_eq!(client.until_ready()[1].columns(), ["still there"]);
+}
+
+#[test]
+fn the_parameter_types_of_a_statement_survive_a_move() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    let (int2, inet) = (21, 869);
+    client.send(&[parse_typed("s", "SELECT $1, $2", &[int2, inet]), sync()].concat());
+    client.until_ready();
+    let _other = evict(&valet, &mut client);
+    client.send(&[describe_statement("s"), sync()].concat());
+    assert_eq!(
+        client.until_ready()[0].body,
+        [0, 2, 0, 0, 0, 21, 0, 0, 3, 101]
+    );
+}
+
+#[test]
+fn a_statement_that_failed_to_parse_isn_t_there_after_a_move_either() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    client.send(&[parse("s", "SELECT nothing"), sync()].concat());
+    assert_eq!(client.until_ready()[0].sqlstate(), "42703");
+    client.send(
+        &[
+            parse("skipped", "SELECT 1/0"),
+            bind("", "none", &[]),
+            parse("late", "SELECT 1"),
+            sync(),
+        ]
+        .concat(),
+    );
+    assert_eq!(tags(&client.until_ready()), "1EZ");
+    let _other = evict(&valet, &mut client);
+    for name in ["s", "late"] {
+        client.send(&[bind("", name, &[]), sync()].concat());
+        assert_eq!(client.until_ready()[0].sqlstate(), "26000");
+    }
+}
+
+#[test]
+fn closed_and_deallocated_statements_stay_gone_after_a_move() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let close = [close_statement("s"), sync()].concat();
+    for end in [
+        close,
+        query("DEALLOCATE s"),
+        query("DEALLOCATE ALL"),
+        query("DISCARD ALL"),
+        query("SELECT 1; DEALLOCATE s"),
+    ] {
+        let mut client = session(&valet, "app");
+        client.send(&[parse("s", "SELECT 1"), sync()].concat());
+        client.until_ready();
+        client.send(&end);
+        client.until_ready();
+        let _other = evict(&valet, &mut client);
+        client.send(&[bind("", "s", &[]), sync()].concat());
+        assert_eq!(
+            client.until_ready()[0].sqlstate(),
+            "26000",
+            "after {}",
+            String::from_utf8_lossy(&end)
+        );
+    }
+}
+
+#[test]
+fn the_unnamed_statement_survives_a_return() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    client.send(&[parse("", "SELECT 'unnamed'"), sync()].concat());
+    client.until_ready();
+    detach(&valet, &client);
+    let mut others = [session(&valet, "a"), session(&valet, "b")];
+    others
+        .iter_mut()
+        .for_each(|other| drop(other.query("SELECT 1")));
+    others.into_iter().for_each(Raw::goodbye);
+    client.send(&[bind("", "", &[]), execute("", 0), sync()].concat());
+    let answer = client.until_ready();
+    assert_eq!(
+        (tags(&answer).as_str(), answer[1].columns()),
+        ("2DCZ", vec!["unnamed".to_owned()])
+    );
+}
+
+#[test]
+fn the_same_text_under_two_search_paths_stays_two_statements() {
+    let Some((postgres, valet)) = stage(&["--max-backends", "1"]) else {
+        return;
+    };
+    postgres.sql("CREATE SCHEMA a; CREATE TABLE a.t AS SELECT 'a' AS v; CREATE SCHEMA b; CREATE TABLE b.t AS SELECT 'b' AS v");
+    let mut clients = ["a", "b"].map(|schema| {
+        let mut client = idle_after(&valet, schema, &format!("SET search_path = {schema}"));
+        client.send(&[parse("s", "SELECT v FROM t"), sync()].concat());
+        client.until_ready();
+        detach(&valet, &client);
+        client
+    });
+    for _ in 0..5 {
+        for (client, schema) in clients.iter_mut().zip(["a", "b"]) {
+            client.send(&[bind("", "s", &[]), execute("", 0), sync()].concat());
+            assert_eq!(client.until_ready()[1].columns(), [schema]);
+            detach(&valet, client);
+        }
+    }
+}
+
+#[tokio::test]
+async fn tokio_postgres_s_statements_survive_a_move() {
+    let Some((_postgres, valet)) = stage(&["--max-backends", "1"]) else {
+        return;
+    };
+    let url = valet.url("postgres", "postgres");
+    let (client, connection) = tokio_postgres::connect(&url, NoTls)
+        .await
+        .expect("a connection");
+    tokio::spawn(connection);
+    let statement = client
+        .prepare("SELECT $1::int4 * 2")
+        .await
+        .expect("a statement");
+    let id = valet.get("/v1/sessions")["sessions"][0]["id"].clone();
+    for n in 0..20i32 {
+        let (status, answer) = valet.admin(
+            "POST",
+            &format!("/v1/leases/{id}/return"),
+            &serde_json::Value::Null,
+        );
+        assert_eq!(status, 200, "{answer}");
+        let mut other = session(&valet, "other");
+        assert_eq!(
+            other.value("SELECT count(*) FROM pg_prepared_statements"),
+            "0"
+        );
+        other.goodbye();
+        let row = client.query_one(&statement, &[&n]).await.expect("a row");
+        assert_eq!(row.get::<_, i32>(0), n * 2);
+    }
+}
+
+/// Prepares `sql` as `s`, changes a setting, moves the session where that is allowed, and executes `s`: it means what it
+/// meant when it was prepared, as without a proxy.
+#[track_caller]
+fn means_what_it_meant(sql: &[u8], change: &str, expected: &str) {
+    let (_postgres, valet) = stage_or_direct(&["--max-backends", "1"]);
+    let mut client = session(&valet, "app");
+    client.send(&[frame(b'P', &[b"s\0", sql, b"\0\0\0"].concat()), sync()].concat());
+    client.until_ready();
+    client.query(change);
+    if !direct() {
+        let (status, answer) = give_back(&valet, &client);
+        assert!(status == 200 || answer["outcome"] == "pinned", "{answer}");
+        if status == 200 {
+            session(&valet, "other").query("SELECT 1");
+        }
+    }
+    client.send(&[bind("", "s", &[]), execute("", 0), sync()].concat());
+    let answer = client.until_ready();
+    assert_eq!(
+        (tags(&answer).as_str(), answer[1].columns()),
+        ("2DCZ", vec![expected.to_owned()]),
+        "after {change}"
+    );
+}
+
+#[test]
+fn a_statement_means_what_it_meant_when_it_was_prepared() {
+    means_what_it_meant(
+        b"SELECT extract(month FROM '01/02/2024'::date)::int",
+        "SET DateStyle = 'ISO, DMY'",
+        "1",
+    );
+    means_what_it_meant(
+        b"SELECT length('a\\b')",
+        "SET standard_conforming_strings = off",
+        "3",
+    );
+    means_what_it_meant(
+        b"SELECT length('\xc3\xa9')",
+        "SET client_encoding = 'LATIN1'",
+        "1",
+    );
+    let midnight = b"SELECT extract(epoch FROM '2024-01-01 00:00'::timestamptz)::int";
+    means_what_it_meant(midnight, "SET TimeZone = 'Asia/Tokyo'", "1704067200");
+}

@@ -1,0 +1,14 @@
+//! What every client meets: the front door, the pool, outages, isolation from other sessions, cancellation, the end.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod boundaries;
+mod cancel;
+mod drain;
+mod front_door;
+mod isolation;
+mod login;
+mod memory;
+mod outage;
+mod pool;
