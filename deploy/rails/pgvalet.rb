@@ -27,7 +27,7 @@ module Pgvalet
   POOLS, OFF, FENCE = ObjectSpace::WeakMap.new, {}, Mutex.new       # FENCE orders a take and a begin of a transaction
   FOREIGN = Regexp.union("<internal:", __FILE__, RbConfig::CONFIG["rubylibprefix"], *Gem.path) # frames not of the app
   WAITING = %r{\A<internal:|/monitor\.rb\z|/(?:async|io-event)[-/]} # frames that say how somebody waits, not for what
-  RAILS = %r{/active_?(?:record|support)[-/]|/pg/connection\.rb\z}  # who waits in there, waits for a lock or an answer
+  RAILS = Regexp.union(%r{/active_?(?:record|support)[-/]|/pg/connection\.rb\z}, __FILE__) # there: for a lock, an answer
 
   module Pool
     def clear_reloadable_connections(*) # the wait and the force serve adapters that must reload; PostgreSQL's never does
@@ -85,7 +85,7 @@ module Pgvalet
     texts = rows.select(&:owner).map do |row|
       outcome, reason, last = leases.fetch(row.claim[:id], {}).values_at("outcome", "reason", "last_statement")
       kept = outcome == "returned" ? take(row) : [outcome || "not judged", *reason].join(": ")
-      "#{kept ? "left (#{kept})" : "took back"} #{row.claim[:owner]} (#{row.owner.class}), held since " \
+      "#{kept ? "left (#{kept})" : "took back"} #{row.claim[:owner]} (#{row.claim[:class]}), held since " \
         "#{row.lease.since.strftime("%T")}, after #{last || "no statement"}, at #{row.claim[:where]}"
     end
     log(:warn, "reload #{answer["id"]}, #{((Time.now - began) * 1000).round} ms: #{texts.join("; ")}") if texts.any?
@@ -143,7 +143,7 @@ module Pgvalet
     conns = POOLS.keys.flat_map { |pool| Array(pool.connections).map { |conn| [pool, conn, conn.owner, wire(conn)&.last] } }
     conns.reject { |_, _, owner, id| !id || owner == Thread.current || owner == Fiber.current }.map do |pool, conn, owner, id|
       lease, claim = conn.pgvalet ||= Lease.new(Time.now), { id: id, owner: "", state: "resting" }
-      claim.update(owner: title(owner), state: "held", held_for: "#{(Time.now - lease.since).to_i}s", where: where(owner)) if owner
+      claim.update(owner: title(owner), class: owner.class.name, state: "held", held_for: "#{(Time.now - lease.since).to_i}s", where: where(owner)) if owner
       Row.new(pool, conn, owner, lease, claim)
     end
   end
@@ -159,7 +159,7 @@ module Pgvalet
   def call(verb, path, body)
     uri, json = URI(ADMIN), JSON.generate(body)
     socket = Timeout.timeout(CONNECT) { uri.scheme == "unix" ? UNIXSocket.new(uri.path) : TCPSocket.new(uri.hostname, uri.port) }
-    head = ["#{verb} #{path} HTTP/1.0", "Host: pgvalet", "Content-Type: application/json", "Content-Length: #{json.bytesize}",
+    head = ["#{verb} #{path} HTTP/1.0", "Host: localhost", "Content-Type: application/json", "Content-Length: #{json.bytesize}",
             *("Authorization: Bearer #{TOKEN}" if TOKEN)]
     answer = Timeout.timeout(ANSWER) { socket.write([*head, "", json].join("\r\n")) && socket.read(LARGEST) }
     status, json = answer.to_s.split("\r\n\r\n", 2)
@@ -184,7 +184,7 @@ module Pgvalet
   end
 
   def title(owner)
-    owner.is_a?(Thread) && owner.name.presence || [owner.class, *owner.inspect[/ (\S+:\d+)/, 1]].join(" ")
+    owner.is_a?(Thread) && owner.name.presence || owner.inspect[/ (\S+:\d+)/, 1] || "unnamed" # or where it was created
   end
 
   def off(part)

@@ -52,7 +52,7 @@ class GlueTest < Minitest::Test
     claims = body["sessions"]
     assert_equal 1, claims.size, "the reloader's own connection is not for taking"
     claim = claims.first
-    assert_equal ["dispatcher", "held"], claim.values_at("owner", "state")
+    assert_equal %w[dispatcher Thread held], claim.values_at("owner", "class", "state")
     assert_match(/\A\d+s\z/, claim["held_for"])
     assert_match(/support\.rb:\d+\z/, claim["where"])
   end
@@ -60,7 +60,7 @@ class GlueTest < Minitest::Test
   def test_an_unnamed_owner_is_named_by_where_it_was_created
     worker(nil).run { ActiveRecord::Base.connection }
     Pgvalet.reload!
-    assert_match(/\AThread \S+support\.rb:\d+\z/, FAKE.requests.last[2]["sessions"].first["owner"])
+    assert_match(/\A\S+support\.rb:\d+\z/, FAKE.requests.last[2]["sessions"].first["owner"])
   end
 
   def test_a_resting_connection_is_told_and_left
@@ -194,7 +194,7 @@ class GlueTest < Minitest::Test
     conn.pgvalet.thread = Thread.current
     Plain::POOL.instance_variable_get(:@thread_cached_conns)[fiber] = conn
     assert_equal 1, Pgvalet.reload!
-    assert_match(/took back Fiber \S*glue_test\.rb:\d+ \(Fiber\).* at \S*glue_test\.rb:\d+/, LOG.string)
+    assert_match(/took back \S*glue_test\.rb:\d+ \(Fiber\).* at \S*glue_test\.rb:\d+/, LOG.string)
   end
 
   def test_claims_are_sent_for_what_is_held_long_and_withdrawn
