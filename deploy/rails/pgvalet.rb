@@ -115,7 +115,8 @@ module Pgvalet
   # By removal, never by steal and check-in, which hands a connection on while its owner may still hold the object. The
   # owner keeps a private, working session, and leases another with its next `connection`. Returns why not, or nil.
   def take(row)
-    row.pool.synchronize { FENCE.synchronize { refusal(row) || (row.lease.taken = true) && row.pool.remove(row.conn) && nil } }
+    kept = row.pool.synchronize { FENCE.synchronize { refusal(row) || (row.lease.taken = true) && nil } }
+    kept || row.pool.remove(row.conn) && nil # outside of the locks, since it connects for who waits for a connection
   end
 
   def refusal(row) # what pgvalet can't know, the owner's sleep last
@@ -162,8 +163,7 @@ module Pgvalet
     head = ["#{verb} #{path} HTTP/1.0", "Host: localhost", "Content-Type: application/json", "Content-Length: #{json.bytesize}",
             *("Authorization: Bearer #{TOKEN}" if TOKEN)]
     answer = Timeout.timeout(ANSWER) { socket.write([*head, "", json].join("\r\n")) && socket.read(LARGEST) }
-    status, json = answer.to_s.split("\r\n\r\n", 2)
-    status.to_s.match?(%r{\AHTTP/1\.\d 2\d\d}) ? JSON.parse(json.to_s) : raise("it answers #{status.to_s[0, 60].inspect}")
+    answer.to_s.match?(%r{\AHTTP/1\.\d 2\d\d}n) ? JSON.parse(answer.split("\r\n\r\n", 2).last) : raise("it answers #{answer.to_s[0, 60].inspect}")
   ensure
     socket&.close
   end

@@ -112,6 +112,18 @@ class GlueTest < Minitest::Test
     owner.result
   end
 
+  def test_an_owner_that_waits_at_the_fence_is_awake
+    owner, conn = parked
+    row = Pgvalet.send(:table).first
+    refusal = Pgvalet::FENCE.synchronize do
+      owner.start { conn.transaction {} }
+      Support.eventually("it waits at the fence") { owner.thread.backtrace.first.include?("pgvalet.rb") && owner.thread.status == "sleep" }
+      Pgvalet.send(:refusal, row)
+    end
+    assert_equal "awake", refusal
+    owner.result
+  end
+
   def test_a_connection_that_changed_hands_meanwhile_is_left
     owner, conn = parked
     FAKE.answer do |*request|
@@ -210,6 +222,20 @@ class GlueTest < Minitest::Test
     assert_equal [["held"], ["resting"]], FAKE.requests.map { |_, _, body| body["claims"].map { |claim| claim["state"] } }
     assert_equal [%w[PUT /v1/claims]] * 2, FAKE.requests.map { |request| request.first(2) }
     assert_match(/:#{Process.pid}\z/, FAKE.requests.last[2]["source"])
+  end
+
+  def test_a_forked_child_sends_claims_of_its_own
+    parked
+    reader, writer = IO.pipe
+    child = fork do
+      ActiveRecord::Base.connection
+      thread = Pgvalet.instance_variable_get(:@claims)
+      writer.puts thread.alive?, Pgvalet.send(:table).size
+      exit! # past minitest's own
+    end
+    writer.close
+    assert_equal "true\n0\n", reader.read, "its own thread; the parent's connections are not in its table"
+    Process.wait(child)
   end
 
   def test_no_connection_through_pgvalet_means_no_call
