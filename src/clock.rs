@@ -6,17 +6,20 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::lease::Moment;
 
+/// How long before the process began the first moment lies.
+const FRONT: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Gives the present moment, and the wall-clock time of any moment. A copy runs alike.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     /// What the monotonic clock said at the beginning, in microseconds.
-    origin: u64,
-    /// The wall-clock time then, since the epoch.
+    began: u64,
+    /// The wall-clock time of the first moment, since the epoch.
     wall: Duration,
 }
 
 impl Clock {
-    /// A clock that begins now. One second is put in front, so that no real moment is zero.
+    /// A clock that begins now. A year is put in front, so that moments before the process began have a place.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn start() -> Self {
@@ -24,21 +27,25 @@ impl Clock {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         Self {
-            origin: monotonic().saturating_sub(1_000_000),
-            wall: wall.saturating_sub(Duration::from_secs(1)),
+            began: monotonic(),
+            wall: wall.saturating_sub(FRONT),
         }
     }
 
     /// The present moment, to the kernel's tick (about 4 ms): the coarse clock costs no more than a memory read.
     #[must_use]
     pub fn now(&self) -> Moment {
-        Moment::from_micros(read(ClockId::MonotonicCoarse).saturating_sub(self.origin))
+        self.moment(read(ClockId::MonotonicCoarse))
     }
 
     /// The present moment, to the microsecond: for durations that people see.
     #[must_use]
     pub fn precise(&self) -> Moment {
-        Moment::from_micros(monotonic().saturating_sub(self.origin))
+        self.moment(monotonic())
+    }
+
+    fn moment(&self, monotonic: u64) -> Moment {
+        Moment::default().after(FRONT + Duration::from_micros(monotonic.saturating_sub(self.began)))
     }
 
     /// The wall-clock time of a moment, since the epoch.

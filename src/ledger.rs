@@ -11,50 +11,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
-use crate::lease::reload::{Method, Outcome};
+pub use crate::lease::Cause;
+use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Book, BookError, Event, LeaseState, Moment, Profile, SessionId, Slot};
 use crate::wire::startup::CancelKey;
-
-/// Why a lease is returned: the `reason` label of `pgvalet_returns_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// The client disconnected, or its transaction ended.
-    Voluntary,
-    /// It was parked for longer than `return_after`.
-    Parked,
-    /// A call asked for it.
-    Forced,
-    Reload,
-    /// The backend was lost.
-    Lost,
-    /// pgvalet is shutting down.
-    Drained,
-}
-
-impl Cause {
-    /// Every cause, in the order of its number.
-    pub const ALL: [Self; 6] = [
-        Self::Voluntary,
-        Self::Parked,
-        Self::Forced,
-        Self::Reload,
-        Self::Lost,
-        Self::Drained,
-    ];
-
-    /// The word in every view.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Voluntary => "voluntary",
-            Self::Parked => "parked",
-            Self::Forced => "forced",
-            Self::Reload => "reload",
-            Self::Lost => "lost",
-            Self::Drained => "drained",
-        }
-    }
-}
 
 /// What a session does with a return order while it isn't at a quiet point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,16 +25,37 @@ pub enum Patience {
     Wait,
 }
 
+/// An order to give a lease back.
+#[derive(Debug)]
+pub struct ReturnOrder {
+    pub method: Method,
+    pub pinned: Pinned,
+    pub cause: Cause,
+    pub patience: Patience,
+    /// Where the outcome goes, if anybody awaits it.
+    pub reply: Option<oneshot::Sender<Outcome>>,
+}
+
+impl ReturnOrder {
+    /// Whether somebody awaited the outcome, and does no longer.
+    #[must_use]
+    pub fn is_withdrawn(&self) -> bool {
+        self.reply.as_ref().is_some_and(oneshot::Sender::is_closed)
+    }
+
+    /// Tells the outcome. Whoever asked may have stopped waiting: then nobody hears it.
+    pub fn answer(self, outcome: Outcome) {
+        if let Some(reply) = self.reply {
+            let _ = reply.send(outcome);
+        }
+    }
+}
+
 /// An order to a session.
 #[derive(Debug)]
 pub enum Order {
     /// Give the lease back.
-    Return {
-        method: Method,
-        cause: Cause,
-        patience: Patience,
-        reply: Option<oneshot::Sender<Outcome>>,
-    },
+    Return(ReturnOrder),
     /// End at the next quiet point, with FATAL 57P01: pgvalet is shutting down.
     Drain,
 }
@@ -174,12 +155,8 @@ impl Ledger {
         self.book.borrow_mut().close(slot);
         let left = std::mem::take(&mut self.mail.borrow_mut()[slot.index()]);
         for order in left.orders {
-            if let Order::Return {
-                reply: Some(reply), ..
-            } = order
-            {
-                // Nobody may wait for it any more.
-                let _ = reply.send(Outcome::Gone);
+            if let Order::Return(order) = order {
+                order.answer(Outcome::Gone);
             }
         }
     }
@@ -292,12 +269,13 @@ impl Ledger {
         for id in overdue {
             self.order(
                 id,
-                Order::Return {
+                Order::Return(ReturnOrder {
                     method,
+                    pinned: Pinned::Spare,
                     cause: Cause::Parked,
                     patience: Patience::Now,
                     reply: None,
-                },
+                }),
             );
         }
     }

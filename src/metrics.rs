@@ -7,8 +7,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::lease::Pins;
-use crate::ledger::Cause;
+use crate::lease::{Cause, Pins};
 use crate::wire::reply::Fault;
 
 /// Families that are counted where it happens. Clones share the counts.
@@ -236,8 +235,10 @@ impl Sample {
         )?;
         let requests = counter("pgvalet_requests_total", "Requests of clients")?;
         let transactions = counter("pgvalet_transactions_total", "Transactions that ended")?;
-        let bytes_in = counter("pgvalet_client_in_bytes_total", "Bytes from clients")?;
-        let bytes_out = counter("pgvalet_client_out_bytes_total", "Bytes to clients")?;
+        let bytes = IntCounterVec::new(
+            Opts::new("pgvalet_client_bytes_total", "Bytes from and to clients"),
+            &["direction"],
+        )?;
         for pool in &self.pools {
             let at = [pool.database.as_str(), pool.user.as_str()];
             sessions.with_label_values(&at).set(int(pool.sessions));
@@ -257,13 +258,13 @@ impl Sample {
             transactions
                 .with_label_values(&at)
                 .inc_by(pool.transactions);
-            bytes_in.with_label_values(&at).inc_by(pool.bytes_in);
-            bytes_out.with_label_values(&at).inc_by(pool.bytes_out);
+            bytes.with_label_values(&["in"]).inc_by(pool.bytes_in);
+            bytes.with_label_values(&["out"]).inc_by(pool.bytes_out);
         }
         for family in [sessions, waiting, max, backends, leases] {
             registry.register(Box::new(family))?;
         }
-        for family in [requests, transactions, bytes_in, bytes_out] {
+        for family in [requests, transactions, bytes] {
             registry.register(Box::new(family))?;
         }
         Ok(())

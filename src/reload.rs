@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::lease::reload::{Busy, Outcome, Selector, Triage, Wish, busy, triage};
 use crate::lease::{Claim, LeaseState, SessionId};
-use crate::ledger::{Cause, Ledger, Order, Patience};
+use crate::ledger::{Cause, Ledger, Order, Patience, ReturnOrder};
 use crate::view::LeaseView;
 
 /// How long a reload without a deadline waits for sessions at a quiet point: they need one round trip to PostgreSQL.
@@ -78,12 +78,13 @@ pub async fn run(ledger: &Ledger, request: Request, park_after: Duration) -> Rep
                     Patience::Now
                 };
                 let (reply, answer) = oneshot::channel();
-                let order = Order::Return {
+                let order = Order::Return(ReturnOrder {
                     method: wish.method,
+                    pinned: wish.pinned,
                     cause: Cause::Reload,
                     patience,
                     reply: Some(reply),
-                };
+                });
                 ledger.order(id, order);
                 let grace = if quiet {
                     deadline.unwrap_or_default().max(GRACE)

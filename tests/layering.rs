@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 const LAYERS: [(u8, &[&str]); 6] = [
     (0, &["lease"]),
     (1, &["wire", "config", "metrics", "net", "clock", "drain"]),
-    (2, &["ledger", "backend"]),
+    (2, &["ledger", "backend", "view"]),
     (3, &["session", "reload"]),
-    (4, &["admin"]),
+    (4, &["shard", "admin"]),
     (5, &["lib", "cli", "main", "demo"]),
 ];
 

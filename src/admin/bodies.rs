@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
 use super::problem::Problem;
-use crate::lease::reload::{Busy, Method, Selector, Wish};
+use crate::lease::reload::{Busy, Method, Pinned, Selector, Wish};
 use crate::lease::{ClaimState, SessionId};
 use crate::shard::{ClaimWish, ReloadWish};
 
@@ -20,8 +20,14 @@ pub(super) fn read<T: DeserializeOwned + Default>(
     body: &[u8],
 ) -> Result<T, Problem> {
     if body.trim_ascii().is_empty() {
-        return Ok(T::default());
+        Ok(T::default())
+    } else {
+        require(headers, body)
     }
+}
+
+/// Reads a body that must be there.
+pub(super) fn require<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Problem> {
     let kind = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -32,13 +38,18 @@ pub(super) fn read<T: DeserializeOwned + Default>(
         .unwrap_or_default()
         .trim()
         .to_ascii_lowercase();
-    // `curl -d` calls everything a form; only JSON is read, whatever it is called.
-    if !(kind == "application/json"
-        || kind.ends_with("+json")
-        || kind == "application/x-www-form-urlencoded")
-    {
+    let object = body.trim_ascii_start().starts_with(b"{");
+    // `curl -d` calls everything a form: what looks like JSON is read as JSON.
+    let form = kind == "application/x-www-form-urlencoded" && object;
+    if !(kind == "application/json" || kind.ends_with("+json") || form) {
         let detail = format!("the body must be application/json, not {kind}");
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    if !object {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "the body must be a JSON object",
+        ));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| unreadable(&error))?;
@@ -133,11 +144,11 @@ impl From<ClaimBody> for ClaimWish {
 }
 
 /// `PUT /v1/claims`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ClaimsBody {
     source: Option<String>,
-    #[serde(default, alias = "sessions")]
+    #[serde(alias = "sessions")]
     claims: Vec<ClaimBody>,
 }
 
@@ -205,12 +216,21 @@ enum BusyBody {
     Close,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum PinnedBody {
     #[default]
     Spare,
     Close,
+}
+
+impl From<PinnedBody> for Pinned {
+    fn from(body: PinnedBody) -> Self {
+        match body {
+            PinnedBody::Spare => Self::Spare,
+            PinnedBody::Close => Self::Close,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -246,9 +266,6 @@ impl ReloadBody {
             BusyBody::Cancel => return unready("busy = \"cancel\""),
             BusyBody::Close => return unready("busy = \"close\""),
         };
-        if self.pinned == PinnedBody::Close {
-            return unready("pinned = \"close\"");
-        }
         if self.recycle || self.fence {
             return unready(if self.recycle { "recycle" } else { "fence" });
         }
@@ -274,6 +291,7 @@ impl ReloadBody {
             min_idle,
             busy,
             method: self.method.into(),
+            pinned: self.pinned.into(),
             dry_run: self.dry_run,
         };
         let submitted = self

@@ -138,7 +138,7 @@ async fn claims(
     headers: HeaderMap,
     body: Bytes,
 ) -> Answer<serde_json::Value> {
-    let (source, claims) = bodies::read::<ClaimsBody>(&headers, &body)?.into_parts();
+    let (source, claims) = bodies::require::<ClaimsBody>(&headers, &body)?.into_parts();
     let count = claims.len();
     let unknown: Vec<u32> = desk
         .shards

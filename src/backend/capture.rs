@@ -19,6 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const NAME: &[u8] = b"_pgvalet_probe\0";
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE";
+/// What the probe itself changes, in its own transaction: asked for before it does.
+const PRIOR: &str = "SELECT 'prior', n, pg_catalog.current_setting(n) \
+ FROM pg_catalog.unnest(ARRAY['statement_timeout', 'client_encoding']) AS names(n)";
+const UNHURRIED: &str = "SET LOCAL statement_timeout = 0";
+const IN_UTF8: &str = "SET LOCAL client_encoding = 'UTF8'";
 const ROLE: &str = "SELECT 'role', pg_catalog.current_setting('role'), NULL";
 const AS_LOGIN: &str = "SET LOCAL ROLE NONE";
 const COMMIT: &str = "COMMIT";
@@ -26,7 +31,10 @@ const COMMIT: &str = "COMMIT";
 const STATE: &str = "\
 SELECT 'setting', name, setting FROM pg_catalog.pg_show_all_settings() \
  WHERE source OPERATOR(pg_catalog.=) 'session' \
-   AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation', 'transaction_read_only', 'transaction_deferrable']) \
+   AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation', 'transaction_read_only', 'transaction_deferrable', \
+ 'statement_timeout', 'client_encoding']) \
+UNION ALL SELECT 'reset', name, reset_val FROM pg_catalog.pg_show_all_settings() \
+ WHERE name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'client_encoding']) \
 UNION ALL SELECT 'session_user', SESSION_USER::pg_catalog.text, NULL \
 UNION ALL SELECT 'custom', n, pg_catalog.current_setting(n, true) FROM pg_catalog.unnest($1::pg_catalog.text[]) AS names(n) \
 UNION ALL (SELECT 'advisory_lock', NULL, NULL FROM pg_catalog.pg_lock_status() \
@@ -92,28 +100,75 @@ pub async fn capture(
         notifications: answers.notifications,
     };
     if answers.error.is_some() || answers.status != Status::Idle {
+        abort(backend).await?;
         found.pins.add(Pin::ProbeFailed);
-        if answers.status != Status::Idle {
-            return Err(Lost::Protocol);
-        }
         return Ok(found);
     }
-    // In another encoding, a value outside of ASCII could not be told apart from another one.
-    let unreadable = backend.parameters.get("client_encoding") != Some("UTF8");
+    let mut own = Own::default();
     for row in answers.rows {
-        if unreadable && row.iter().flatten().any(|value| !value.is_ascii()) {
-            found.pins.add(Pin::ProbeFailed);
-        }
-        found.take(row, login)?;
+        found.take(row, login, &mut own)?;
     }
+    found.state.settings.extend(own.changed());
     found.state.settings.sort();
     found.state.custom.sort();
     Ok(found)
 }
 
+/// Ends the probe's transaction, in a way that leaves the client's unnamed statement alone.
+async fn abort(backend: &mut Backend) -> Result<(), Lost> {
+    let mut request = Vec::new();
+    write_statement(&mut request, "ROLLBACK", None);
+    write_frame(&mut request, b'S', b"");
+    let exchange = backend.exchange(&request, 1);
+    let answers = tokio::time::timeout(PATIENCE, exchange)
+        .await
+        .map_err(|_| Lost::Closed)??;
+    if answers.status == Status::Idle {
+        Ok(())
+    } else {
+        Err(Lost::Protocol)
+    }
+}
+
+/// The settings that the probe itself changes: as they were before, and as RESET would make them.
+#[derive(Debug, Default)]
+struct Own {
+    prior: Vec<(String, String)>,
+    reset: Vec<(String, String)>,
+}
+
+impl Own {
+    /// Those that the session had changed.
+    fn changed(self) -> impl Iterator<Item = (String, String)> {
+        let Self { prior, reset } = self;
+        prior.into_iter().filter(move |(name, value)| {
+            !reset
+                .iter()
+                .any(|(known, default)| known == name && millis(default) == millis(value))
+        })
+    }
+}
+
+/// A timeout in milliseconds, as `current_setting` shows it with a unit and `reset_val` without; any other text as it is.
+fn millis(value: &str) -> Result<u64, &str> {
+    let digits = value
+        .find(|letter: char| !letter.is_ascii_digit())
+        .unwrap_or(value.len());
+    let number: u64 = value[..digits].parse().map_err(|_| value)?;
+    let unit = match &value[digits..] {
+        "" | "ms" => 1,
+        "s" => 1_000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(value),
+    };
+    Ok(number.saturating_mul(unit))
+}
+
 /// Appends the probe's pipeline: it ends in one ReadyForQuery.
 pub fn write_probe(out: &mut Vec<u8>, custom: &BTreeSet<String>) {
-    for text in [BEGIN, ROLE, AS_LOGIN] {
+    for text in [BEGIN, PRIOR, UNHURRIED, IN_UTF8, ROLE, AS_LOGIN] {
         write_statement(out, text, None);
     }
     write_statement(out, STATE, Some(&array(custom)));
@@ -159,7 +214,7 @@ fn array(names: &BTreeSet<String>) -> String {
 }
 
 impl Found {
-    fn take(&mut self, row: Vec<Option<String>>, login: &str) -> Result<(), Lost> {
+    fn take(&mut self, row: Vec<Option<String>>, login: &str, own: &mut Own) -> Result<(), Lost> {
         let [Some(kind), name, value] =
             <[Option<String>; 3]>::try_from(row).map_err(|_| Lost::Protocol)?
         else {
@@ -167,6 +222,8 @@ impl Found {
         };
         let name = name.unwrap_or_default();
         match kind.as_str() {
+            "prior" => own.prior.push((name, value.unwrap_or_default())),
+            "reset" => own.reset.push((name, value.unwrap_or_default())),
             "role" => self.state.role = Some(name).filter(|role| role != "none"),
             "setting" => self.state.settings.push((name, value.unwrap_or_default())),
             "custom" => self.state.custom.extend(value.map(|value| (name, value))),

@@ -155,7 +155,8 @@ impl Talk<'_> {
             3 => self.cleartext().await?,
             5 => self.md5(rest).await?,
             10 => self.scram(rest).await?,
-            other => return Err(unsupported(&format!("authentication method {other}"))),
+            2 | 6..=9 => return Err(unsupported(&"Kerberos, GSSAPI or SSPI")),
+            other => return Err(broken(&format!("authentication method {other} is unknown"))),
         }
         Ok(false)
     }
@@ -350,6 +351,9 @@ fn unsupported(what: &dyn std::fmt::Display) -> ClientError {
 
 fn refused(frame: &[u8]) -> ClientError {
     let fields = Fields::read(&frame[5..]);
+    if fields.code.is_empty() {
+        return broken(&"an error without an SQLSTATE came");
+    }
     let mut error = ClientError::new(Fault::Backend, &fields.code, fields.message);
     error.verbatim = Some(frame.into());
     error

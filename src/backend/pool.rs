@@ -62,6 +62,8 @@ struct State {
     /// Backends that are being opened.
     opening: usize,
     waiters: VecDeque<Rc<Waiter>>,
+    /// Every set of startup parameters in use, once.
+    baselines: Vec<Rc<Baseline>>,
     /// What PostgreSQL reported at the last login with each set of startup parameters.
     known: Vec<(Rc<Baseline>, Rc<Parameters>)>,
     /// The last failure to open a backend, how many came in a row, and when the next try is due.
@@ -222,17 +224,16 @@ impl Pool {
 
     /// The one set of startup parameters that equals `baseline`, so that equal ones are the same.
     pub fn intern(&self, baseline: Baseline) -> Rc<Baseline> {
-        let state = self.state.borrow();
-        let known = state
-            .known
-            .iter()
-            .map(|(known, _)| known)
-            .chain(state.idle.iter().map(|lent| &lent.backend.baseline));
-        known
-            .into_iter()
-            .find(|known| ***known == baseline)
-            .cloned()
-            .unwrap_or_else(|| Rc::new(baseline))
+        let mut state = self.state.borrow_mut();
+        if let Some(known) = state.baselines.iter().find(|known| ***known == baseline) {
+            return known.clone();
+        }
+        if state.baselines.len() >= KNOWN_BASELINES {
+            state.baselines.retain(|known| Rc::strong_count(known) > 1);
+        }
+        let baseline = Rc::new(baseline);
+        state.baselines.push(baseline.clone());
+        baseline
     }
 
     /// What PostgreSQL reports at a login with these startup parameters, as far as it may be taken for granted: as long

@@ -17,6 +17,8 @@ pub struct Wanted<'a> {
     pub custom: &'a BTreeSet<String>,
     /// The user that pgvalet logged in as.
     pub login: &'a str,
+    /// The session's client_encoding, as it was last reported.
+    pub encoding: Option<&'a str>,
 }
 
 /// Why a session can't go on, on this backend.
@@ -38,31 +40,53 @@ pub enum NotRestored {
 /// The backend must be thrown away, and the session with it: it is never continued on a guess.
 pub async fn restore(backend: &mut Backend, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
     let mut request = Vec::new();
-    for (name, value) in wanted.state.settings.iter().chain(&wanted.state.custom) {
-        write_statement_with(
-            &mut request,
-            "SELECT pg_catalog.set_config($1, $2, false)",
-            &[Some(name), Some(value)],
-        );
-    }
-    if let Some(role) = &wanted.state.role {
-        write_statement(
-            &mut request,
-            "SELECT pg_catalog.set_config('role', $1, false)",
-            Some(role),
-        );
-    }
-    write_frame(&mut request, b'S', b"");
-    for statement in wanted.statements {
-        statement.write_parse(&mut request);
-    }
-    write_frame(&mut request, b'S', b"");
-    let answers = backend.exchange(&request, 2).await?;
+    write_restore(&mut request, wanted);
+    let answers = backend.exchange(&request, 1).await?;
     if let Some(error) = answers.error {
         return Err(NotRestored::Refused(error.message));
     }
     let found = capture::capture(backend, wanted.login, wanted.custom).await?;
     verify(&found, wanted)
+}
+
+/// Appends one transaction. It is not hurried by the session's own `statement_timeout`, and reads values as UTF-8; the
+/// statements are read in the session's own encoding, and under its role.
+fn write_restore(out: &mut Vec<u8>, wanted: &Wanted<'_>) {
+    const SET: &str = "SELECT pg_catalog.set_config($1, $2, false)";
+    for text in [
+        "BEGIN READ WRITE",
+        "SET LOCAL statement_timeout = 0",
+        "SET LOCAL client_encoding = 'UTF8'",
+    ] {
+        write_statement(out, text, None);
+    }
+    let late = |name: &str| matches!(name, "statement_timeout" | "client_encoding");
+    let (last, first): (Vec<_>, Vec<_>) = wanted
+        .state
+        .settings
+        .iter()
+        .chain(&wanted.state.custom)
+        .partition(|(name, _)| late(name));
+    for (name, value) in first {
+        write_statement_with(out, SET, &[Some(name), Some(value)]);
+    }
+    if let Some(role) = &wanted.state.role {
+        write_statement_with(out, SET, &[Some("role"), Some(role)]);
+    }
+    let encoding = wanted.encoding.unwrap_or("UTF8");
+    write_statement_with(
+        out,
+        "SELECT pg_catalog.set_config('client_encoding', $1, true)",
+        &[Some(encoding)],
+    );
+    for statement in wanted.statements {
+        statement.write_parse(out);
+    }
+    for (name, value) in last {
+        write_statement_with(out, SET, &[Some(name), Some(value)]);
+    }
+    write_statement(out, "COMMIT", None);
+    write_frame(out, b'S', b"");
 }
 
 fn verify(found: &Found, wanted: &Wanted<'_>) -> Result<(), NotRestored> {

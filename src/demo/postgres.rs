@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::scratch::Scratch;
 
 mod binaries;
+mod template;
 
 use binaries::Binaries;
 pub use binaries::Fetch;
@@ -49,6 +50,8 @@ pub struct Wanted {
     pub settings: Vec<String>,
     /// Whether programs may be fetched.
     pub fetch: Fetch,
+    /// Where a data directory of each version is kept, for the next one to begin with a copy of it.
+    pub templates: Option<PathBuf>,
 }
 
 impl Default for Wanted {
@@ -58,6 +61,7 @@ impl Default for Wanted {
             max_connections: 100,
             settings: Vec::new(),
             fetch: Fetch::Never,
+            templates: None,
         }
     }
 }
@@ -141,7 +145,7 @@ impl ThrowawayPostgres {
             wanted,
             port: 0,
         };
-        postgres.initdb()?;
+        postgres.make_data()?;
         for attempt in 1.. {
             postgres.port = free_port()?;
             match postgres.start_again() {
@@ -233,6 +237,19 @@ impl ThrowawayPostgres {
 
     fn data(&self) -> PathBuf {
         self.scratch.path().join("data")
+    }
+
+    /// A password is part of the data, so only those without one are shared.
+    fn make_data(&self) -> Result<(), PostgresError> {
+        match (&self.wanted.templates, &self.wanted.login) {
+            (Some(templates), LoginMethod::Trust) => {
+                let template = templates.join(format!("postgres-{}", self.binaries.version));
+                template::fill(&self.data(), &template, self.binaries.run_as, || {
+                    self.initdb()
+                })
+            }
+            (Some(_), LoginMethod::Scram(_)) | (None, _) => self.initdb(),
+        }
     }
 
     fn initdb(&self) -> Result<(), PostgresError> {

@@ -14,4 +14,4 @@ pub use book::{
 };
 pub use id::{BackendId, Generation, Moment, SessionId};
 pub use policy::{Basis, Verdict};
-pub use state::{Event, IllegalTransition, LeaseState, Status};
+pub use state::{Cause, Event, IllegalTransition, LeaseState, Status};

@@ -72,6 +72,16 @@ impl Method {
     }
 }
 
+/// What happens to a session that should be detached, and can't.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pinned {
+    /// It keeps its backend.
+    #[default]
+    Spare,
+    /// It is closed.
+    Close,
+}
+
 /// What a reload is asked to do.
 #[derive(Clone, Debug, Default)]
 pub struct Wish {
@@ -80,6 +90,7 @@ pub struct Wish {
     pub min_idle: Duration,
     pub busy: Busy,
     pub method: Method,
+    pub pinned: Pinned,
     /// Judge only: return nothing.
     pub dry_run: bool,
 }

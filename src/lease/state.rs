@@ -176,3 +176,44 @@ impl LeaseState {
         }
     }
 }
+
+/// Why a lease is returned: the `reason` label of `pgvalet_returns_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The client disconnected, or its transaction ended.
+    Voluntary,
+    /// It was parked for longer than `return_after`.
+    Parked,
+    /// A call asked for it.
+    Forced,
+    Reload,
+    /// The backend was lost.
+    Lost,
+    /// pgvalet is shutting down.
+    Drained,
+}
+
+impl Cause {
+    /// Every cause, in the order of its number.
+    pub const ALL: [Self; 6] = [
+        Self::Voluntary,
+        Self::Parked,
+        Self::Forced,
+        Self::Reload,
+        Self::Lost,
+        Self::Drained,
+    ];
+
+    /// The word in every view.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Voluntary => "voluntary",
+            Self::Parked => "parked",
+            Self::Forced => "forced",
+            Self::Reload => "reload",
+            Self::Lost => "lost",
+            Self::Drained => "drained",
+        }
+    }
+}

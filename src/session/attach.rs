@@ -60,6 +60,9 @@ impl Session {
     }
 
     fn is_ready_made(&self, lent: &Lent) -> bool {
+        if !Rc::ptr_eq(&lent.backend.baseline, &self.rare.baseline) {
+            return false;
+        }
         match lent.backend.home {
             Home::Of(session) => session == self.id,
             Home::Clean => {
@@ -202,6 +205,12 @@ impl Session {
     async fn bring(&mut self, grant: Grant) -> Result<Lent, NoBackend> {
         let mut lent = match grant {
             Grant::Lent(lent) if self.is_ready_made(&lent) => return Ok(lent),
+            Grant::Lent(Lent { backend, permit })
+                if !Rc::ptr_eq(&backend.baseline, &self.rare.baseline) =>
+            {
+                drop(backend);
+                self.open(permit).await?
+            }
             Grant::Lent(Lent { backend, permit }) => match backend.home {
                 Home::Clean => Lent { backend, permit },
                 Home::Of(_) => match reset(backend, Status::Idle).await {
@@ -257,6 +266,7 @@ impl Session {
             statements: &statements,
             custom: &self.rare.custom,
             login: &self.pool.user,
+            encoding: self.rare.told.get("client_encoding"),
         };
         match restore::restore(&mut lent.backend, &wanted).await {
             Ok(()) => Ok(()),
@@ -375,7 +385,7 @@ pub(super) async fn first_login(
         }
     };
     let lent = match grant {
-        Grant::Lent(lent) if lent.backend.baseline == *baseline => lent,
+        Grant::Lent(lent) if Rc::ptr_eq(&lent.backend.baseline, baseline) => lent,
         Grant::Lent(Lent { permit, .. }) | Grant::Open(permit) => {
             let generation = shared.ledger.book().generation();
             shared

@@ -96,8 +96,14 @@ async fn first_packet(
         }
         match startup::read(&packet).map_err(|error| bad_packet(&error))? {
             First::Ssl | First::Gssenc => {
+                let ahead = !matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
                 if stream.write_all(b"N").await.is_err() {
                     return Ok(None);
+                }
+                if ahead {
+                    // CVE-2021-3935: what came before the answer could be anybody's.
+                    let text = "received unencrypted data after an encryption request";
+                    return Err(ClientError::new(Fault::Client, "08P01", text));
                 }
             }
             First::Cancel(key) => {
@@ -295,7 +301,7 @@ impl Door<'_> {
             sticky: Pins::default(),
             waiting: None,
             refusing: None,
-            client_closed: false,
+            client_closed: None,
             answered: false,
             told_fatal: false,
             refused: false,

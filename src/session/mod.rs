@@ -14,8 +14,11 @@ mod statements;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+
+use tokio::time::Sleep;
 
 use crate::backend::capture::State;
 use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools};
@@ -156,8 +159,8 @@ struct Rare {
     waiting: Option<Order>,
     /// A request was refused for want of a backend: everything up to its Sync is skipped.
     refusing: Option<ClientError>,
-    /// The client closed its side while requests were unanswered.
-    client_closed: bool,
+    /// The client closed its side while requests were unanswered: how long they are still awaited.
+    client_closed: Option<Pin<Box<Sleep>>>,
     /// A request was answered since the mode last looked whether to return the lease.
     answered: bool,
     /// PostgreSQL itself told the client that the connection ends.

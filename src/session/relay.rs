@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -14,6 +15,9 @@ use crate::lease::{Event, Status};
 use crate::ledger::{Cause, Order, Patience};
 use crate::session::{Phase, Session};
 use crate::wire::reply::ClientError;
+
+/// How long PostgreSQL may go on for a client that closed its side: what takes longer is cancelled.
+const CLIENT_GONE: Duration = Duration::from_secs(5);
 
 /// What the relay can't do by itself.
 #[derive(Debug)]
@@ -94,13 +98,18 @@ impl Session {
             if let Some(turn) = self.at_rest() {
                 return Poll::Ready(turn);
             }
-            if self.to_backend.is_empty() && !self.rare.client_closed {
+            if self.to_backend.is_empty() && self.rare.client_closed.is_none() {
                 match self.poll_client(cx) {
                     Poll::Ready(Ok(Flow::Moved)) => moved = true,
                     Poll::Ready(Ok(Flow::NeedBackend)) => return Poll::Ready(Turn::NeedBackend),
                     Poll::Ready(Err(end)) => return Poll::Ready(Turn::End(end)),
                     Poll::Pending => {}
                 }
+            }
+            if let Some(patience) = &mut self.rare.client_closed
+                && patience.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(Turn::End(End::ClientBroken));
             }
             if !moved {
                 return Poll::Pending;
@@ -137,10 +146,11 @@ impl Session {
         result
     }
 
-    /// The client will send no more. What PostgreSQL answers by itself is still awaited, as PostgreSQL itself would.
+    /// The client will send no more. What PostgreSQL answers by itself is still awaited for a while: a statement that was
+    /// sent before a goodbye shall take effect.
     pub(super) fn client_ended(&mut self) -> Result<Flow, End> {
         if self.lent.is_some() && self.tracker.answers_alone() && self.inbound.is_between_frames() {
-            self.rare.client_closed = true;
+            self.rare.client_closed = Some(Box::pin(tokio::time::sleep(CLIENT_GONE)));
             return Ok(Flow::Moved);
         }
         Err(End::Client)
@@ -184,7 +194,10 @@ impl Session {
 
     /// What is due between two requests: orders, the mode's own return, the end of a client that closed its side.
     fn at_rest(&mut self) -> Option<Turn> {
-        if self.rare.client_closed && self.tracker.is_answered() && self.to_client.is_empty() {
+        if self.rare.client_closed.is_some()
+            && self.tracker.is_answered()
+            && self.to_client.is_empty()
+        {
             return Some(Turn::End(End::Client));
         }
         while let Some(order) = self.shared.ledger.take_order(self.slot) {
@@ -213,28 +226,12 @@ impl Session {
             return Some(Turn::Obey(order));
         }
         match order {
-            Order::Return {
-                patience: Patience::Now,
-                reply,
-                ..
-            } => {
-                if let Some(reply) = reply {
-                    // Whoever asked may have stopped waiting.
-                    let _ = reply.send(self.why_busy());
-                }
+            Order::Return(order) if order.patience == Patience::Now => {
+                order.answer(self.why_busy())
             }
-            Order::Return {
-                patience: Patience::Wait,
-                ..
-            }
-            | Order::Drain => {
-                let earlier = self.rare.waiting.replace(order);
-                if let Some(Order::Return {
-                    reply: Some(reply), ..
-                }) = earlier
-                {
-                    // Superseded by a later call; whoever asked may have stopped waiting.
-                    let _ = reply.send(self.why_busy());
+            Order::Return(_) | Order::Drain => {
+                if let Some(Order::Return(earlier)) = self.rare.waiting.replace(order) {
+                    earlier.answer(self.why_busy());
                 }
             }
         }

@@ -63,10 +63,19 @@ impl Session {
             _ => {}
         }
         match self.tracker.seen(kind, body) {
-            Seen::Plain | Seen::UnnamedPrepared => {}
+            Seen::Plain => {}
+            Seen::UnnamedPrepared => {
+                if let Some(lent) = &self.lent {
+                    self.statements.made_unnamed(&lent.backend.parameters);
+                }
+            }
             Seen::Ours => return true,
             Seen::Ready(status) => self.hear_ready(status),
-            Seen::Prepared(statement) => self.statements.made(statement),
+            Seen::Prepared(statement) => {
+                if let Some(lent) = &self.lent {
+                    self.statements.made(statement, &lent.backend.parameters);
+                }
+            }
             Seen::Closed(name) => self.statements.closed(&name),
             Seen::Failed { unnamed: true } => self.statements.drop_unnamed(),
             Seen::Failed { unnamed: false } => {}

@@ -1,14 +1,15 @@
 //! Owns the end of a lease: by detach, which keeps the session, by close, which ends it, and by the session's own end.
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 
 use crate::backend::capture::{self, Found};
 use crate::backend::reset::reset;
-use crate::backend::{Home, Lent, cancel};
-use crate::lease::reload::{Method, Outcome};
+use crate::backend::{Home, Lent, Parameters, cancel};
+use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Event, Pin, Pins};
 use crate::ledger::{Cause, Order};
 use crate::session::Session;
@@ -50,29 +51,22 @@ impl Session {
     pub(super) async fn obey(&mut self, order: Order) -> Result<(), End> {
         match order {
             Order::Drain => Err(End::Told(closed(Cause::Drained), Cause::Drained)),
-            Order::Return {
-                method,
-                cause,
-                reply,
-                ..
-            } => {
-                if reply
-                    .as_ref()
-                    .is_some_and(tokio::sync::oneshot::Sender::is_closed)
-                {
-                    return Ok(());
-                }
-                let (outcome, end) = match method {
-                    Method::Detach => self.detach(cause).await,
-                    Method::Close => (
+            Order::Return(order) if order.is_withdrawn() => Ok(()),
+            Order::Return(order) => {
+                let closing = || {
+                    (
                         Outcome::Returned(None),
-                        Err(End::Told(closed(cause), cause)),
-                    ),
+                        Err(End::Told(closed(order.cause), order.cause)),
+                    )
                 };
-                if let Some(reply) = reply {
-                    // Whoever asked may have stopped waiting.
-                    let _ = reply.send(outcome);
-                }
+                let (outcome, end) = match order.method {
+                    Method::Close => closing(),
+                    Method::Detach => match self.detach(order.cause).await {
+                        (Outcome::Pinned(_), Ok(())) if order.pinned == Pinned::Close => closing(),
+                        detached => detached,
+                    },
+                };
+                order.answer(outcome);
                 end
             }
         }
@@ -98,7 +92,7 @@ impl Session {
             }
         };
         self.to_client.push(&found.notifications);
-        let pins = self.pins(&found);
+        let pins = self.pins(&found, &lent.backend.parameters);
         if !pins.is_empty() {
             self.shared.metrics.pinned(pins);
             self.shared.ledger.book_mut().entry_mut(self.slot).pins = pins;
@@ -112,10 +106,13 @@ impl Session {
         (Outcome::Returned(None), Ok(()))
     }
 
-    fn pins(&self, found: &Found) -> Pins {
+    fn pins(&self, found: &Found, reported: &Rc<Parameters>) -> Pins {
         let mut pins = found.pins.union(self.rare.sticky);
         if self.statements.is_incomplete() {
             pins.add(Pin::PrepareLarge);
+        }
+        if !self.statements.would_mean_the_same(reported) {
+            pins.add(Pin::Prepare);
         }
         pins
     }
@@ -152,13 +149,8 @@ impl Session {
                 },
             );
         }
-        let gone = crate::lease::reload::Outcome::Gone;
-        if let Some(Order::Return {
-            reply: Some(reply), ..
-        }) = self.rare.waiting.take()
-        {
-            // Whoever asked may have stopped waiting.
-            let _ = reply.send(gone);
+        if let Some(Order::Return(order)) = self.rare.waiting.take() {
+            order.answer(Outcome::Gone);
         }
         self.shared.ledger.close(self.slot);
         if let Some(words) = &words {

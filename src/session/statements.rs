@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::backend::Parameters;
 use crate::wire::extended::Statement;
 
 /// The longest Parse message that is kept, in bytes.
@@ -11,12 +12,34 @@ pub(super) const MAX_KEPT: usize = 1 << 20;
 /// The prepared statements of one session.
 #[derive(Debug, Default)]
 pub(super) struct Statements {
-    named: Option<Box<HashMap<Box<[u8]>, Rc<Statement>>>>,
+    named: Option<Box<HashMap<Box<[u8]>, Made>>>,
     /// The body of the last Parse of the unnamed statement.
     unnamed: Vec<u8>,
     fate: Unnamed,
+    /// The reported settings that it was read under.
+    unnamed_under: Option<Rc<Parameters>>,
     /// A statement was too large to be kept.
     large: bool,
+}
+
+/// A statement that exists, and the settings that its text was read under.
+#[derive(Debug)]
+struct Made {
+    statement: Rc<Statement>,
+    under: Rc<Parameters>,
+}
+
+/// The reported settings that literals in a text are read by. PostgreSQL keeps what it read; a new Parse reads again.
+const READ_BY: [&str; 5] = [
+    "DateStyle",
+    "IntervalStyle",
+    "TimeZone",
+    "client_encoding",
+    "standard_conforming_strings",
+];
+
+fn reads_alike(one: &Rc<Parameters>, other: &Rc<Parameters>) -> bool {
+    Rc::ptr_eq(one, other) || READ_BY.iter().all(|name| one.get(name) == other.get(name))
 }
 
 /// What became of the unnamed statement.
@@ -55,11 +78,33 @@ impl Statements {
         self.large
     }
 
-    /// A statement exists now.
-    pub fn made(&mut self, statement: Rc<Statement>) {
+    /// A statement exists now; its text was read under these reported settings.
+    pub fn made(&mut self, statement: Rc<Statement>, under: &Rc<Parameters>) {
+        let made = Made {
+            statement: statement.clone(),
+            under: under.clone(),
+        };
         self.named
             .get_or_insert_default()
-            .insert(statement.name.clone(), statement);
+            .insert(statement.name.clone(), made);
+    }
+
+    /// The unnamed statement exists now, likewise.
+    pub fn made_unnamed(&mut self, under: &Rc<Parameters>) {
+        self.unnamed_under = Some(under.clone());
+    }
+
+    /// Whether every statement would mean the same if its text were read again under these reported settings.
+    pub fn would_mean_the_same(&self, under: &Rc<Parameters>) -> bool {
+        let unnamed = self
+            .unnamed_under
+            .iter()
+            .filter(|_| self.fate != Unnamed::None);
+        let named = self
+            .named
+            .iter()
+            .flat_map(|named| named.values().map(|made| &made.under));
+        unnamed.chain(named).all(|made| reads_alike(made, under))
     }
 
     /// A statement was closed.
@@ -80,7 +125,8 @@ impl Statements {
     /// Only the named statements that PostgreSQL says exist remain.
     pub fn reconcile(&mut self, exists: impl Fn(&str) -> bool) {
         if let Some(named) = &mut self.named {
-            named.retain(|name, _| exists(&String::from_utf8_lossy(name)));
+            // A name outside of ASCII may have another form in the session's own encoding.
+            named.retain(|name, _| !name.is_ascii() || exists(&String::from_utf8_lossy(name)));
             if named.is_empty() {
                 self.named = None;
             }
@@ -89,14 +135,14 @@ impl Statements {
 
     /// The named statement.
     pub fn get(&self, name: &[u8]) -> Option<&Rc<Statement>> {
-        self.named.as_ref()?.get(name)
+        Some(&self.named.as_ref()?.get(name)?.statement)
     }
 
     /// Every named statement, in no order.
     pub fn all(&self) -> Vec<Rc<Statement>> {
         self.named
             .iter()
-            .flat_map(|named| named.values().cloned())
+            .flat_map(|named| named.values().map(|made| made.statement.clone()))
             .collect()
     }
 

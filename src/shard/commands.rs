@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::backend::pool::Census;
-use crate::lease::reload::{Method, Outcome};
+use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Claim, ClaimState, SessionId, Verdict};
-use crate::ledger::{Cause, Ledger, Order, Patience};
+use crate::ledger::{Cause, Ledger, Order, Patience, ReturnOrder};
 use crate::metrics::{PoolSample, Sample};
 use crate::reload::{self, Report};
 use crate::session::Shared;
@@ -305,12 +305,13 @@ fn reload_request(ledger: &Ledger, wish: ReloadWish) -> reload::Request {
 
 async fn give_back(ledger: &Ledger, id: SessionId, method: Method) -> Option<Outcome> {
     let (reply, answer) = oneshot::channel();
-    let order = Order::Return {
+    let order = Order::Return(ReturnOrder {
         method,
+        pinned: Pinned::Spare,
         cause: Cause::Forced,
         patience: Patience::Now,
         reply: Some(reply),
-    };
+    });
     if !ledger.order(id, order) {
         return None;
     }

@@ -3,9 +3,14 @@
 /// The bytes of a header: the type and the length.
 pub const HEADER: usize = 5;
 
-/// A message whose length field is below its own size.
+/// The longest message that PostgreSQL takes or sends (PQ_LARGE_MESSAGE_LIMIT), in bytes.
+const MAX_LENGTH: u32 = 0x3FFF_FFFE;
+
+/// A message whose length field is below its own size, or beyond what PostgreSQL knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a message of type {kind:#04x} claims a length of {length}, below 4")]
+#[error(
+    "a message of type {kind:#04x} claims a length of {length}, which is not within 4 and {MAX_LENGTH}"
+)]
 pub struct BadLength {
     pub kind: u8,
     pub length: u32,
@@ -30,14 +35,14 @@ impl Header {
     /// Reads the header at the start of `bytes`; `None` when it isn't there as a whole yet.
     ///
     /// # Errors
-    /// A length below 4: the stream can't be followed from there on.
+    /// A length out of bounds: the stream can't be followed from there on.
     #[inline]
     pub fn read(bytes: &[u8]) -> Result<Option<Self>, BadLength> {
         let &[kind, a, b, c, d, ..] = bytes else {
             return Ok(None);
         };
         let length = u32::from_be_bytes([a, b, c, d]);
-        if length < 4 {
+        if !(4..=MAX_LENGTH).contains(&length) {
             return Err(BadLength { kind, length });
         }
         Ok(Some(Self {

@@ -4,6 +4,7 @@
 mod support;
 
 mod claims;
+mod differential;
 mod moves;
 mod pins;
 mod problems;

@@ -12,7 +12,6 @@ pub mod http;
 pub mod messages;
 mod postgres;
 pub mod raw;
-mod users;
 mod valet;
 mod watchdog;
 

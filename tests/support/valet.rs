@@ -76,7 +76,7 @@ impl Valet {
             .stderr(Stdio::piped())
             .spawn()
             .expect("pgvalet can be run");
-        let watchdog = Watchdog::watch(child.id(), None);
+        let watchdog = Watchdog::watch(child.id());
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = follow(&mut child, Arc::clone(&log));
         let mut ports = [None; 3];

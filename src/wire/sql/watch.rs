@@ -75,7 +75,11 @@ fn set_config(after: &[u8], found: &mut Watch) {
         .strip_prefix(b"(")
         .map(<[u8]>::trim_ascii_start);
     let literal = argument.and_then(|text| text.strip_prefix(b"'"));
-    let name = literal.and_then(|text| Some(&text[..memchr::memchr(b'\'', text)?]));
+    let name = literal.and_then(|text| {
+        let end = memchr::memchr(b'\'', text)?;
+        let alone = text[end + 1..].trim_ascii_start().starts_with(b",");
+        alone.then(|| &text[..end])
+    });
     match name.and_then(|name| std::str::from_utf8(name).ok()) {
         Some(name) if name.contains('.') => found.settings.push(name.to_ascii_lowercase()),
         Some(_) => {}
