@@ -17,14 +17,13 @@ module Pgvalet
     session: "the adapter has neither @raw_connection nor @connection: nothing is submitted, nothing is taken back",
     executor: "Reloader#require_unload_lock! or Interlock#raw_state is gone: who blocks the reloader is not named",
   }.freeze
-
   ADMIN, TOKEN = ENV["PGVALET_ADMIN_URL"].to_s, ENV["PGVALET_ADMIN_TOKEN"]
   CONNECT, ANSWER, LARGEST = 0.25, 0.5, 8 << 20 # s, s, bytes; past them the app goes on as if there were no pgvalet
   PARK_AFTER = ENV.fetch("PGVALET_PARK_AFTER", "5s").then { |text| text.to_f / (text.end_with?("ms") ? 1000 : 1) } # s
-  Taken = Class.new(ActiveRecord::ConnectionNotEstablished)         # what the fence raises
+  Taken = Class.new(ActiveRecord::ConnectionNotEstablished)         # what the fence raises, with nothing executed
   Lease = Struct.new(:since, :thread, :session, :beginning, :taken) # the note; a new one at each checkout
-  Row = Struct.new(:pool, :conn, :owner, :lease, :claim)            # of a pool's own table; the claim is what is sent
-  POOLS, OFF, FENCE = ObjectSpace::WeakMap.new, {}, Mutex.new       # FENCE orders a take and a begin of a transaction
+  Row = Struct.new(:conn, :owner, :lease, :claim)                   # of the app's own table; the claim is what is sent
+  POOLS, TAKEN, OFF, FENCE = Concurrent::Map.new, Concurrent::Map.new, {}, Mutex.new # TAKEN: claims of private sessions
   FOREIGN = Regexp.union("<internal:", __FILE__, RbConfig::CONFIG["rubylibprefix"], *Gem.path) # frames not of the app
   WAITING = %r{\A<internal:|/monitor\.rb\z|/(?:async|io-event)[-/]} # frames that say how somebody waits, not for what
   RAILS = Regexp.union(%r{/active_?(?:record|support)[-/]|/pg/connection\.rb\z}, __FILE__) # there: for a lock, an answer
@@ -35,7 +34,7 @@ module Pgvalet
     end
 
     def checkout(*)
-      super.tap { |conn| Pgvalet.leased(self, conn) }
+      super.tap { |conn| Pgvalet.leased(conn) }
     end
 
     def checkin(conn) # what a woken owner kept never comes back into the pool
@@ -43,12 +42,11 @@ module Pgvalet
     end
   end
 
-  # For the owner that wakes exactly while its connection is taken: BEGIN would go there, and the models' statements to
-  # its next connection. So it raises before anything is executed; begun again, the transaction is whole.
+  # For the owner that wakes as its connection is taken: BEGIN would go there, its models' statements to its next one.
   module Fence
     def begin_transaction(*, **)
       return super if open_transactions > 0 || !(lease = @connection.pgvalet)
-      FENCE.synchronize { lease.taken ? raise(Taken, "pgvalet took it back while its owner slept: begin again") : lease.beginning = true }
+      FENCE.synchronize { lease.beginning = !lease.taken || raise(Taken, "pgvalet took it back as its owner slept: begin again") }
       super
     ensure
       lease.beginning = false if lease
@@ -57,7 +55,7 @@ module Pgvalet
 
   module Unload
     def require_unload_lock! # whoever holds this up, holds it up ahead of every hook: to be named, not cured
-      watch = Thread.new(Thread.current) { |reloader| Pgvalet.name_blockers(reloader) }
+      watch = Thread.new { Pgvalet.name_blockers }
       super
     ensure
       watch&.kill
@@ -80,11 +78,13 @@ module Pgvalet
   def reload!
     began, rows = Time.now, table
     return 0 if rows.empty?
-    answer = call("POST", "/v1/reloads", sessions: rows.map(&:claim))
+    answer = call("POST", "/v1/reloads", sessions: rows.map(&:claim) + TAKEN.values) # the private ones give backends back too
     leases = answer.fetch("leases").to_h { |lease| [lease.fetch("session"), lease] }
+    TAKEN.each_key { |id| TAKEN.delete(id) if %w[gone unknown].include?(leases.dig(id, "outcome")) }
     texts = rows.select(&:owner).map do |row|
       outcome, reason, last = leases.fetch(row.claim[:id], {}).values_at("outcome", "reason", "last_statement")
       kept = outcome == "returned" ? take(row) : [outcome || "not judged", *reason].join(": ")
+      TAKEN[row.claim[:id]] = row.claim unless kept
       "#{kept ? "left (#{kept})" : "took back"} #{row.claim[:owner]} (#{row.claim[:class]}), held since " \
         "#{row.lease.since.strftime("%T")}, after #{last || "no statement"}, at #{row.claim[:where]}"
     end
@@ -94,19 +94,18 @@ module Pgvalet
     log(:warn, "pgvalet was of no use, the reload goes on without it: #{e.class}: #{e.message[0, 200].inspect}")
   end
 
-  def leased(pool, conn) # in the thread that gets it
+  def leased(conn) # in the thread that gets it
     conn.pgvalet = Lease.new(Time.now, Thread.current, wire(conn)&.last)
-    POOLS[pool] = true unless POOLS.key?(pool)
-    @claims = Thread.new { loop { sleep(PARK_AFTER / 2) && send_claims } } unless @claims&.alive? # a fork ends it
-  rescue ThreadError # no more threads: no claims
+    POOLS[conn.pool] = true
+    @claims = (Thread.new { loop { sleep(PARK_AFTER / 2) && send_claims } } rescue nil) unless @claims&.alive? # a fork ends it
   end
 
-  def name_blockers(reloader)
+  def name_blockers
     sleep 2
     ActiveSupport::Dependencies.interlock.raw_state do |all|
-      stuck = all.select { |at, info| at != reloader && info[:purpose] != :unload && (info[:waiting] || info[:sharing].to_i > 0) }
-      log(:warn, "the reloader waits for what runs inside Rails' executor, and should wait outside of it (permit_concurrent_loads " \
-                 "doesn't let a reload pass): #{stuck.keys.map { |at| "#{title(at)} at #{where(at)}" }.join("; ")}")
+      stuck = all.reject { |_, state| state[:purpose] == :unload || (!state[:waiting] && state[:sharing].to_i.zero?) }.keys
+      log(:warn, "the reloader waits for who is inside Rails' executor, and must wait outside of it: " \
+                 "#{stuck.map { |thread| "#{title(thread)} at #{where(thread)}" }.join("; ")}")
     end
   end
 
@@ -115,15 +114,15 @@ module Pgvalet
   # By removal, never by steal and check-in, which hands a connection on while its owner may still hold the object. The
   # owner keeps a private, working session, and leases another with its next `connection`. Returns why not, or nil.
   def take(row)
-    kept = row.pool.synchronize { FENCE.synchronize { refusal(row) || (row.lease.taken = true) && nil } }
-    kept || row.pool.remove(row.conn) && nil # outside of the locks, since it connects for who waits for a connection
+    kept = row.conn.pool.synchronize { FENCE.synchronize { refusal(row) || (row.lease.taken = true) && nil } }
+    kept || row.conn.pool.remove(row.conn) && nil # outside of the locks, since it connects for who waits for a connection
   end
 
   def refusal(row) # what pgvalet can't know, the owner's sleep last
     conn, owner, lease = row.conn, row.owner, row.lease
     return "a part of the glue is off" if OFF.key?(:fence)
-    return "changed hands" unless conn.owner.equal?(owner) && conn.pgvalet.equal?(lease) && row.pool.connections.include?(conn)
-    return "not leased implicitly" unless implicit?(row.pool, owner, conn)
+    return "changed hands" unless conn.owner.equal?(owner) && conn.pgvalet.equal?(lease) && conn.pool.connections.include?(conn)
+    return "not leased implicitly" unless implicit?(conn.pool, owner, conn)
     return "in a transaction" if lease.beginning || conn.open_transactions > 0
     return "busy" unless wire(conn) == [PG::PQTRANS_IDLE, row.claim[:id]]
     "awake" unless asleep?(owner, lease.thread)
@@ -141,11 +140,12 @@ module Pgvalet
   end
 
   def table
-    conns = POOLS.keys.flat_map { |pool| Array(pool.connections).map { |conn| [pool, conn, conn.owner, wire(conn)&.last] } }
-    conns.reject { |_, _, owner, id| !id || owner == Thread.current || owner == Fiber.current }.map do |pool, conn, owner, id|
-      lease, claim = conn.pgvalet ||= Lease.new(Time.now), { id: id, owner: "", state: "resting" }
-      claim.update(owner: title(owner), class: owner.class.name, state: "held", held_for: "#{(Time.now - lease.since).to_i}s", where: where(owner)) if owner
-      Row.new(pool, conn, owner, lease, claim)
+    conns = POOLS.keys.flat_map { |pool| Array(pool.connections).tap { |all| POOLS.delete(pool) if all.empty? } }
+    conns.filter_map do |conn|
+      id, owner, lease = wire(conn)&.last, conn.owner, conn.pgvalet ||= Lease.new(Time.now)
+      next if id.nil? || owner == Thread.current || owner == Fiber.current
+      held = { class: owner.class.name, held_for: "#{(Time.now - lease.since).to_i}s", where: where(owner) } if owner
+      Row.new(conn, owner, lease, { id: id, owner: owner ? title(owner) : "", state: owner ? "held" : "resting", **held.to_h })
     end
   end
 
@@ -160,22 +160,22 @@ module Pgvalet
   def call(verb, path, body)
     uri, json = URI(ADMIN), JSON.generate(body)
     socket = Timeout.timeout(CONNECT) { uri.scheme == "unix" ? UNIXSocket.new(uri.path) : TCPSocket.new(uri.hostname, uri.port) }
-    head = ["#{verb} #{path} HTTP/1.0", "Host: localhost", "Content-Type: application/json", "Content-Length: #{json.bytesize}",
-            *("Authorization: Bearer #{TOKEN}" if TOKEN)]
+    head = ["#{verb} #{path} HTTP/1.0", "Host: localhost", "Content-Type: application/json", "Content-Length: #{json.bytesize}"]
+    head << "Authorization: Bearer #{TOKEN}" if TOKEN
     answer = Timeout.timeout(ANSWER) { socket.write([*head, "", json].join("\r\n")) && socket.read(LARGEST) }
-    answer.to_s.match?(%r{\AHTTP/1\.\d 2\d\d}n) ? JSON.parse(answer.split("\r\n\r\n", 2).last) : raise("it answers #{answer.to_s[0, 60].inspect}")
+    raise "it answers #{answer.to_s[0, 60].inspect}" unless answer.to_s.match?(%r{\AHTTP/1\.\d 2\d\d}n)
+    JSON.parse(answer.split("\r\n\r\n", 2).last)
   ensure
     socket&.close
   end
 
-  # Its transaction's status, and its session's id if it goes through pgvalet: from libpq's memory, the id not while another
-  # thread may be inside libpq. (raw_connection would connect from 7.1 on, and turn off lazy transactions before.)
+  # Its transaction's status and pgvalet's id of its session, both from libpq's memory. (raw_connection connects, from 7.1 on.)
   def wire(conn)
     variable = %i[@raw_connection @connection].find { |name| conn.instance_variable_defined?(name) } || off(:session)
-    driver = conn.instance_variable_get(variable)
-    status = driver.transaction_status
-    [status, status == PG::PQTRANS_ACTIVE ? conn.pgvalet&.session : Integer(driver.parameter_status("pgvalet.session"), exception: false)]
-  rescue NameError, TypeError, PG::Error # not PostgreSQL; not connected yet, or closed
+    status = (driver = conn.instance_variable_get(variable)).transaction_status # active: somebody may be inside libpq
+    id = status == PG::PQTRANS_ACTIVE ? conn.pgvalet&.session : driver.parameter_status("pgvalet.session")
+    [status, id && Integer(id)]
+  rescue NameError, TypeError, ArgumentError, PG::Error # not PostgreSQL; not connected yet, or closed
   end
 
   def where(owner)

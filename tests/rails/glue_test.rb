@@ -12,6 +12,7 @@ class GlueTest < Minitest::Test
   def setup
     LOG.truncate(LOG.rewind)
     FAKE.answer { |*request| FakeAdmin.certify(*request) }
+    Pgvalet::TAKEN.clear
     @workers = []
   end
 
@@ -147,6 +148,19 @@ class GlueTest < Minitest::Test
     assert_raises(Pgvalet::Taken) { owner.run { conn.transaction { ran = true } } }
     refute ran
     assert_equal "again", owner.run { ActiveRecord::Base.transaction { ActiveRecord::Base.connection.select_value("SELECT 'again'") } }
+  end
+
+  def test_a_private_session_is_submitted_again_until_it_is_gone
+    owner, conn = parked
+    2.times { Pgvalet.reload! }
+    ids = ->(request) { request[2]["sessions"].map { |claim| claim["id"] } }
+    id = Pgvalet::TAKEN.keys.first
+    owner.run { ActiveRecord::Base.connection.execute("SELECT 1") }
+    owner.asleep!
+    FAKE.answer { |_, _, body| FakeAdmin.ok(JSON.generate(id: "1", leases: body["sessions"].map { |claim| { session: claim["id"], outcome: "gone" } })) }
+    2.times { Pgvalet.reload! }
+    assert_equal [true, false], FAKE.requests.last(2).map { |request| ids[request].include?(id) }
+    assert_same conn.pgvalet.taken, true
   end
 
   def test_a_taken_connection_never_comes_back_into_the_pool
