@@ -11,6 +11,7 @@ pub mod lease;
 pub mod ledger;
 pub mod metrics;
 pub mod net;
+pub mod process;
 pub mod reload;
 pub mod serve;
 pub mod session;

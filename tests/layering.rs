@@ -7,11 +7,16 @@ use std::path::{Path, PathBuf};
 /// Each module of the crate with its layer. Modules of one layer may import each other, but for [`STRANGERS`].
 const LAYERS: [(u8, &[&str]); 6] = [
     (0, &["lease"]),
-    (1, &["wire", "config", "metrics", "net", "clock", "drain"]),
+    (
+        1,
+        &[
+            "wire", "config", "metrics", "net", "clock", "drain", "process",
+        ],
+    ),
     (2, &["ledger", "backend", "view"]),
     (3, &["session", "reload"]),
     (4, &["shard", "admin"]),
-    (5, &["lib", "cli", "main", "demo"]),
+    (5, &["lib", "serve", "cli", "main", "demo"]),
 ];
 
 /// Modules of one layer that never import each other.

@@ -5,6 +5,7 @@
 mod bodies;
 mod guard;
 mod problem;
+mod processes;
 mod routes;
 mod serve;
 mod views;
@@ -34,6 +35,7 @@ pub struct Desk {
     pub metrics: Arc<Metrics>,
     pub shutdown: Shutdown,
     reloads: Arc<Mutex<Reloads>>,
+    known: Arc<processes::Known>,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +61,7 @@ impl Desk {
             metrics,
             shutdown,
             reloads: Arc::default(),
+            known: Arc::default(),
         }
     }
 

@@ -105,13 +105,13 @@ async fn metrics(State(desk): State<Desk>) -> Result<Response, Problem> {
 }
 
 async fn leases(State(desk): State<Desk>) -> Answer<Leases> {
-    let (generation, mut leases) = desk.shards.sessions().await?;
+    let (generation, mut leases) = desk.sessions().await?;
     leases.retain(|lease| lease.state != "none");
     Ok(Json(Leases { generation, leases }))
 }
 
 async fn sessions(State(desk): State<Desk>) -> Answer<Sessions> {
-    let (generation, sessions) = desk.shards.sessions().await?;
+    let (generation, sessions) = desk.sessions().await?;
     Ok(Json(Sessions {
         generation,
         sessions,
@@ -119,11 +119,11 @@ async fn sessions(State(desk): State<Desk>) -> Answer<Sessions> {
 }
 
 async fn owners(State(desk): State<Desk>) -> Answer<Owners> {
-    Ok(Json(Owners::of(desk.shards.sessions().await?.1)))
+    Ok(Json(Owners::of(desk.sessions().await?.1)))
 }
 
 async fn leaks(State(desk): State<Desk>) -> Answer<Leaks> {
-    let (_, mut sessions) = desk.shards.sessions().await?;
+    let (_, mut sessions) = desk.sessions().await?;
     sessions.retain(|session| matches!(session.verdict, "parked" | "pinned"));
     sessions.sort_by_key(|session| std::cmp::Reverse(session.idle));
     let leaks = sessions.into_iter().map(Leak::from).collect();
@@ -241,7 +241,7 @@ async fn return_owner(
     body: Bytes,
 ) -> Answer<serde_json::Value> {
     let method = bodies::read::<ReturnBody>(&headers, &body)?.method();
-    let (_, sessions) = desk.shards.sessions().await?;
+    let (_, sessions) = desk.sessions().await?;
     let mut accounts = Vec::new();
     for view in sessions
         .into_iter()

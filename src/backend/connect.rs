@@ -296,6 +296,7 @@ impl Talk<'_> {
             key,
             parameters: Rc::new(reported),
             baseline: self.login.baseline.clone(),
+            application: self.login.application.into(),
             home: Home::Clean,
             born: now,
             rested: now,

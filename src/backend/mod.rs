@@ -34,6 +34,8 @@ pub enum Home {
     Clean,
     /// This session's: warm for it, and to be scrubbed before anybody else gets it.
     Of(SessionId),
+    /// That of a session that has moved on: to be scrubbed before anybody gets it.
+    Left,
 }
 
 /// One authenticated connection to PostgreSQL.
@@ -52,6 +54,8 @@ pub struct Backend {
     pub born: Moment,
     /// When it last came back to the pool.
     pub rested: Moment,
+    /// The `application_name` that it was opened with: RESET goes back to it.
+    pub application: Box<str>,
     /// The generation that it was opened in.
     pub generation: Generation,
     /// Cancels on their way to it.

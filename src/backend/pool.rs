@@ -317,6 +317,15 @@ impl Pool {
         drop(idle);
     }
 
+    /// The session has moved to another backend: those that carry an older state of its are no longer its home.
+    pub fn leave(&self, session: SessionId) {
+        for lent in &mut self.state.borrow_mut().idle {
+            if lent.backend.home == Home::Of(session) {
+                lent.backend.home = Home::Left;
+            }
+        }
+    }
+
     /// Takes out the warm backend of a session that has ended, to be scrubbed.
     pub fn take_warm(&self, session: SessionId) -> Option<Lent> {
         let mut state = self.state.borrow_mut();

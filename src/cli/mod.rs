@@ -48,6 +48,8 @@ impl From<Exit> for ExitCode {
     }
 }
 
+const CONFIG_HELP: &str = "A TOML file with keys as in docs/configuration.md [PGVALET_CONFIG]";
+
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 it didn't work out, such as a return that was refused; \
                           2 wrong usage or configuration; 3 no pgvalet answers.";
 
@@ -88,8 +90,8 @@ struct DemoArgs {
 
 #[derive(Args, Debug)]
 struct Configured {
-    /// A TOML file with keys as in docs/configuration.md [PGVALET_CONFIG]
-    #[arg(long, short, value_name = "FILE")]
+    /// A TOML file with keys as in docs/configuration.md.
+    #[arg(long, short, value_name = "FILE", help = CONFIG_HELP)]
     config: Option<PathBuf>,
     #[command(flatten)]
     options: ConfigOptions,

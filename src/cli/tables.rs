@@ -122,10 +122,11 @@ pub(super) fn leaks(leaks: &Leaks) -> String {
         ]);
     }
     let mut text = finished(&table);
+    text.push('\n');
     for leak in &leaks.leaks {
         if let Some(remedy) = &leak.remedy {
             text.push_str(&format!(
-                "\n{} {}: {}\n",
+                "{} {}: {}\n",
                 leak.lease.session,
                 printable(&leak.lease.owner),
                 printable(remedy)
@@ -143,7 +144,7 @@ pub(super) fn reload(reload: &Reload) -> String {
         .map(|took| format!(" in {took}"))
         .unwrap_or_default();
     let kind = if reload.dry_run {
-        "dry run of a reload"
+        "dry run of reload"
     } else {
         "reload"
     };

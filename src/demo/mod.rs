@@ -57,14 +57,22 @@ pub enum DemoError {
 
 /// Tells the story. Ctrl-C, SIGTERM and SIGHUP end it early, cleanly.
 pub fn run(after: After) -> ExitCode {
-    // A runtime that is dropped waits for what runs beside it, and so for a PostgreSQL that is just being made.
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let narrator = Narrator::to_stdout();
+    let ending = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build();
-    match runtime
-        .map_err(DemoError::from)
-        .and_then(|runtime| runtime.block_on(until_signal(after)))
+        .build()
     {
+        // The runtime is dropped here: it waits for what runs beside it, and so for a PostgreSQL that is just being made.
+        Ok(runtime) => runtime.block_on(until_signal(&narrator, after)),
+        Err(error) => Err(error.into()),
+    };
+    let cleaned = |ending| {
+        narrator
+            .line(CLEANED)
+            .map(|()| ending)
+            .map_err(DemoError::from)
+    };
+    match ending.and_then(cleaned) {
         Ok(Ending::Told) => Exit::Success.into(),
         Ok(Ending::Interrupted) => ExitCode::from(130),
         Err(DemoError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -77,25 +85,25 @@ pub fn run(after: After) -> ExitCode {
     }
 }
 
+/// What is true once all has been dropped.
+const CLEANED: &str = "Cleaned up: no process and no file is left.";
+
 enum Ending {
     Told,
     Interrupted,
 }
 
-async fn until_signal(after: After) -> Result<Ending, DemoError> {
+async fn until_signal(narrator: &Narrator, after: After) -> Result<Ending, DemoError> {
     let mut signals = Signals::install()?;
-    let narrator = Narrator::to_stdout();
-    let mut story = Box::pin(tell(&narrator, after));
-    let ending = tokio::select! {
+    let mut story = Box::pin(tell(narrator, after));
+    tokio::select! {
         // Ctrl-C also ends the commands that the story runs: what counts is that somebody pressed it.
         biased;
-        _ = signals.next() => Ending::Interrupted,
+        _ = signals.next() => {}
         told = &mut story => return told.map(|()| Ending::Told),
-    };
+    }
     narrator.line("\nInterrupted: cleaning up.")?;
-    drop(story);
-    narrator.line("Cleaned up: no process and no file is left.")?;
-    Ok(ending)
+    Ok(Ending::Interrupted)
 }
 
 async fn tell(narrator: &Narrator, after: After) -> Result<(), DemoError> {

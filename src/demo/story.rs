@@ -31,12 +31,17 @@ pub(super) struct Story<'a> {
 /// The app's long-lived sessions.
 struct App {
     _web_1: Worker,
-    web_2: Session,
     dispatcher: Dispatcher,
 }
 
-/// A request that waits for a backend; it says when its answer came.
-type Waiting = JoinHandle<Result<Moment, tokio_postgres::Error>>;
+/// A request that waits for a backend.
+type Waiting = JoinHandle<Result<Answered, tokio_postgres::Error>>;
+
+/// When such a request had its answer, and from which of PostgreSQL's processes.
+struct Answered {
+    at: Moment,
+    backend: String,
+}
 
 /// Time since a beginning.
 #[derive(Clone, Copy)]
@@ -84,11 +89,12 @@ impl<'a> Story<'a> {
 
     /// The rest, up to the end of the story; all still runs afterwards.
     pub(super) async fn tell(&mut self) -> Result<(), DemoError> {
-        let app = self.the_app_connects().await?;
+        let (app, web_2) = self.the_app_connects().await?;
         self.the_dispatcher_parks(&app.dispatcher).await?;
         let waiting = self.a_request_waits().await?;
-        self.the_app_reloads(&app, waiting).await?;
-        self.the_dispatcher_wakes(&app.dispatcher).await?;
+        let answered = self.the_app_reloads(web_2, waiting).await?;
+        self.the_dispatcher_wakes(&app.dispatcher, &answered)
+            .await?;
         self.app = Some(app);
         self.narrator.line(&format!(
             "\nThat was the story, in {}.",
@@ -97,7 +103,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    async fn the_app_connects(&self) -> Result<App, DemoError> {
+    async fn the_app_connects(&self) -> Result<(App, Session), DemoError> {
         let listen = self.proxy.addresses.listen;
         self.narrator.chapter("A small app connects")?;
         let setup = Session::connect(listen, "setup").await?;
@@ -118,21 +124,20 @@ impl<'a> Story<'a> {
                 .unwrap_or_else(|| "none: no pgvalet in between".to_owned())
         };
         self.narrator.say(&format!(
-            "web-1       serves a request now and then            (session {})\n\
-             web-2       is in the middle of a transaction         (session {})\n\
-             dispatcher  has inserted a job, and waits for its     (session {})\n            \
-             queue, connection in hand: it has parked",
+            "web-1       (session {}) serves a request now and then\n\
+             web-2       (session {}) is in the middle of a transaction\n\
+             dispatcher  (session {}) has inserted a job, and sleeps on its queue, connection in hand",
             id(&web_1.id),
             id(&web_2.id),
             id(&dispatcher.id),
         ))?;
         self.narrator
             .say("Each sees its session's id as the parameter pgvalet.session.")?;
-        Ok(App {
+        let app = App {
             _web_1: web_1,
-            web_2,
             dispatcher,
-        })
+        };
+        Ok((app, web_2))
     }
 
     async fn the_dispatcher_parks(&self, dispatcher: &Dispatcher) -> Result<(), DemoError> {
@@ -168,10 +173,10 @@ impl<'a> Story<'a> {
         let (listen, clock) = (self.proxy.addresses.listen, self.stopwatch.clock);
         let session = Session::connect(listen, "web-3").await?;
         let waiting = tokio::spawn(async move {
-            session.value("SELECT count(*) FROM jobs").await?;
-            let answered = clock.precise();
+            let backend = session.value("SELECT pg_backend_pid()").await?;
+            let at = clock.precise();
             session.close().await;
-            Ok(answered)
+            Ok(Answered { at, backend })
         });
         let queued = async {
             while sum_of(&self.proxy.metrics().await?, "pgvalet_waiting_sessions") < 1.0 {
@@ -185,7 +190,11 @@ impl<'a> Story<'a> {
         Ok(waiting)
     }
 
-    async fn the_app_reloads(&self, app: &App, waiting: Waiting) -> Result<(), DemoError> {
+    async fn the_app_reloads(
+        &self,
+        web_2: Session,
+        waiting: Waiting,
+    ) -> Result<Answered, DemoError> {
         self.narrator
             .chapter("Somebody saves a file: the app reloads")?;
         self.narrator.say("web-3 has come with a request: all backends are taken, one of them by an owner that sleeps.")?;
@@ -197,35 +206,35 @@ impl<'a> Story<'a> {
             .map_err(|_| DemoError::Waited("web-3's answer"))?;
         let answered = answered.map_err(std::io::Error::other)??;
         self.narrator.say(&format!(
-            "web-3 had its answer {} after the command began. (Rails' own reloader would have waited here\n\
-             for twice checkout_timeout, 10 s, and then taken the connection by force.)",
-            shown(answered, asked),
+            "web-3 had its answer {} after the command was typed, from the dispatcher's backend.\n\
+             (Rails' own reloader waits here for twice checkout_timeout, 10 s, then takes connections by force.)",
+            shown(answered.at, asked),
         ))?;
-        app.web_2.client.batch_execute("COMMIT").await?;
+        web_2.client.batch_execute("COMMIT").await?;
+        web_2.close().await;
         self.narrator
-            .say("web-2's transaction wasn't touched: it commits now.")?;
-        Ok(())
+            .say("web-2's transaction wasn't touched: it commits now, and web-2 disconnects.")?;
+        Ok(answered)
     }
 
-    async fn the_dispatcher_wakes(&self, dispatcher: &Dispatcher) -> Result<(), DemoError> {
+    async fn the_dispatcher_wakes(
+        &self,
+        dispatcher: &Dispatcher,
+        web_3: &Answered,
+    ) -> Result<(), DemoError> {
         self.narrator
             .chapter("The dispatcher wakes, and notices nothing")?;
-        let woken = timeout(PATIENCE, dispatcher.wake())
-            .await
-            .map_err(|_| DemoError::Waited("the dispatcher"))??;
-        let backend = if woken.backend == dispatcher.backend {
-            format!(
-                "its backend is the old one ({}): nobody needed another in the meantime",
-                woken.backend
-            )
-        } else {
-            format!(
-                "its backend is another one ({}, was {})",
-                woken.backend, dispatcher.backend
-            )
+        let woken = timeout(PATIENCE, dispatcher.wake()).await;
+        let woken = woken.map_err(|_| DemoError::Waited("the dispatcher"))??;
+        let backend = match &woken.backend {
+            backend if *backend == web_3.backend => {
+                format!("{backend}, which has served web-3 in the meantime")
+            }
+            backend if *backend == dispatcher.backend => format!("{backend}, as before"),
+            backend => format!("{backend}, before it was {}", dispatcher.backend),
         };
         self.narrator.say(&format!(
-            "The same connection, the same session {}; {backend}.\n\
+            "The same connection, the same session {}. Its backend is {backend}.\n\
              Its prepared INSERT works (job {}), its statement_timeout is still {}.",
             dispatcher.id.as_deref().unwrap_or("-"),
             woken.job,
@@ -260,7 +269,6 @@ impl<'a> Story<'a> {
     /// Ends the app, pgvalet and PostgreSQL, in this order.
     pub(super) async fn end(self) -> Result<(), DemoError> {
         let Self {
-            narrator,
             app,
             proxy,
             mut postgres,
@@ -270,7 +278,6 @@ impl<'a> Story<'a> {
         proxy.stop().await?;
         postgres.stop(Stop::Fast)?;
         drop(postgres);
-        narrator.line("Cleaned up: no process and no file is left.")?;
         Ok(())
     }
 
@@ -291,7 +298,7 @@ impl<'a> Story<'a> {
             .filter(|line| line.starts_with(prefix) && !line.ends_with(" 0"))
             .collect();
         let lines = if lines.is_empty() {
-            format!("({prefix}*: all 0)")
+            format!("{prefix}*: all 0 now")
         } else {
             lines.join("\n")
         };

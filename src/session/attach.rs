@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::backend::capture::State;
+use crate::backend::capture::{State, write_statement};
 use crate::backend::pool::Request;
 use crate::backend::reset::reset;
 use crate::backend::restore::{self, NotRestored, Wanted};
@@ -17,6 +17,7 @@ use crate::config::ChaosReturn;
 use crate::lease::{Event, SessionId, Status};
 use crate::session::relay::{End, Flow};
 use crate::session::{Phase, Session, Shared};
+use crate::wire::extended::write_frame;
 use crate::wire::frame::{HEADER, Header};
 use crate::wire::reply::{self, ClientError, Fault};
 
@@ -65,6 +66,7 @@ impl Session {
         }
         match lent.backend.home {
             Home::Of(session) => session == self.id,
+            Home::Left => false,
             Home::Clean => {
                 self.rare.saved.as_ref().is_none_or(State::is_empty)
                     && self.statements.is_empty()
@@ -117,6 +119,7 @@ impl Session {
         }
         if !same {
             self.statements.moved();
+            self.pool.leave(self.id);
         }
         self.step(Event::Granted(backend.id));
         self.shared
@@ -213,7 +216,7 @@ impl Session {
             }
             Grant::Lent(Lent { backend, permit }) => match backend.home {
                 Home::Clean => Lent { backend, permit },
-                Home::Of(_) => match reset(backend, Status::Idle).await {
+                Home::Of(_) | Home::Left => match reset(backend, Status::Idle).await {
                     Some(backend) => Lent { backend, permit },
                     None => self.open(permit).await?,
                 },
@@ -225,6 +228,28 @@ impl Session {
         }
         self.restore(&mut lent).await?;
         Ok(lent)
+    }
+
+    /// Gives the backend the session's own application_name again, after a RESET went back to its opener's.
+    pub(super) async fn rename(&mut self) -> Result<(), End> {
+        self.rare.rename = false;
+        let Some(lent) = &mut self.lent else {
+            return Ok(());
+        };
+        let mut request = Vec::new();
+        let text = "SELECT pg_catalog.set_config('application_name', $1, false)";
+        write_statement(&mut request, text, Some(&self.rare.application));
+        write_frame(&mut request, b'S', b"");
+        let before = lent.backend.parameters.clone();
+        let renamed = lent.backend.exchange(&request, 1).await;
+        let answers = renamed.map_err(|_| End::Backend(Some(super::returning::lost())))?;
+        self.to_client.push(&answers.notifications);
+        for (name, value) in lent.backend.parameters.news(&before) {
+            let mut status = Vec::new();
+            reply::parameter_status(&mut status, name, value);
+            self.to_client.push(&status);
+        }
+        Ok(())
     }
 
     async fn open(&self, permit: crate::backend::Permit) -> Result<Lent, NoBackend> {

@@ -282,6 +282,7 @@ impl Door<'_> {
             process,
         } = admitted;
         let secret = secret_key(self.minor);
+        let application = profile.application.clone();
         let (id, slot) = self.shared.ledger.open(profile, secret.clone());
         self.shared.ledger.book_mut().entry_mut(slot).process = process;
         let mut welcome = Vec::with_capacity(1024);
@@ -294,6 +295,8 @@ impl Door<'_> {
         let mut to_client = Spill::default();
         to_client.push(&welcome);
         let rare = Rare {
+            application,
+            rename: false,
             baseline,
             told,
             saved: None,
@@ -339,12 +342,7 @@ fn describe(peer: &Peer) -> (Rc<str>, Option<Rc<Process>>) {
         Peer::Tcp(address) => (address.to_string().into(), None),
         Peer::Unix(0) => ("unix".into(), None),
         Peer::Unix(pid) => {
-            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words = command
-                .split(|byte| *byte == 0)
-                .filter(|word| !word.is_empty());
-            let words: Vec<_> = words.map(String::from_utf8_lossy).collect();
-            let command: String = words.join(" ").chars().take(120).collect();
+            let command = crate::process::command(*pid);
             ("unix".into(), Some(Rc::new(Process { pid: *pid, command })))
         }
     }

@@ -147,6 +147,10 @@ enum Phase {
 #[derive(Debug)]
 struct Rare {
     baseline: Rc<Baseline>,
+    /// The `application_name` of its startup packet: what RESET shall go back to.
+    application: Rc<str>,
+    /// A RESET went back to the application_name of whoever opened the backend: ours is due.
+    rename: bool,
     /// What the client was told by ParameterStatus, while no backend is held.
     told: Rc<Parameters>,
     /// The session's state while no backend is held.

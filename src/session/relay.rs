@@ -28,6 +28,8 @@ pub(super) enum Turn {
     Obey(Order),
     /// The mode of returning ends the lease here.
     Release,
+    /// The backend bears another session's application_name.
+    Rename,
     End(End),
 }
 
@@ -74,6 +76,7 @@ impl Session {
                 Turn::NeedBackend => Box::pin(self.attach()).await,
                 Turn::Obey(order) => Box::pin(self.obey(order)).await,
                 Turn::Release => Box::pin(self.release()).await,
+                Turn::Rename => Box::pin(self.rename()).await,
                 Turn::End(end) => return end,
             };
             if let Err(end) = ended {
@@ -181,11 +184,15 @@ impl Session {
 
     /// Whether the backend may change hands now.
     pub(super) fn is_quiet(&self) -> bool {
+        self.is_between_requests() && self.tracker.status() == Status::Idle
+    }
+
+    /// Whether every request is answered, and nothing is on its way.
+    fn is_between_requests(&self) -> bool {
         self.lent
             .as_ref()
             .is_some_and(|lent| lent.backend.cancels.get() == 0 && lent.backend.unread.is_empty())
             && self.tracker.is_settled()
-            && self.tracker.status() == Status::Idle
             && self.inbound.is_between_frames()
             && self.outbound.is_between_frames()
             && self.to_backend.is_empty()
@@ -207,6 +214,10 @@ impl Session {
         }
         if self.phase == Phase::Active || self.lent.is_none() {
             return None;
+        }
+        if self.rare.rename && self.is_between_requests() && self.tracker.status() != Status::Failed
+        {
+            return Some(Turn::Rename);
         }
         if self.rare.waiting.is_some() && self.is_quiet() {
             return self.rare.waiting.take().map(Turn::Obey);

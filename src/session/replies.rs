@@ -107,12 +107,20 @@ impl Session {
         }
     }
 
-    /// DISCARD ALL and DEALLOCATE ALL do away with statements that the proxy believes in.
+    /// Some commands change what the proxy believes: DISCARD ALL and DEALLOCATE ALL do away with statements, RESET and
+    /// DISCARD ALL go back to the application_name of whoever opened the backend.
     fn hear_complete(&mut self, body: &[u8]) {
-        if body.first() == Some(&b'D')
-            && (body.starts_with(b"DISCARD ALL") || body.starts_with(b"DEALLOCATE ALL"))
-        {
+        if !matches!(body.first(), Some(b'D' | b'R')) {
+            return;
+        }
+        let discard = body.starts_with(b"DISCARD ALL");
+        if discard || body.starts_with(b"DEALLOCATE ALL") {
             self.statements.clear();
+        }
+        if (discard || body.starts_with(b"RESET"))
+            && let Some(lent) = &self.lent
+        {
+            self.rare.rename |= *lent.backend.application != *self.rare.application;
         }
     }
 

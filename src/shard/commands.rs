@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::backend::pool::Census;
+use crate::lease::book::Process;
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Claim, ClaimState, SessionId, Verdict};
 use crate::ledger::{Cause, Ledger, Order, Patience, ReturnOrder};
@@ -52,6 +53,8 @@ pub enum Command {
         method: Method,
         reply: oneshot::Sender<Option<Outcome>>,
     },
+    /// The processes behind sessions, as they were found out.
+    Processes(Vec<(SessionId, Process)>, oneshot::Sender<()>),
     Sample(oneshot::Sender<Sample>),
     Cancel(CancelKey, oneshot::Sender<()>),
 }
@@ -187,6 +190,22 @@ impl Shards {
         answer.await.map_err(|_| Gone)
     }
 
+    /// Notes the processes behind sessions.
+    ///
+    /// # Errors
+    /// pgvalet is ending.
+    pub async fn processes(&self, found: Vec<(SessionId, Process)>) -> Result<(), Gone> {
+        self.ask_all(|number, reply| {
+            let own = |id| Ledger::shard_of(id, self.count()) == number;
+            Command::Processes(
+                found.iter().filter(|(id, _)| own(*id)).cloned().collect(),
+                reply,
+            )
+        })
+        .await
+        .map(|_| ())
+    }
+
     /// What a scrape needs.
     ///
     /// # Errors
@@ -252,6 +271,15 @@ fn obey(shared: &Rc<Shared>, command: Command) {
             tokio::task::spawn_local(async move {
                 drop(reply.send(give_back(&shared.ledger, id, method).await))
             });
+        }
+        Command::Processes(found, reply) => {
+            let mut book = ledger.book_mut();
+            for (id, process) in found {
+                if let Some(slot) = book.find(id) {
+                    book.entry_mut(slot).process = Some(Rc::new(process));
+                }
+            }
+            let _ = reply.send(());
         }
         Command::Sample(reply) => drop(reply.send(sample(shared))),
         Command::Cancel(key, reply) => {

@@ -47,14 +47,14 @@ fn pgbench_connecting_for_each_transaction() {
 fn pgbench_with_more_clients_than_backends_waits_in_line() {
     let postgres = Postgres::start();
     let valet = Valet::front_with(&postgres, &["--max-backends", "3"]);
-    runs(&postgres, &valet, &["-M", "prepared"]);
+    runs(&postgres, &valet, &["-M", "prepared", "-j", "8"]); // it prepares synchronously: a thread for each that waits
 }
 
 #[test]
 fn pgbench_prepared_in_transaction_mode() {
     let postgres = Postgres::start();
     let valet = Valet::front_with(&postgres, &["--max-backends", "3", "--mode", "transaction"]);
-    runs(&postgres, &valet, &["-M", "prepared", "-j", "2"]);
+    runs(&postgres, &valet, &["-M", "prepared", "-j", "8"]);
 }
 
 #[test]

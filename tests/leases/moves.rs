@@ -1,6 +1,6 @@
 //! A session that moves to another backend keeps its state, and takes nobody else's.
 
-use crate::stage::{backend, detach, idle_after, session, stage, stage_or_direct};
+use crate::stage::{backend, detach, give_back, idle_after, session, stage, stage_or_direct};
 use crate::support::messages::frame;
 use crate::support::{Postgres, Raw, Valet, direct};
 
@@ -9,30 +9,22 @@ pub fn two_backends() -> Option<(Postgres, Valet)> {
     stage(&["--max-backends", "2"])
 }
 
-/// Detaches `client`, and has somebody else take its backend: the client's next request finds another one.
-/// The other stays in a transaction until it is dropped.
+/// Detaches `client`, and has others take both backends: the client's next request finds another one than it had.
+/// Who took its backend stays in a transaction until it is dropped.
 #[track_caller]
 pub fn evict(valet: &Valet, client: &mut Raw) -> Raw {
     let pid = backend(client);
     detach(valet, client);
-    loop {
-        let mut other = session(valet, "other");
+    let others = ["one", "two"].map(|name| {
+        let mut other = session(valet, name);
         other.query("BEGIN");
-        let taken = backend(&mut other);
-        if taken == pid {
-            return other;
-        }
-        other.query("COMMIT");
-        // Hold on to the wrong one while the right one is asked for.
-        let mut right = session(valet, "other");
-        right.query("BEGIN");
-        other.query("BEGIN");
-        right.query("SELECT 1");
-        if backend(&mut right) == pid {
-            drop(other);
-            return right;
-        }
-    }
+        let pid = backend(&mut other);
+        (other, pid)
+    });
+    let [(one, first), (two, _)] = others;
+    let (taker, free) = if first == pid { (one, two) } else { (two, one) };
+    free.goodbye();
+    taker
 }
 
 /// Has a session set itself up, moves it to another backend, and looks at it again.
@@ -110,14 +102,18 @@ fn settings_that_hinder_others_hinder_no_move() {
 }
 
 #[test]
-fn a_setting_in_the_client_s_own_encoding_survives_a_move() {
-    let Some((_postgres, valet)) = two_backends() else {
+fn a_setting_in_the_client_s_own_encoding_survives_a_move_or_pins() {
+    let Some((_postgres, valet)) = stage(&["--max-backends", "1"]) else {
         return;
     };
     let mut client = idle_after(&valet, "app", "SET client_encoding = 'LATIN1'");
     client.send(&frame(b'Q', b"SET app.name = '\xe9'\0"));
     client.until_ready();
-    let _other = evict(&valet, &mut client);
+    let (status, answer) = give_back(&valet, &client);
+    assert!(status == 200 || answer["outcome"] == "pinned", "{answer}");
+    if status == 200 {
+        session(&valet, "other").query("SELECT 1");
+    }
     let utf8 = "SELECT encode(convert_to(current_setting('app.name'), 'UTF8'), 'hex')";
     assert_eq!(client.value(utf8), "c3a9");
 }
@@ -168,7 +164,14 @@ fn startup_settings_survive_a_move() {
         ("options", "-c work_mem=3MB -c TimeZone=Asia/Tokyo"),
     ];
     let mut client = Raw::connect_with(valet.port(), &options);
-    let mut other = evict(&valet, &mut client);
+    let pid = backend(&mut client);
+    detach(&valet, &client);
+    // Both backends are taken by sessions with other settings; then one is free again.
+    let (mut other, mut further) = (session(&valet, "other"), session(&valet, "other"));
+    other.query("BEGIN");
+    further.query("BEGIN");
+    further.goodbye();
+    assert_ne!(backend(&mut client), pid);
     assert_eq!(client.value("SHOW work_mem"), "3MB");
     assert_eq!(other.value("SHOW work_mem"), "4MB");
     client.query("SET TimeZone = 'UTC'; RESET TimeZone");

@@ -227,7 +227,7 @@ fn an_upstream_that_asks_for_md5_gets_it() {
     if direct() {
         return;
     }
-    let postgres = Postgres::start_with(Auth::Md5, &["password_encryption = md5"]);
+    let postgres = Postgres::start_with(Auth::Md5, &["password_encryption=md5"]);
     postgres.sql("ALTER ROLE postgres PASSWORD 'postgres'");
     let valet = Valet::serve(&[
         "--upstream",

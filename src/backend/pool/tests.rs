@@ -37,6 +37,7 @@ impl House {
             },
             parameters: Rc::default(),
             baseline: self.baseline.clone(),
+            application: "".into(),
             home: Home::Clean,
             born: Moment::default(),
             rested: Moment::default(),
@@ -106,6 +107,19 @@ fn a_session_gets_its_own_warm_backend_back() {
         house.park(1, 11);
         house.park(2, 12);
         assert_eq!(lent(house.ask(11)), 1);
+    });
+}
+
+#[test]
+fn a_session_that_moved_on_never_gets_its_old_backend_back_unscrubbed() {
+    on_a_runtime(|| {
+        let mut house = House::new(1);
+        house.park(1, 11);
+        house.pool.leave(SessionId::new(11));
+        let Some(Grant::Lent(lent)) = house.ask(11) else {
+            panic!("no backend")
+        };
+        assert_eq!(lent.backend.home, Home::Left);
     });
 }
 

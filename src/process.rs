@@ -1,0 +1,149 @@
+//! Owns the finding of processes behind sockets, as far as this machine's /proc tells.
+//!
+//! It reads much of /proc: call it off the data thread, and only when somebody looks.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// How much of a command line is kept, in characters.
+const KEPT: usize = 120;
+
+/// A process of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub pid: u32,
+    /// Its command line, cut to a readable length.
+    pub command: String,
+}
+
+/// The processes whose sockets have these local addresses. Those of other process namespaces, and of other users where
+/// /proc is closed, are not found.
+#[must_use]
+pub fn behind(addresses: &[SocketAddr]) -> HashMap<SocketAddr, Found> {
+    let inodes = inodes(addresses);
+    let mut found = HashMap::new();
+    for pid in pids() {
+        if found.len() == inodes.len() {
+            break;
+        }
+        for inode in sockets_of(pid) {
+            if let Some(address) = inodes.get(&inode) {
+                found.entry(*address).or_insert_with(|| Found {
+                    pid,
+                    command: command(pid),
+                });
+            }
+        }
+    }
+    found
+}
+
+/// A process's command line, its arguments parted by spaces; empty when it is gone.
+#[must_use]
+pub fn command(pid: u32) -> String {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = line
+        .split(|byte| *byte == 0)
+        .filter(|word| !word.is_empty());
+    let words: Vec<_> = words.map(String::from_utf8_lossy).collect();
+    words.join(" ").chars().take(KEPT).collect()
+}
+
+/// The socket inodes of these local addresses.
+fn inodes(addresses: &[SocketAddr]) -> HashMap<u64, SocketAddr> {
+    let mut inodes = HashMap::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        for line in fs::read_to_string(table)
+            .unwrap_or_default()
+            .lines()
+            .skip(1)
+        {
+            let mut fields = line.split_ascii_whitespace();
+            let local = fields.nth(1).and_then(address);
+            let inode = fields.nth(7).and_then(|inode| inode.parse().ok());
+            if let (Some(local), Some(inode)) = (local, inode)
+                && let Some(wanted) = addresses.iter().find(|wanted| canonical(**wanted) == local)
+            {
+                inodes.insert(inode, *wanted);
+            }
+        }
+    }
+    inodes.remove(&0);
+    inodes
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// `0100007F:1F90`, as the kernel writes it: 32-bit words in host order.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |at: usize| u32::from_str_radix(ip.get(at * 8..at * 8 + 8)?, 16).ok();
+    let ip = match ip.len() {
+        8 => IpAddr::V4(Ipv4Addr::from(word(0)?.to_ne_bytes())),
+        32 => {
+            let mut bytes = [0; 16];
+            for (at, chunk) in bytes.chunks_exact_mut(4).enumerate() {
+                chunk.copy_from_slice(&word(at)?.to_ne_bytes());
+            }
+            IpAddr::V6(Ipv6Addr::from(bytes))
+        }
+        _ => return None,
+    };
+    Some(canonical(SocketAddr::new(ip, port)))
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn sockets_of(pid: u32) -> impl Iterator<Item = u64> {
+    let links = fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    links.filter_map(|link| {
+        let target = fs::read_link(link.path()).ok()?;
+        target
+            .to_str()?
+            .strip_prefix("socket:[")?
+            .strip_suffix(']')?
+            .parse()
+            .ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn our_own_process_is_found_behind_our_own_socket() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let local = client.local_addr().unwrap();
+
+        let found = behind(&[local]);
+
+        assert_eq!(found[&local].pid, std::process::id());
+        assert!(!found[&local].command.is_empty());
+    }
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn the_kernels_notation_is_read() {
+        assert_eq!(
+            address("0100007F:1F90"),
+            Some("127.0.0.1:8080".parse().unwrap())
+        );
+        let mapped = "0000000000000000FFFF00000100007F:0050";
+        assert_eq!(address(mapped), Some("127.0.0.1:80".parse().unwrap()));
+        assert_eq!(address("0100007F"), None);
+    }
+}
