@@ -11,6 +11,7 @@ require_relative "support"
 
 FAKE = FakeAdmin.new(unix: ENV["FAKE_SOCKET"]) { |verb, path, body| FakeAdmin.certify(verb, path, body) }
 ENV["PGVALET_ADMIN_URL"] ||= FAKE.url
+ENV["PGVALET_PARK_AFTER"] = "3600s" # the background thread stays out of it
 LOG = StringIO.new
 ActiveRecord::Base.logger = Logger.new(LOG, level: :warn)
 PG::Connection.prepend(Module.new do
