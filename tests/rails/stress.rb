@@ -11,19 +11,18 @@ puts "seed #{SEED}, #{SECONDS} s"
 STOP = now + SECONDS
 COUNTS = Hash.new(0)
 LOCK = Mutex.new
-WAKE = Queue.new # what parked owners wait on; each gets its own queue from here
 
 def count(what)
   LOCK.synchronize { COUNTS[what] += 1 }
 end
 
-def crossed(token, answer)
+def own_answer(token, answer)
   abort "crossed: #{token} got #{answer.inspect}" unless answer == token
   count("answers")
 end
 
 # The fence raises before anything is executed: so it is begun again.
-def whole(model, random)
+def whole(model)
   model.transaction { yield }
 rescue Pgvalet::Taken
   count("fenced")
@@ -51,11 +50,11 @@ parked = 6.times.map do |i|
   actor("parked-#{i}", i) do |random, step|
     token = "parked-#{i}-#{step}"
     kept = model.connection
-    crossed(token, kept.select_value("SELECT '#{token}'"))
+    own_answer(token, kept.select_value("SELECT '#{token}'"))
     park[gate]
-    crossed(token, kept.select_value("SELECT '#{token}'")) if random.rand < 0.3 # it may still hold the object
-    crossed(token, model.connection.select_value("SELECT '#{token}'"))
-    whole(model, random) { 2.times { |half| model.create!(name: token, round: half) } } if random.rand < 0.5
+    own_answer(token, kept.select_value("SELECT '#{token}'")) if random.rand < 0.3 # it may still hold the object
+    own_answer(token, model.connection.select_value("SELECT '#{token}'"))
+    whole(model) { 2.times { |half| model.create!(name: token, round: half) } } if random.rand < 0.5
   end
 end
 busy = 4.times.map do |i|
@@ -63,11 +62,11 @@ busy = 4.times.map do |i|
   model = i.even? ? Job : Note
   actor("transaction-#{i}", 100 + i) do |random, step|
     token = "transaction-#{i}-#{step}"
-    whole(model, random) do
+    whole(model) do
       park[gate] if random.rand < 0.3 # begun, but not sent
       model.create!(name: token, round: 0)
       park[gate] if random.rand < 0.7
-      crossed(token, model.connection.select_value("SELECT '#{token}'"))
+      own_answer(token, model.connection.select_value("SELECT '#{token}'"))
       model.create!(name: token, round: 1)
     end
     park[gate] if random.rand < 0.5
@@ -77,7 +76,7 @@ web = 3.times.map do |i|
   actor("web-#{i}", 200 + i) do |random, step|
     Rails.application.executor.wrap do
       token = "web-#{i}-#{step}"
-      crossed(token, Note.connection.select_value("SELECT '#{token}'"))
+      own_answer(token, Note.connection.select_value("SELECT '#{token}'"))
       Item.transaction { 2.times { |half| Item.create!(name: token, round: half) } }
       count("requests")
     end
