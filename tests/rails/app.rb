@@ -1,0 +1,76 @@
+# frozen_string_literal: true
+
+# A throwaway Rails application with Rails' real reloader: one model that is reloaded, and two pools that are not.
+# APP_DATABASE_URL says where its database is, CHECKOUT_TIMEOUT (1 s) how long its pools wait.
+require "fileutils"
+require "tmpdir"
+require "rails"
+require "active_record/railtie"
+require_relative "support"
+
+module App
+  ROOT = Dir.mktmpdir("pgvalet-rails-")
+  at_exit { FileUtils.rm_rf(ROOT) }
+  TIMEOUT = ENV.fetch("CHECKOUT_TIMEOUT", "1").to_f
+  GLUE = File.expand_path("../../deploy/rails/pgvalet.rb", __dir__)
+
+  def self.write(path, text)
+    file = File.join(ROOT, path)
+    FileUtils.mkdir_p(File.dirname(file))
+    File.write(file, text)
+    file
+  end
+
+  # The next version of the model. Its time moves as its content does, however coarse the file system's clock is.
+  def self.touch
+    @version = (@version || 0) + 1
+    file = write("app/models/item.rb", "class Item < ActiveRecord::Base\n  VERSION = #{@version}\nend\n")
+    File.utime(0, Time.now - 1_000_000 + @version, file)
+    @version
+  end
+
+  database = "{ url: #{ENV.fetch("APP_DATABASE_URL").to_json}, pool: 12, checkout_timeout: #{TIMEOUT} }"
+  write("config/database.yml", "development:\n  primary: #{database}\n  queue: #{database}\n")
+  write("config/initializers/pgvalet.rb", "load #{GLUE.dump}\n")
+  FileUtils.mkdir_p(File.join(ROOT, "log"))
+  touch
+
+  class Application < Rails::Application
+    config.root = ROOT
+    config.load_defaults 6.1
+    config.cache_classes = false
+    config.eager_load = false
+    config.secret_key_base = "x"
+    config.logger = ActiveSupport::Logger.new(File.join(ROOT, "log/test.log"))
+    config.log_level = :info
+  end
+
+  def self.log
+    File.readlines(File.join(ROOT, "log/test.log")).grep(/\[pgvalet\]/)
+  end
+end
+
+ENV["RAILS_ENV"] = "development"
+Rails.application.initialize!
+
+class QueueRecord < ActiveRecord::Base # the background thread's own pool
+  self.abstract_class = true
+  connects_to database: { writing: :queue }
+end
+
+class Job < QueueRecord
+end
+
+class Note < ActiveRecord::Base # in the pool of the requests
+end
+
+ActiveRecord::Schema.verbose = false
+ActiveRecord::Schema.define do
+  %i[items jobs notes].each do |table|
+    create_table(table, force: true) do |t|
+      t.string :name
+      t.integer :round
+    end
+  end
+end
+ActiveRecord::Base.clear_active_connections!
