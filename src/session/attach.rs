@@ -15,6 +15,7 @@ use crate::backend::restore::{self, NotRestored, Wanted};
 use crate::backend::{Baseline, Grant, Home, Lent, Parameters, Pool};
 use crate::config::ChaosReturn;
 use crate::lease::{Event, SessionId, Status};
+use crate::session::leg::Spill;
 use crate::session::relay::{End, Flow};
 use crate::session::{Phase, Refusal, Session, Shared};
 use crate::wire::extended::write_frame;
@@ -111,11 +112,7 @@ impl Session {
     /// The session holds this backend from here on.
     fn hold(&mut self, lent: Lent) {
         let backend = &lent.backend;
-        for (name, value) in backend.parameters.news(&self.rare.told) {
-            let mut status = Vec::new();
-            reply::parameter_status(&mut status, name, value);
-            self.to_client.push(&status);
-        }
+        push_news(&mut self.to_client, &backend.parameters, &self.rare.told);
         let same = backend.home == Home::Of(self.id);
         if self.rare.saved.take().is_some() {
             self.shared.metrics.restored(same);
@@ -236,8 +233,8 @@ impl Session {
         Ok(lent)
     }
 
-    /// Gives the backend the session's own application_name again, after a RESET went back to its opener's. The client
-    /// was told its own name already.
+    /// Gives the backend the session's own application_name again, after a RESET went back to its opener's. In
+    /// most cases the client was told its own name already.
     pub(super) async fn rename(&mut self) -> Result<(), End> {
         self.rare.rename = false;
         let Some(lent) = &mut self.lent else {
@@ -247,14 +244,16 @@ impl Session {
         let text = "SELECT pg_catalog.set_config('application_name', $1, false)";
         write_statement(&mut request, text, Some(&self.rare.application));
         write_frame(&mut request, b'S', b"");
+        let before = lent.backend.parameters.clone();
         let renamed = lent.backend.exchange(&request, 1).await;
         let answers = renamed.map_err(|_| End::Backend(Some(super::returning::lost())))?;
         self.to_client.push(&answers.notifications);
+        push_news(&mut self.to_client, &lent.backend.parameters, &before);
         Ok(())
     }
 
     async fn open(&self, permit: crate::backend::Permit) -> Result<Lent, NoBackend> {
-        let application = self.rare.told.get("application_name").unwrap_or_default();
+        let application = &*self.rare.application;
         let generation = self.shared.ledger.book().generation();
         let opened = self
             .shared
@@ -367,6 +366,15 @@ impl Session {
         }
         true
     }
+}
+
+/// Tells a client that was told `told` what has changed since.
+fn push_news(to_client: &mut Spill, parameters: &Parameters, told: &Parameters) {
+    let mut news = Vec::new();
+    for (name, value) in parameters.news(told) {
+        reply::parameter_status(&mut news, name, value);
+    }
+    to_client.push(&news);
 }
 
 fn exhausted(shared: &Shared, pool: &Pool) -> ClientError {

@@ -274,12 +274,13 @@ impl Session {
 
     /// Keeps a statement's text for people, and looks for what the probe can't see afterwards.
     fn note_text(&mut self, text: &[u8]) {
-        self.shared
-            .ledger
-            .book_mut()
-            .entry_mut(self.slot)
-            .statement
-            .set(text);
+        let mut book = self.shared.ledger.book_mut();
+        let statement = &mut book.entry_mut(self.slot).statement;
+        // Whoever looks for a culprit wants to see its work, not the COMMIT behind it.
+        if statement.text().is_none() || !sql::is_bracket(text) {
+            statement.set(text);
+        }
+        drop(book);
         if let Some(found) = sql::watch(text) {
             self.rare.custom.extend(found.settings);
             self.rare.sticky = self.rare.sticky.union(found.pins);
