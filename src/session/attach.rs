@@ -129,6 +129,7 @@ impl Session {
         self.lent = Some(lent);
         let backend = &mut self.lent.as_mut().expect("it was just put there").backend;
         backend.home = Home::Of(self.id);
+        backend.armed = false;
     }
 
     async fn acquire(&mut self) -> Result<Grant, NoBackend> {
@@ -194,6 +195,7 @@ impl Session {
         {
             return Err(End::ClientBroken);
         }
+        self.client_armed = false;
         let mut chunk = [0; 4096];
         while self.inbound.carry.len() < MAX_AHEAD {
             let mut buf = ReadBuf::new(&mut chunk);

@@ -287,6 +287,7 @@ impl Door<'_> {
             id,
             slot,
             client: self.stream,
+            client_armed: false,
             lent: None,
             tracker: Tracker::default(),
             statements: Statements::default(),

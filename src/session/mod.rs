@@ -120,6 +120,8 @@ struct Session {
     id: SessionId,
     slot: Slot,
     client: Stream,
+    /// The task is registered to be woken when the client sends something.
+    client_armed: bool,
     /// The backend that is held, with the right to hold it.
     lent: Option<Lent>,
     tracker: Tracker,
