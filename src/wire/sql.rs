@@ -2,6 +2,7 @@
 //!
 //! Refuses to decide what a statement does: PostgreSQL itself is asked for that.
 
+mod class;
 mod fingerprint;
 mod watch;
 
@@ -38,6 +39,7 @@ pub fn is_bracket(sql: &[u8]) -> bool {
     }
 }
 
+pub use class::{Class, class};
 pub use fingerprint::fingerprint;
 pub use watch::{Watch, watch};
 
