@@ -17,7 +17,7 @@ use crate::config::ChaosReturn;
 use crate::lease::{Event, SessionId, Status};
 use crate::session::leg::Spill;
 use crate::session::relay::{End, Flow};
-use crate::session::{Phase, Refusal, Session, Shared};
+use crate::session::{Name, Phase, Refusal, Session, Shared};
 use crate::wire::extended::write_frame;
 use crate::wire::frame::{HEADER, Header};
 use crate::wire::reply::{self, ClientError, Fault};
@@ -238,7 +238,7 @@ impl Session {
     /// Gives the backend the session's own application_name again, after a RESET went back to its opener's. In
     /// most cases the client was told its own name already.
     pub(super) async fn rename(&mut self) -> Result<(), End> {
-        self.rare.rename = false;
+        self.rare.name = Name::Own;
         let Some(lent) = &mut self.lent else {
             return Ok(());
         };

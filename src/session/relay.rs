@@ -11,7 +11,7 @@ use crate::config::{ChaosReturn, Mode};
 use crate::lease::reload::Outcome;
 use crate::lease::{Event, Status};
 use crate::ledger::{Cause, Order, Patience};
-use crate::session::{Phase, Session};
+use crate::session::{Name, Phase, Session};
 use crate::wire::reply::ClientError;
 
 /// How many times a session may move bytes before others get their turn.
@@ -218,7 +218,9 @@ impl Session {
         if self.phase == Phase::Active || self.lent.is_none() {
             return None;
         }
-        if self.rare.rename && self.is_between_requests() && self.tracker.status() != Status::Failed
+        if self.rare.name == Name::Foreign
+            && self.is_between_requests()
+            && self.tracker.status() != Status::Failed
         {
             return Some(Turn::Rename);
         }
