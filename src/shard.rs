@@ -73,7 +73,8 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         shutdown,
     } = parts;
     let ledger = Rc::new(Ledger::new(clock, number, shards.count()));
-    let share = config.max_backends.div_ceil(shards.count() as usize);
+    let (count, place) = (shards.count() as usize, number as usize);
+    let share = config.max_backends / count + usize::from(place < config.max_backends % count);
     let pools = Rc::new(Pools::new(config.clone(), clock, share));
     let desk = Desk {
         config: config.clone(),

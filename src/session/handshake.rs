@@ -14,7 +14,7 @@ use crate::net::Stream;
 use crate::net::listen::Peer;
 use crate::session::leg::{Cursor, Spill};
 use crate::session::statements::Statements;
-use crate::session::{Phase, Rare, Session, Shared, attach, auth};
+use crate::session::{Name, Phase, Rare, Session, Shared, attach, auth};
 use crate::wire::frame::Header;
 use crate::wire::reply::{self, ClientError, Fault};
 use crate::wire::startup::{self, First, NEWEST_MINOR, Startup};
@@ -268,7 +268,7 @@ impl Door<'_> {
         to_client.push(&welcome);
         let rare = Rare {
             application,
-            rename: false,
+            name: Name::Own,
             baseline,
             told,
             saved: None,
@@ -287,6 +287,7 @@ impl Door<'_> {
             id,
             slot,
             client: self.stream,
+            client_armed: false,
             lent: None,
             tracker: Tracker::default(),
             statements: Statements::default(),

@@ -120,6 +120,8 @@ struct Session {
     id: SessionId,
     slot: Slot,
     client: Stream,
+    /// The task is registered to be woken when the client sends something.
+    client_armed: bool,
     /// The backend that is held, with the right to hold it.
     lent: Option<Lent>,
     tracker: Tracker,
@@ -143,6 +145,18 @@ enum Phase {
     Resting,
 }
 
+/// Whose application_name a backend bears.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Name {
+    /// The session's own.
+    #[default]
+    Own,
+    /// A RESET was answered: what PostgreSQL reports next tells.
+    Asked,
+    /// That of whoever opened the backend: the session's own is due.
+    Foreign,
+}
+
 /// A request that gets no backend.
 #[derive(Debug)]
 struct Refusal {
@@ -157,8 +171,8 @@ struct Rare {
     baseline: Rc<Baseline>,
     /// The `application_name` of its startup packet: what RESET shall go back to.
     application: Rc<str>,
-    /// A RESET went back to the application_name of whoever opened the backend: ours is due.
-    rename: bool,
+    /// Whether a RESET went back to the application_name of whoever opened the backend.
+    name: Name,
     /// What the client was told by ParameterStatus, while no backend is held.
     told: Rc<Parameters>,
     /// The session's state while no backend is held.
