@@ -58,6 +58,8 @@ pub enum Order {
     Return(ReturnOrder),
     /// End at the next quiet point, with FATAL 57P01: pgvalet is shutting down.
     Drain,
+    /// End now, with FATAL 57P01: the time to drain is over.
+    End,
 }
 
 /// What a cancel request needs to know of the backend that a session holds.

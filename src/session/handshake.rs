@@ -51,6 +51,13 @@ pub(super) async fn greet(shared: &Rc<Shared>, mut stream: Stream, peer: Peer) -
     }
 }
 
+/// Refuses a connection once it has said hello: before, libpq would not show the text.
+pub(super) async fn turn_away(shared: &Shared, mut stream: Stream, error: &ClientError) {
+    if let Ok(Some(_)) = first_packet(shared, &mut stream).await {
+        refuse(shared, &mut stream, error).await;
+    }
+}
+
 async fn refuse(shared: &Shared, stream: &mut Stream, error: &ClientError) {
     shared.metrics.fault(error.fault, &error.code);
     tracing::info!(sqlstate = %error.code, fault = error.fault.word(), "a client was refused: {}", error.message);
@@ -155,7 +162,7 @@ impl Door<'_> {
                 .await?;
         }
         let parameters = &startup.parameters;
-        let (database, user) = whom(parameters)?;
+        let (database, user) = whom(parameters, &self.shared.config.upstream.database)?;
         self.authenticate(&database, &user).await?;
         let application = parameters
             .get("application_name")
@@ -301,8 +308,11 @@ impl Door<'_> {
     }
 }
 
-/// The database and user that a startup packet names.
-fn whom(parameters: &BTreeMap<String, String>) -> Result<(String, String), ClientError> {
+/// The database and user that a startup packet names; the upstream URL's database, when it names none.
+fn whom(
+    parameters: &BTreeMap<String, String>,
+    default: &str,
+) -> Result<(String, String), ClientError> {
     let named = |name: &str| {
         parameters
             .get(name)
@@ -320,7 +330,10 @@ fn whom(parameters: &BTreeMap<String, String>) -> Result<(String, String), Clien
         let error = ClientError::new(Fault::Proxy, "0A000", text);
         return Err(error.hint("Connect to PostgreSQL itself for replication."));
     }
-    Ok((named("database").unwrap_or_else(|| user.clone()), user))
+    Ok((
+        named("database").unwrap_or_else(|| default.to_owned()),
+        user,
+    ))
 }
 
 /// A secret for cancel requests: 4 bytes in protocol 3.0, 32 from 3.2 on.

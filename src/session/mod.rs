@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Sleep;
 
@@ -35,10 +36,15 @@ use auth::Verifiers;
 use leg::{Cursor, Spill};
 use statements::Statements;
 
+/// How long a connection that is turned away may take to say hello.
+const TURNING_AWAY: Duration = Duration::from_secs(2);
+
 /// What all sessions of one data thread share.
 #[derive(Debug)]
 pub struct Shared {
     pub config: Arc<Config>,
+    /// This thread's share of `max_sessions`.
+    pub max_sessions: usize,
     pub ledger: Rc<Ledger>,
     pub pools: Rc<Pools>,
     pub verifiers: Arc<Verifiers>,
@@ -110,6 +116,12 @@ pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer) {
     if let Some(session) = greeted {
         session.run().await;
     }
+}
+
+/// Turns one connection away with this error. Cancel requests are still carried out.
+pub async fn turn_away(shared: Rc<Shared>, stream: Stream, error: ClientError) {
+    // Whoever says nothing hears nothing.
+    let _ = tokio::time::timeout(TURNING_AWAY, handshake::turn_away(&shared, stream, &error)).await;
 }
 
 /// One logged-in client.

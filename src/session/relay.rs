@@ -238,14 +238,14 @@ impl Session {
 
     /// Decides on a new order: now, later, or not.
     fn weigh(&mut self, order: Order) -> Option<Turn> {
-        if self.is_quiet() || self.lent.is_none() {
+        if self.is_quiet() || self.lent.is_none() || matches!(order, Order::End) {
             return Some(Turn::Obey(order));
         }
         match order {
             Order::Return(order) if order.patience == Patience::Now => {
                 order.answer(self.why_busy())
             }
-            Order::Return(_) | Order::Drain => {
+            Order::Return(_) | Order::Drain | Order::End => {
                 if let Some(Order::Return(earlier)) = self.rare.waiting.replace(order) {
                     earlier.answer(self.why_busy());
                 }
