@@ -17,6 +17,7 @@ use crate::session::statements::Statements;
 use crate::session::{Name, Phase, Rare, Session, Shared, attach, auth};
 use crate::wire::frame::Header;
 use crate::wire::reply::{self, ClientError, Fault};
+use crate::wire::sql::Class;
 use crate::wire::startup::{self, First, NEWEST_MINOR, Startup};
 use crate::wire::tracker::Tracker;
 
@@ -278,7 +279,12 @@ impl Door<'_> {
             name: Name::Own,
             baseline,
             told,
-            saved: None,
+            saved: Rc::default(),
+            class: Class::Read,
+            pinned: false,
+            at_home: true,
+            adapted: Vec::new(),
+            closing: Vec::new(),
             custom: BTreeSet::new(),
             sticky: Pins::default(),
             waiting: None,

@@ -2,6 +2,7 @@
 //!
 //! Only the session's own task touches its sockets: whoever wants its lease leaves an order in its mailbox.
 
+mod adapt;
 mod attach;
 pub mod auth;
 mod client;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use tokio::time::Sleep;
 
 use crate::backend::capture::State;
+use crate::backend::prepared::Made;
 use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools};
 use crate::config::Config;
 use crate::lease::{Pins, SessionId, Slot};
@@ -30,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::net::Stream;
 use crate::net::listen::Peer;
 use crate::wire::reply::ClientError;
+use crate::wire::sql::Class;
 use crate::wire::tracker::Tracker;
 
 use auth::Verifiers;
@@ -187,8 +190,18 @@ struct Rare {
     name: Name,
     /// What the client was told by ParameterStatus, while no backend is held.
     told: Rc<Parameters>,
-    /// The session's state while no backend is held.
-    saved: Option<State>,
+    /// The session's settings, as the last probe found them.
+    saved: Rc<State>,
+    /// What its statements may have left since then.
+    class: Class,
+    /// The last probe found something that pins it.
+    pinned: bool,
+    /// The backend that is held has just the session's own named statements, no others.
+    at_home: bool,
+    /// Names of statements that were made anew since the last ReadyForQuery: a failure leaves them in doubt.
+    adapted: Vec<Box<[u8]>>,
+    /// Statements that the client closes, as long as it isn't answered.
+    closing: Vec<Made>,
     /// Names of custom settings seen in its traffic.
     custom: BTreeSet<String>,
     /// Pins that the probe can't see.

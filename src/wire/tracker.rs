@@ -348,6 +348,18 @@ impl Tracker {
         self.status
     }
 
+    /// Whether PostgreSQL skips what is sent now.
+    #[must_use]
+    pub const fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// Whether what comes now answers a request of ours.
+    #[must_use]
+    pub fn hears_own(&self) -> bool {
+        matches!(self.pending.front(), Some(Pending::Own))
+    }
+
     /// Whether nothing is unanswered, as far as the account knows.
     #[must_use]
     pub fn is_answered(&self) -> bool {
