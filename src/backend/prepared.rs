@@ -39,28 +39,74 @@ impl Made {
 
 /// The named statements of one backend, or of one session.
 #[derive(Debug, Default)]
-pub struct Prepared(HashMap<Box<[u8]>, Made>);
+pub struct Prepared(HashMap<Box<[u8]>, Entry>);
+
+/// What is known of one name.
+#[derive(Debug)]
+enum Entry {
+    Made(Made),
+    /// There may be a statement, or none: nobody may rely on either.
+    Doubtful,
+}
+
+/// What a backend has under a name.
+#[derive(Clone, Copy, Debug)]
+pub enum There<'a> {
+    Nothing,
+    Made(&'a Made),
+    Doubtful,
+}
 
 impl Prepared {
     /// A statement exists now.
     pub fn insert(&mut self, made: Made) {
-        self.0.insert(made.statement.name.clone(), made);
+        self.0
+            .insert(made.statement.name.clone(), Entry::Made(made));
     }
 
     /// A statement is gone: gives what it was.
     pub fn remove(&mut self, name: &[u8]) -> Option<Made> {
-        self.0.remove(name)
+        match self.0.remove(name)? {
+            Entry::Made(made) => Some(made),
+            Entry::Doubtful => None,
+        }
     }
 
-    /// The statement of this name.
+    /// It can't be told any more whether this statement exists.
+    pub fn doubt(&mut self, name: &[u8]) {
+        self.0.insert(name.into(), Entry::Doubtful);
+    }
+
+    /// The statement of this name, where it is known.
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&Made> {
-        self.0.get(name)
+        match self.there(name) {
+            There::Made(made) => Some(made),
+            There::Nothing | There::Doubtful => None,
+        }
     }
 
-    /// Every statement, in no order.
+    /// What there is under this name.
+    #[must_use]
+    pub fn there(&self, name: &[u8]) -> There<'_> {
+        match self.0.get(name) {
+            None => There::Nothing,
+            Some(Entry::Made(made)) => There::Made(made),
+            Some(Entry::Doubtful) => There::Doubtful,
+        }
+    }
+
+    /// Every statement that is known, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Made> {
-        self.0.values()
+        self.0.values().filter_map(|entry| match entry {
+            Entry::Made(made) => Some(made),
+            Entry::Doubtful => None,
+        })
+    }
+
+    /// Every name under which there is, or may be, a statement.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.keys().map(AsRef::as_ref)
     }
 
     /// How many there are.

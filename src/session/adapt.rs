@@ -5,10 +5,14 @@
 
 use std::rc::Rc;
 
+use crate::backend::prepared::There;
 use crate::lease::Status;
 use crate::session::Session;
 use crate::wire::extended::{Statement, write_frame};
 use crate::wire::tracker::Origin;
+
+/// Up to this many statements are brought along at once: more are made when they are named.
+const FEW: usize = 64;
 
 /// What a name needs before it may be used.
 enum Need {
@@ -49,10 +53,10 @@ impl Session {
         let Some(lent) = &self.lent else {
             return Need::Nothing;
         };
-        match (self.statements.get(name), lent.backend.prepared.get(name)) {
-            (None, None) => Need::Nothing,
-            (None, Some(_)) => Need::Closed,
-            (Some(mine), Some(there)) if mine.is_like(there) => Need::Nothing,
+        match (self.statements.get(name), lent.backend.prepared.there(name)) {
+            (None, There::Nothing) => Need::Nothing,
+            (None, There::Made(_) | There::Doubtful) => Need::Closed,
+            (Some(mine), There::Made(there)) if mine.is_like(there) => Need::Nothing,
             (Some(mine), _) => Need::Made(mine.statement.clone()),
         }
     }
@@ -73,7 +77,7 @@ impl Session {
     pub(super) fn forget_adapted(&mut self) {
         if let Some(lent) = &mut self.lent {
             for name in self.rare.adapted.drain(..) {
-                lent.backend.prepared.remove(&name);
+                lent.backend.prepared.doubt(&name);
             }
         }
     }
@@ -98,6 +102,9 @@ impl Session {
             self.rare.at_home = false;
         }
         for made in self.rare.closing.drain(..) {
+            if let Some(lent) = &mut self.lent {
+                lent.backend.prepared.doubt(&made.statement.name);
+            }
             self.statements.made(made);
         }
     }
@@ -118,7 +125,9 @@ impl Session {
     pub(super) fn stay_abroad(&mut self) {
         self.rare.at_home = false;
         if let Some(lent) = &mut self.lent {
-            lent.backend.prepared.clear();
+            for mine in self.statements.all() {
+                lent.backend.prepared.doubt(&mine.statement.name);
+            }
         }
     }
 
@@ -129,6 +138,15 @@ impl Session {
         statement.write_parse(&mut parse);
         self.tracker.sent_parse(statement, Origin::Proxy);
         Some(parse)
+    }
+
+    /// Brings the session home to a backend that it takes over, where that is little work: it will find there just what
+    /// it would have found on its own.
+    pub(super) fn settle_in(&mut self) {
+        if !self.rare.at_home && self.statements.len() <= FEW {
+            let out = self.come_home().unwrap_or_default();
+            self.to_backend.push(&out);
+        }
     }
 
     /// Makes the backend have all of the session's statements, and no others: SQL is about to name some.
@@ -143,9 +161,9 @@ impl Session {
         let left = lent
             .backend
             .prepared
-            .iter()
-            .filter(|made| self.statements.get(&made.statement.name).is_none());
-        left.for_each(|made| write_close(&mut out, &made.statement.name));
+            .names()
+            .filter(|name| self.statements.get(name).is_none());
+        left.for_each(|name| write_close(&mut out, name));
         for mine in self.statements.all() {
             let name = &mine.statement.name;
             if !lent

@@ -139,6 +139,7 @@ impl Session {
             self.to_backend.push(&forget);
             self.tracker.sent_own();
         }
+        self.settle_in();
     }
 
     async fn acquire(&mut self) -> Result<Grant, NoBackend> {

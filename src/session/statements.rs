@@ -136,6 +136,11 @@ impl Statements {
         self.named.iter().flat_map(|named| named.iter())
     }
 
+    /// How many named statements there are.
+    pub fn len(&self) -> usize {
+        self.named.as_ref().map_or(0, |named| named.len())
+    }
+
     /// Whether there is no named statement.
     pub fn is_empty(&self) -> bool {
         self.named.is_none()
