@@ -181,6 +181,10 @@ struct Refusal {
 }
 
 /// What a session needs at few moments of its life.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that are independent of each other, each read alone"
+)]
 #[derive(Debug)]
 struct Rare {
     baseline: Rc<Baseline>,
