@@ -3,6 +3,7 @@
 //! Refuses to decide what a statement does: PostgreSQL itself is asked for that.
 
 mod fingerprint;
+pub mod virtual_setting;
 mod watch;
 
 /// Whether a text only opens or closes a transaction, or is empty: it is no work of its own.
