@@ -10,10 +10,12 @@ use std::time::Duration;
 use crate::lease::id::{BackendId, Generation, Moment, SessionId};
 use crate::lease::state::{Event, IllegalTransition, LeaseState};
 
+mod declared;
 mod entry;
 #[cfg(test)]
 mod tests;
 
+pub use declared::Declared;
 pub use entry::{Claim, ClaimState, Entry, Evidence, LastStatement, Pin, Pins, Process, Profile};
 
 /// Where a session's entry stands. Valid from `open` to `close`.

@@ -3,6 +3,7 @@
 //! Refuses IO, clocks and tasks: `now` is always an argument, so that every rule can be tested by itself.
 
 pub mod book;
+pub mod comment;
 pub mod id;
 pub mod policy;
 pub mod reload;
