@@ -17,6 +17,7 @@ use crate::config::ChaosReturn;
 use crate::lease::{Event, SessionId, Status};
 use crate::session::leg::Spill;
 use crate::session::relay::{End, Flow};
+use crate::session::virtual_settings::{LONGEST_FRAME, Own};
 use crate::session::{Phase, Refusal, Session, Shared};
 use crate::wire::extended::write_frame;
 use crate::wire::frame::{HEADER, Header};
@@ -335,6 +336,16 @@ impl Session {
                 self.inbound.keep(bytes);
                 return Ok(None);
             };
+            if self.rare.refusing.is_none() && header.body <= LONGEST_FRAME {
+                let Some(body) = bytes.get(HEADER..header.total()) else {
+                    self.inbound.keep(bytes);
+                    return Ok(None);
+                };
+                if let Own::Done = self.own(header, body) {
+                    bytes = &bytes[header.total()..];
+                    continue;
+                }
+            }
             match header.kind {
                 b'X' => return Err(End::Client),
                 b'd' | b'c' | b'f' => {}

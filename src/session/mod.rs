@@ -11,6 +11,7 @@ mod relay;
 mod replies;
 mod returning;
 mod statements;
+mod virtual_settings;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -34,6 +35,7 @@ use crate::wire::tracker::Tracker;
 use auth::Verifiers;
 use leg::{Cursor, Spill};
 use statements::Statements;
+use virtual_settings::Virtuals;
 
 /// What all sessions of one data thread share.
 #[derive(Debug)]
@@ -124,6 +126,8 @@ struct Session {
     lent: Option<Lent>,
     tracker: Tracker,
     statements: Statements,
+    /// Statements about our own settings.
+    virtuals: Virtuals,
     /// Client to backend: where the scan stands, and what the backend's socket would not take yet.
     inbound: Cursor,
     to_backend: Spill,

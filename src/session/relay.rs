@@ -101,7 +101,10 @@ impl Session {
             if let Some(turn) = self.at_rest() {
                 return Poll::Ready(turn);
             }
-            if self.to_backend.is_empty() && self.rare.client_closed.is_none() {
+            if self.to_backend.is_empty()
+                && self.rare.client_closed.is_none()
+                && (!self.inbound.held || self.may_go_on())
+            {
                 match self.poll_client(cx) {
                     Poll::Ready(Ok(Flow::Moved)) => moved = true,
                     Poll::Ready(Ok(Flow::NeedBackend)) => return Poll::Ready(Turn::NeedBackend),
@@ -136,6 +139,9 @@ impl Session {
     }
 
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<Flow, End>> {
+        if std::mem::take(&mut self.inbound.held) {
+            return Poll::Ready(self.resume(cx));
+        }
         let mut scratch = self.shared.scratch.take();
         let mut buf = ReadBuf::new(&mut scratch);
         let read = std::pin::Pin::new(&mut self.client).poll_read(cx, &mut buf);

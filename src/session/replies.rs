@@ -73,6 +73,7 @@ impl Session {
             b'S' => return self.hear_parameter(body),
             b'C' => self.hear_complete(body),
             b'E' => {
+                self.virtuals.failed();
                 self.rare.told_fatal |=
                     matches!(Fields::read(body).severity.as_str(), "FATAL" | "PANIC")
             }
@@ -92,6 +93,13 @@ impl Session {
                     self.statements.made(statement, &lent.backend.parameters);
                 }
             }
+            Seen::Adopted(statement) => {
+                self.virtuals.adopted(&statement.name);
+                if let Some(lent) = self.lent.as_ref().filter(|_| !statement.name.is_empty()) {
+                    self.statements.made(statement, &lent.backend.parameters);
+                }
+                return Heard::Ours;
+            }
             Seen::Closed(name) => self.statements.closed(&name),
             Seen::Failed(Aftermath::Untouched) => {}
             Seen::Failed(Aftermath::Unmade) => self.statements.drop_unnamed(),
@@ -108,6 +116,7 @@ impl Session {
             self.phase = Phase::Resting;
             self.rare.answered = true;
             self.step(Event::Ready(status));
+            self.learn();
         }
     }
 
@@ -147,6 +156,7 @@ impl Session {
         let discard = body.starts_with(b"DISCARD ALL");
         if discard || body.starts_with(b"DEALLOCATE ALL") {
             self.statements.clear();
+            self.virtuals.clear();
         }
         if (discard || body.starts_with(b"RESET"))
             && let Some(lent) = &self.lent

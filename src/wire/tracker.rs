@@ -18,6 +18,8 @@ mod tests;
 pub enum Origin {
     Client,
     Proxy,
+    /// Ours, for a statement that the client knows already, and PostgreSQL shall know from now on.
+    Adopted,
 }
 
 /// Something that PostgreSQL has not answered yet.
@@ -47,6 +49,8 @@ pub enum Seen {
     Ready(Status),
     /// This statement exists now.
     Prepared(Rc<Statement>),
+    /// So does this one; the client never sees the reply.
+    Adopted(Rc<Statement>),
     /// The unnamed statement exists now.
     UnnamedPrepared,
     /// This statement is gone.
@@ -290,6 +294,7 @@ impl Tracker {
         match (kind, self.pending.pop_front()) {
             (b'1', Some(Pending::Parse(_, Origin::Proxy))) => Seen::Ours,
             (b'1', Some(Pending::Parse(statement, Origin::Client))) => Seen::Prepared(statement),
+            (b'1', Some(Pending::Parse(statement, Origin::Adopted))) => Seen::Adopted(statement),
             (b'1', Some(Pending::UnnamedParse)) => Seen::UnnamedPrepared,
             (b'3', Some(Pending::Close(Some(name)))) => Seen::Closed(name),
             (b'3', Some(Pending::Close(None))) => Seen::Plain,
@@ -325,6 +330,12 @@ impl Tracker {
     #[must_use]
     pub fn is_answered(&self) -> bool {
         self.pending.is_empty() && !self.skipping && !self.copy_in
+    }
+
+    /// Whether PostgreSQL skips what it is sent, up to a Sync that the client hasn't sent yet.
+    #[must_use]
+    pub const fn is_skipping(&self) -> bool {
+        self.skipping
     }
 
     /// Whether every request is answered for certain: nothing more will come unless the client asks, or PostgreSQL notifies.

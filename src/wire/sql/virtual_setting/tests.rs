@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn owner(name: &str) -> Option<Meaning> {
-    let name = Some(name.into()).filter(|name: &Box<str>| !name.is_empty());
+    let name = Some(name).filter(|name| !name.is_empty()).map(Into::into);
     Some(Meaning::Change(Change::Owner(name)))
 }
 
