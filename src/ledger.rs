@@ -6,13 +6,13 @@ use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 pub use crate::lease::Cause;
 use crate::lease::reload::{Method, Outcome, Pinned};
+use crate::lease::rules::{Due, Policies};
 use crate::lease::{Book, BookError, Event, LeaseState, Moment, Profile, SessionId, Slot};
 use crate::wire::startup::CancelKey;
 
@@ -58,6 +58,8 @@ pub enum Order {
     Return(ReturnOrder),
     /// End at the next quiet point, with FATAL 57P01: pgvalet is shutting down.
     Drain,
+    /// End now, if every request is answered, with FATAL 57P01; an open transaction is rolled back.
+    End(Cause),
 }
 
 /// What a cancel request needs to know of the backend that a session holds.
@@ -84,6 +86,8 @@ pub struct Ledger {
     clock: Clock,
     book: RefCell<Book>,
     mail: RefCell<Vec<Mailbox>>,
+    /// The rules under which sessions are about to take a lease, one entry a session.
+    acquiring: RefCell<Vec<usize>>,
     /// Ids are dealt in steps of `stride` from here, so that shards never deal the same one.
     next: Cell<u32>,
     stride: u32,
@@ -97,6 +101,7 @@ impl Ledger {
             clock,
             book: RefCell::default(),
             mail: RefCell::default(),
+            acquiring: RefCell::default(),
             next: Cell::new(SessionId::FIRST + shard),
             stride: shards,
         }
@@ -260,23 +265,53 @@ impl Ledger {
         }
     }
 
-    /// Orders the return of every lease that is parked beyond `return_after`.
-    pub fn sweep(&self, park_after: Duration, return_after: Duration, method: Method) {
-        let overdue = self
-            .book
-            .borrow()
-            .overdue(self.now(), park_after, return_after);
-        for id in overdue {
-            self.order(
-                id,
-                Order::Return(ReturnOrder {
+    /// Orders what the rules say about sessions that are parked.
+    pub fn sweep(&self, policies: &Policies<'_>) {
+        let overdue = self.book.borrow().overdue(self.now(), policies);
+        for (id, due) in overdue {
+            let order = match due {
+                Due::End => Order::End(Cause::Parked),
+                Due::Return(method) => Order::Return(ReturnOrder {
                     method,
                     pinned: Pinned::Spare,
                     cause: Cause::Parked,
                     patience: Patience::Now,
                     reply: None,
                 }),
-            );
+            };
+            self.order(id, order);
+        }
+    }
+
+    /// Counts a session in that is about to take a lease under rule number `index`, until the value is dropped.
+    pub fn reserve(self: &Rc<Self>, index: usize) -> Reserved {
+        self.acquiring.borrow_mut().push(index);
+        Reserved {
+            ledger: self.clone(),
+            index,
+        }
+    }
+
+    /// How many sessions are about to take a lease under rule number `index`.
+    #[must_use]
+    pub fn reserved(&self, index: usize) -> usize {
+        let acquiring = self.acquiring.borrow();
+        acquiring.iter().filter(|known| **known == index).count()
+    }
+}
+
+/// A session that is about to take a lease which a rule bounds.
+#[derive(Debug)]
+pub struct Reserved {
+    ledger: Rc<Ledger>,
+    index: usize,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let mut acquiring = self.ledger.acquiring.borrow_mut();
+        if let Some(at) = acquiring.iter().position(|known| *known == self.index) {
+            acquiring.swap_remove(at);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::clock::Clock;
+use crate::lease::rules::Policies;
 use crate::lease::{ClaimState, Entry, Moment, Verdict};
 use crate::wire::sql::fingerprint;
 
@@ -61,10 +62,10 @@ impl LeaseView {
         backend: Option<u32>,
         clock: &Clock,
         now: Moment,
-        park_after: Duration,
+        policies: &Policies<'_>,
     ) -> Self {
         let (owner, evidence) = entry.owner();
-        let verdict = entry.verdict(now, park_after);
+        let verdict = entry.verdict(now, policies.of(entry).park_after);
         let claim = entry.standing_claim();
         let idle = entry.idle(now);
         Self {

@@ -109,6 +109,10 @@ fn remedy(lease: &LeaseView) -> String {
             lease.pins.join(", ")
         );
     }
+    if lease.state == "in_transaction" {
+        return "commit or roll back before waiting: inside a transaction nothing is ever detached"
+            .to_owned();
+    }
     "give the connection back before waiting (a block-scoped checkout), or set return_after"
         .to_owned()
 }

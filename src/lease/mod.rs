@@ -7,6 +7,7 @@ pub mod comment;
 pub mod id;
 pub mod policy;
 pub mod reload;
+pub mod rules;
 pub mod state;
 
 pub use book::{

@@ -38,6 +38,9 @@ enum NoBackend {
 impl Session {
     /// Takes a backend without waiting, when one is there that needs nothing done to it.
     pub(super) fn attach_at_once(&mut self) -> bool {
+        if self.is_ruled() {
+            return false;
+        }
         let grant = self.try_acquire();
         match grant {
             Some(Grant::Lent(lent)) if self.is_ready_made(&lent) => {
@@ -89,9 +92,13 @@ impl Session {
 
     async fn take_lease(&mut self) -> Result<(), End> {
         let began = self.shared.ledger.clock().precise();
-        let taken = match self.acquire().await {
-            Ok(grant) => self.bring(grant).await,
-            Err(error) => Err(error),
+        let admitted = self.admit();
+        let taken = match &admitted {
+            Ok(_) => match self.acquire().await {
+                Ok(grant) => self.bring(grant).await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(NoBackend::Refused(Box::new(error.clone()))),
         };
         let waited = self.shared.ledger.clock().precise().since(began);
         self.shared.metrics.acquired(waited);

@@ -10,6 +10,7 @@ mod leg;
 mod relay;
 mod replies;
 mod returning;
+mod rules;
 mod statements;
 mod virtual_settings;
 

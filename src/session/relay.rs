@@ -246,6 +246,9 @@ impl Session {
             Order::Return(order) if order.patience == Patience::Now => {
                 order.answer(self.why_busy())
             }
+            Order::End(_) if self.is_between_requests() => return Some(Turn::Obey(order)),
+            // It is at work again.
+            Order::End(_) => {}
             Order::Return(_) | Order::Drain => {
                 if let Some(Order::Return(earlier)) = self.rare.waiting.replace(order) {
                     earlier.answer(self.why_busy());

@@ -262,7 +262,7 @@ fn obey(shared: &Rc<Shared>, command: Command) {
                 let request = reload_request(&shared.ledger, *wish);
                 drop(
                     reply
-                        .send(reload::run(&shared.ledger, request, shared.config.park_after).await),
+                        .send(reload::run(&shared.ledger, request, shared.config.policies()).await),
                 );
             });
         }
@@ -295,14 +295,9 @@ fn obey(shared: &Rc<Shared>, command: Command) {
 fn sessions(shared: &Shared) -> (u64, Vec<LeaseView>) {
     let ledger = &shared.ledger;
     let (book, clock, now) = (ledger.book(), ledger.clock(), ledger.now());
+    let policies = shared.config.policies();
     let views = book.entries().map(|(slot, entry)| {
-        LeaseView::of(
-            entry,
-            ledger.backend_pid(slot),
-            &clock,
-            now,
-            shared.config.park_after,
-        )
+        LeaseView::of(entry, ledger.backend_pid(slot), &clock, now, &policies)
     });
     (book.generation().0, views.collect())
 }
@@ -350,6 +345,7 @@ fn sample(shared: &Shared) -> Sample {
     let ledger = &shared.ledger;
     let book = ledger.book();
     let now = ledger.now();
+    let policies = shared.config.policies();
     let mut pools: HashMap<(Rc<str>, Rc<str>), PoolSample> = HashMap::new();
     for pool in shared.pools.all() {
         let key = (pool.database.clone(), pool.user.clone());
@@ -367,7 +363,7 @@ fn sample(shared: &Shared) -> Sample {
                 .for_each(|(_, count)| *count += 1);
         }
         if let Verdict::Parked(_) | Verdict::Pinned(_) =
-            entry.verdict(now, shared.config.park_after)
+            entry.verdict(now, policies.of(entry).park_after)
         {
             let known = parked.entry(entry.owner().0).or_default();
             *known = (known.0 + 1, known.1.max(entry.idle(now)));

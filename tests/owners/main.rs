@@ -5,6 +5,7 @@ mod support;
 
 mod comments;
 mod prepared;
+mod rules;
 mod stage;
 mod startup;
 mod virtual_settings;

@@ -5,7 +5,7 @@ use crate::support::messages::{
     bind, close_statement, describe_portal, describe_statement, execute, extended, flush, parse,
     query, sync,
 };
-use crate::support::{Raw, tags};
+use crate::support::{Message, Raw, tags};
 
 const SET: &str = "SET pgvalet.owner = 'worker'";
 
@@ -175,10 +175,7 @@ fn in_a_failed_transaction_it_is_answered() {
     client.send(&[extended(SET, &[]), sync()].concat());
     let answer = client.until_ready();
     assert_eq!(
-        (
-            tags(&answer).as_str(),
-            answer.last().map(|ready| ready.status())
-        ),
+        (tags(&answer).as_str(), answer.last().map(Message::status)),
         ("12nCZ", Some('E'))
     );
 }

@@ -88,9 +88,9 @@ impl Session {
                 text(Some(on_or_off(pinned)))
             }
             Shown::Session => {
-                let park_after = self.shared.config.park_after;
+                let policies = self.shared.config.policies();
                 let backend = ledger.backend_pid(self.slot);
-                let view = LeaseView::of(entry, backend, &ledger.clock(), now, park_after);
+                let view = LeaseView::of(entry, backend, &ledger.clock(), now, &policies);
                 vec![
                     Some(view.session.to_string()),
                     Some(view.owner),
