@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 pub use crate::lease::Cause;
+use crate::lease::history::{History, Parks};
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::rules::{Due, Policies};
 use crate::lease::{Book, BookError, Event, LeaseState, Moment, Profile, SessionId, Slot};
@@ -88,6 +89,7 @@ pub struct Ledger {
     mail: RefCell<Vec<Mailbox>>,
     /// The rules under which sessions are about to take a lease, one entry a session.
     acquiring: RefCell<Vec<usize>>,
+    history: RefCell<History>,
     /// Ids are dealt in steps of `stride` from here, so that shards never deal the same one.
     next: Cell<u32>,
     stride: u32,
@@ -102,6 +104,7 @@ impl Ledger {
             book: RefCell::default(),
             mail: RefCell::default(),
             acquiring: RefCell::default(),
+            history: RefCell::default(),
             next: Cell::new(SessionId::FIRST + shard),
             stride: shards,
         }
@@ -281,6 +284,20 @@ impl Ledger {
             };
             self.order(id, order);
         }
+    }
+
+    /// Takes in who is parked now, for the memory of parks.
+    pub fn look(&self, policies: &Policies<'_>) {
+        let (book, now) = (self.book.borrow(), self.now());
+        self.history
+            .borrow_mut()
+            .look(book.parked(now, policies), now);
+    }
+
+    /// What each owner's parks came to in the last hour.
+    #[must_use]
+    pub fn parks(&self) -> Vec<Parks> {
+        self.history.borrow().last_hour(self.now())
     }
 
     /// Counts a session in that is about to take a lease under rule number `index`, until the value is dropped.

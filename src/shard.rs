@@ -25,7 +25,7 @@ use crate::session::{CancelDesk, Scratch, Shared, serve};
 use crate::wire::reply::{ClientError, Fault};
 use crate::wire::startup::CancelKey;
 
-pub use commands::{ClaimWish, Command, Gone, ReloadWish, Shards};
+pub use commands::{ClaimWish, Command, Gone, OwnerParks, ReloadWish, Shards};
 
 /// How often pools are tended.
 const TEND_EVERY: Duration = Duration::from_secs(1);
@@ -154,6 +154,7 @@ async fn tend(shared: Rc<Shared>) {
         let now = shared.ledger.now();
         if now.since(tended) >= TEND_EVERY / 2 {
             tended = now;
+            shared.ledger.look(&policies);
             shared.pools.tend();
         }
     }

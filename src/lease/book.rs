@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
+use crate::lease::history::Parked;
 use crate::lease::id::{BackendId, Generation, Moment, SessionId};
 use crate::lease::rules::{self, Due, Policies};
 use crate::lease::state::{Event, IllegalTransition, LeaseState};
@@ -208,6 +209,28 @@ impl Book {
             Some((entry.id, due))
         })
         .collect()
+    }
+
+    /// The leases that are parked now.
+    #[must_use]
+    pub fn parked(&self, now: Moment, policies: &Policies<'_>) -> Vec<Parked> {
+        let soonest = policies.soonest();
+        let ripe = self
+            .entries()
+            .map(|(_, entry)| entry)
+            .filter(|entry| entry.state.backend().is_some() && entry.idle(now) >= soonest);
+        let parked = ripe.filter(|entry| {
+            entry
+                .verdict(now, policies.of(entry).park_after)
+                .is_parked()
+        });
+        parked
+            .map(|entry| Parked {
+                session: entry.id,
+                owner: entry.owner().0,
+                since: entry.state.since(),
+            })
+            .collect()
     }
 
     /// How many leases the sessions hold that rule number `index` bounds, apart from `own`.

@@ -4,6 +4,7 @@
 
 pub mod book;
 pub mod comment;
+pub mod history;
 pub mod id;
 pub mod policy;
 pub mod reload;

@@ -1,6 +1,6 @@
 //! Owns what can be asked of the data threads, and how the answers of several become one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::backend::pool::Census;
 use crate::lease::book::Process;
+use crate::lease::history::Parks;
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Claim, ClaimState, SessionId, Verdict};
 use crate::ledger::{Cause, Ledger, Order, Patience, ReturnOrder};
@@ -35,6 +36,25 @@ pub struct ReloadWish {
     pub submitted: Option<Vec<ClaimWish>>,
 }
 
+/// What one owner's parks came to in the last hour.
+#[derive(Clone, Debug, Default)]
+pub struct OwnerParks {
+    pub owner: String,
+    pub count: u64,
+    /// The idle time of all its parked leases together.
+    pub total: Duration,
+}
+
+impl From<Parks> for OwnerParks {
+    fn from(parks: Parks) -> Self {
+        Self {
+            owner: parks.owner.to_string(),
+            count: parks.count,
+            total: parks.total,
+        }
+    }
+}
+
 /// A question or an order to a data thread, with the way back.
 #[derive(Debug)]
 pub enum Command {
@@ -56,6 +76,8 @@ pub enum Command {
     /// The processes behind sessions, as they were found out.
     Processes(Vec<(SessionId, Process)>, oneshot::Sender<()>),
     Sample(oneshot::Sender<Sample>),
+    /// What each owner's parks came to in the last hour.
+    Parks(oneshot::Sender<Vec<OwnerParks>>),
     Cancel(CancelKey, oneshot::Sender<()>),
 }
 
@@ -206,6 +228,28 @@ impl Shards {
         .map(|_| ())
     }
 
+    /// What each owner's parks came to in the last hour, by owner.
+    ///
+    /// # Errors
+    /// pgvalet is ending.
+    pub async fn parks(&self) -> Result<BTreeMap<String, OwnerParks>, Gone> {
+        let mut all: BTreeMap<String, OwnerParks> = BTreeMap::new();
+        for parks in self
+            .ask_all(|_, reply| Command::Parks(reply))
+            .await?
+            .into_iter()
+            .flatten()
+        {
+            let known = all.entry(parks.owner.clone()).or_default();
+            *known = OwnerParks {
+                count: known.count + parks.count,
+                total: known.total + parks.total,
+                owner: parks.owner,
+            };
+        }
+        Ok(all)
+    }
+
     /// What a scrape needs.
     ///
     /// # Errors
@@ -282,6 +326,11 @@ fn obey(shared: &Rc<Shared>, command: Command) {
             let _ = reply.send(());
         }
         Command::Sample(reply) => drop(reply.send(sample(shared))),
+        Command::Parks(reply) => {
+            ledger.look(&shared.config.policies());
+            let parks = ledger.parks().into_iter();
+            drop(reply.send(parks.map(OwnerParks::from).collect()));
+        }
         Command::Cancel(key, reply) => {
             let forwarded = shared.cancels.forward(key);
             tokio::task::spawn_local(async move {

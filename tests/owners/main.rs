@@ -4,6 +4,7 @@
 mod support;
 
 mod comments;
+mod leaks;
 mod prepared;
 mod rules;
 mod stage;
