@@ -59,8 +59,10 @@ pub enum Order {
     Return(ReturnOrder),
     /// End at the next quiet point, with FATAL 57P01: pgvalet is shutting down.
     Drain,
-    /// End now, if every request is answered, with FATAL 57P01; an open transaction is rolled back.
-    End(Cause),
+    /// End now, with FATAL 57P01: the time to drain is over.
+    End,
+    /// End with FATAL 57P01, if the session still idles in a transaction: it is rolled back.
+    EndIdle(Cause),
 }
 
 /// What a cancel request needs to know of the backend that a session holds.
@@ -273,7 +275,7 @@ impl Ledger {
         let overdue = self.book.borrow().overdue(self.now(), policies);
         for (id, due) in overdue {
             let order = match due {
-                Due::End => Order::End(Cause::Parked),
+                Due::End => Order::EndIdle(Cause::Parked),
                 Due::Return(method) => Order::Return(ReturnOrder {
                     method,
                     pinned: Pinned::Spare,

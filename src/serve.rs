@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::config::{Address, Config};
 use crate::drain::{Phase, Shutdown};
 use crate::metrics::Metrics;
-use crate::net::{Bound, bind};
+use crate::net::{Bound, bind, bind_for_clients};
 use crate::session::auth::Verifiers;
 use crate::shard::{self, Parts, Shards};
 
@@ -46,18 +46,17 @@ impl Listeners {
     /// # Errors
     /// The first address that can't be bound, with its key.
     pub fn bind(config: &Config) -> Result<Self, RunError> {
-        let one = |key, address: &Address| {
-            bind(address).map_err(|source| RunError::Bind {
+        let named = |key, address: &Address, bound: io::Result<Bound>| {
+            let address = address.clone();
+            bound.map_err(|source| RunError::Bind {
                 key,
-                address: address.clone(),
+                address,
                 source,
             })
         };
-        let clients = config
-            .listen
-            .iter()
-            .map(|address| one("listen", address))
-            .collect::<Result<_, _>>()?;
+        let one = |key, address: &Address| named(key, address, bind(address));
+        let client = |address: &Address| named("listen", address, bind_for_clients(address));
+        let clients = config.listen.iter().map(client).collect::<Result<_, _>>()?;
         Ok(Self {
             clients,
             admin: one("admin", &config.admin)?,

@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::net::Bound;
 use crate::net::listen::Listener;
 use crate::session::auth::Verifiers;
-use crate::session::{CancelDesk, Scratch, Shared, serve};
+use crate::session::{CancelDesk, Scratch, Shared, serve, turn_away};
 use crate::wire::reply::{ClientError, Fault};
 use crate::wire::startup::CancelKey;
 
@@ -32,6 +32,9 @@ const TEND_EVERY: Duration = Duration::from_secs(1);
 
 /// How long to pause after an accept that failed: out of file descriptors must not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the last words to sessions that are cut may take.
+const CUTTING: Duration = Duration::from_secs(1);
 
 /// What a data thread is made of.
 #[derive(Debug)]
@@ -72,7 +75,9 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         shutdown,
     } = parts;
     let ledger = Rc::new(Ledger::new(clock, number, shards.count()));
-    let share = config.max_backends.div_ceil(shards.count() as usize);
+    let (count, place) = (shards.count() as usize, number as usize);
+    let share_of = |whole: usize| whole / count + usize::from(place < whole % count);
+    let share = share_of(config.max_backends);
     let pools = Rc::new(Pools::new(config.clone(), clock, share));
     let desk = Desk {
         config: config.clone(),
@@ -82,6 +87,7 @@ async fn live(parts: Parts) -> std::io::Result<()> {
     };
     let shared = Rc::new(Shared {
         config: config.clone(),
+        max_sessions: share_of(config.max_sessions),
         ledger,
         pools,
         verifiers,
@@ -112,16 +118,14 @@ async fn accept(shared: Rc<Shared>, listener: Listener, mut shutdown: Shutdown) 
     let accepting = async {
         loop {
             match listener.accept(shared.config.tcp_user_timeout).await {
-                Ok((stream, peer)) if shared.ledger.book().len() < shared.config.max_sessions => {
+                Ok((stream, peer)) if shared.ledger.book().len() < shared.max_sessions => {
                     spawn_local(serve(shared.clone(), stream, peer));
                 }
                 Ok((stream, _)) => {
                     let error =
                         ClientError::new(Fault::Proxy, "53300", "sorry, too many clients already")
                             .hint("`max_sessions` of pgvalet sets the bound.");
-                    shared.metrics.fault(error.fault, &error.code);
-                    // The socket's own buffer takes so few bytes; a client that is gone needs none.
-                    let _ = stream.try_write(&error.fatal());
+                    spawn_local(turn_away(shared.clone(), stream, error));
                 }
                 Err(error) => {
                     tracing::warn!("accept: {error}");
@@ -193,6 +197,31 @@ async fn drain(shared: &Shared, mut shutdown: Shutdown) {
         }
         () = shutdown.reached(Phase::Ending) => {}
     }
+    cut(shared).await;
+}
+
+/// Ends every session that is left: its client is told, its statement cancelled.
+async fn cut(shared: &Shared) {
+    let ids: Vec<_> = shared
+        .ledger
+        .book()
+        .entries()
+        .map(|(_, entry)| entry.id)
+        .collect();
+    for id in ids {
+        shared.ledger.order(id, Order::End);
+    }
+    let gone = async {
+        let mut ticks = interval(Duration::from_millis(10));
+        while !shared.ledger.book().is_empty() {
+            ticks.tick().await;
+        }
+        // Sessions leave the book before their last words are said.
+        ticks.tick().await;
+        ticks.tick().await;
+    };
+    // Whoever doesn't take its last words by then goes without.
+    let _ = tokio::time::timeout(CUTTING, gone).await;
 }
 
 /// Sends cancel requests to the session that they name, on whichever data thread it lives.

@@ -154,6 +154,9 @@ async fn reload(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> An
 
 async fn carry_out(desk: &Desk, wish: ReloadWish) -> Result<ReloadRecord, Problem> {
     let dry_run = wish.wish.dry_run;
+    if wish.wish.selector.process.is_some() {
+        desk.sessions().await?;
+    }
     let (id, began) = (desk.number(), desk.clock.precise());
     let report = desk.shards.reload(wish).await?;
     let took = desk.clock.precise().since(began);
@@ -166,6 +169,12 @@ async fn carry_out(desk: &Desk, wish: ReloadWish) -> Result<ReloadRecord, Proble
             dry_run,
         },
         report,
+    );
+    tracing::info!(
+        id,
+        generation = record.generation,
+        "reload: {}",
+        record.summary()
     );
     desk.remember(Arc::new(record.clone()));
     Ok(record)
@@ -197,16 +206,19 @@ async fn return_lease(
     body: Bytes,
 ) -> Answer<serde_json::Value> {
     let method = bodies::read::<ReturnBody>(&headers, &body)?.method();
-    let missing = || {
-        Problem::new(StatusCode::NOT_FOUND, format!("no session has the id {id}"))
-            .with("session", id.clone())
-    };
+    let missing = || Problem::new(StatusCode::NOT_FOUND, format!("no session has the id {id}"));
     let number: u32 = id.parse().map_err(|_| missing())?;
     let outcome = desk
         .shards
         .give_back(SessionId::new(number), method)
         .await?
         .ok_or_else(missing)?;
+    tracing::info!(
+        session = number,
+        method = method.word(),
+        "return by a call: {}",
+        outcome.word()
+    );
     let answer =
         json!({ "session": number, "outcome": outcome.word(), "reason": outcome.reason() });
     match outcome {

@@ -215,7 +215,7 @@ impl From<Account> for AccountView {
 #[derive(Clone, Debug, Serialize)]
 pub struct ReloadRecord {
     pub(super) id: String,
-    generation: u64,
+    pub(super) generation: u64,
     state: &'static str,
     dry_run: bool,
     started: String,
@@ -256,5 +256,20 @@ impl ReloadRecord {
             counts,
             leases,
         }
+    }
+
+    /// One line for the log: how long it took, and how many came to which outcome.
+    pub(super) fn summary(&self) -> String {
+        let counted = self.counts.iter().filter(|(_, count)| **count > 0);
+        let counted: Vec<_> = counted
+            .map(|(word, count)| format!("{count} {word}"))
+            .collect();
+        let kind = if self.dry_run { "rehearsed" } else { "done" };
+        let counted = if counted.is_empty() {
+            "no leases".to_owned()
+        } else {
+            counted.join(", ")
+        };
+        format!("{kind} in {}: {counted}", duration(self.took))
     }
 }

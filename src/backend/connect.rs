@@ -293,6 +293,7 @@ impl Talk<'_> {
         Ok(Backend {
             id,
             stream: self.stream,
+            armed: false,
             key,
             parameters: Rc::new(reported),
             baseline: self.login.baseline.clone(),

@@ -50,6 +50,7 @@ impl Backend {
             status: Status::Idle,
             notifications: Vec::new(),
         };
+        self.armed = false;
         let mut unread = std::mem::take(&mut self.unread);
         let mut statuses = Vec::new();
         {

@@ -43,6 +43,8 @@ pub enum Home {
 pub struct Backend {
     pub id: BackendId,
     pub stream: Stream,
+    /// The session's task is registered to be woken when PostgreSQL sends something.
+    pub armed: bool,
     /// PostgreSQL's key for cancel requests.
     pub key: CancelKey,
     /// What PostgreSQL last reported of its settings.

@@ -4,7 +4,7 @@
 //! dropped. Nothing here awaits: the data thread's tasks share it without a lock.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -20,6 +20,9 @@ mod tests;
 
 /// How long a backend stays warm for its session before another may take it while new ones may still be opened.
 const WARM: Duration = Duration::from_secs(1);
+
+/// How many names of custom settings a pool learns from its sessions at most.
+const KNOWN_SETTINGS: usize = 1000;
 
 /// How many startup parameter sets a pool remembers the reports of.
 const KNOWN_BASELINES: usize = 64;
@@ -62,6 +65,9 @@ struct State {
     /// Backends that are being opened.
     opening: usize,
     waiters: VecDeque<Rc<Waiter>>,
+    /// Names of custom settings that are captured for every session: those of the configuration, and those that any
+    /// session named and the configuration's patterns match.
+    preserved: BTreeSet<String>,
     /// Every set of startup parameters in use, once.
     baselines: Vec<Rc<Baseline>>,
     /// What PostgreSQL reported at the last login with each set of startup parameters.
@@ -220,6 +226,27 @@ impl Pool {
             })),
             None => self.state.borrow_mut().permits -= 1,
         }
+    }
+
+    /// The names of custom settings to capture for a session that named `own` itself.
+    pub fn preserve(&self, own: &BTreeSet<String>, patterns: &[String]) -> BTreeSet<String> {
+        let preserved = &mut self.state.borrow_mut().preserved;
+        for pattern in patterns {
+            match pattern.strip_suffix('*') {
+                None => drop(preserved.insert(pattern.to_ascii_lowercase())),
+                Some(prefix) => {
+                    let matching = own
+                        .iter()
+                        .filter(|name| name.starts_with(&prefix.to_ascii_lowercase()));
+                    preserved.extend(
+                        matching
+                            .take(KNOWN_SETTINGS.saturating_sub(preserved.len()))
+                            .cloned(),
+                    );
+                }
+            }
+        }
+        preserved.union(own).cloned().collect()
     }
 
     /// The one set of startup parameters that equals `baseline`, so that equal ones are the same.

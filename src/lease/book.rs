@@ -105,7 +105,9 @@ impl Book {
                     self.holders.remove(&backend);
                 }
             }
-            Event::Requested | Event::Ready(_) | Event::ReturnBegan | Event::ReturnRefused => {}
+            // Whatever pinned it may be over after this.
+            Event::Requested => entry.pins = Pins::default(),
+            Event::Ready(_) | Event::ReturnBegan | Event::ReturnRefused => {}
         }
         Ok(after)
     }

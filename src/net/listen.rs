@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,6 +45,29 @@ pub fn bind(address: &Address) -> io::Result<Bound> {
             Ok(Bound::Unix(listener, path))
         }
     }
+}
+
+/// Binds an address for clients. Like PostgreSQL's own socket, a unix one is open to every user of the machine: who may
+/// enter is the login's to decide, or the directory's.
+///
+/// # Errors
+/// As [`bind`]; and a unix directory that doesn't exist, which would make a socket that libpq can't find.
+pub fn bind_for_clients(address: &Address) -> io::Result<Bound> {
+    if let Address::Unix(path) = address {
+        let named = path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(".s.PGSQL."));
+        if !named && !path.is_dir() {
+            let text =
+                "the directory doesn't exist; libpq looks for a socket named .s.PGSQL.6432 in it";
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
+    }
+    let bound = bind(address)?;
+    if let Bound::Unix(_, path) = &bound {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))?;
+    }
+    Ok(bound)
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {

@@ -5,5 +5,5 @@
 pub mod listen;
 pub mod stream;
 
-pub use listen::{Bound, bind};
+pub use listen::{Bound, bind, bind_for_clients};
 pub use stream::Stream;

@@ -1,13 +1,15 @@
 //! Owns one connected socket of either leg.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use rustix::net::{self, RecvFlags, SendFlags};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket: TCP or unix.
@@ -69,15 +71,15 @@ impl Stream {
         }
     }
 
-    /// Reads what is there, without waiting.
+    /// Reads what is there, without waiting. A short read takes the readiness with it: no second read will find nothing.
     ///
     /// # Errors
     /// `WouldBlock` when nothing is; else the kernel's.
     pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_read(buf),
-            Self::Unix(stream) => stream.try_read(buf),
-        }
+        let length = buf.len();
+        self.try_io(Interest::READABLE, length, |socket| {
+            Ok(net::recv(socket, &mut *buf, RecvFlags::empty())?.0)
+        })
     }
 
     /// Writes what fits into the socket's buffer, without waiting.
@@ -85,9 +87,71 @@ impl Stream {
     /// # Errors
     /// `WouldBlock` when nothing fits; else the kernel's.
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_write(buf),
-            Self::Unix(stream) => stream.try_write(buf),
+        self.try_io(Interest::WRITABLE, buf.len(), |socket| {
+            Ok(net::send(socket, buf, SendFlags::NOSIGNAL)?)
+        })
+    }
+
+    /// Calls the kernel directly: neither libc's wrappers nor a second call that would only say that all is done.
+    fn try_io(
+        &self,
+        interest: Interest,
+        wanted: usize,
+        mut call: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut done = None;
+        let mut attempt = |socket: BorrowedFd<'_>| {
+            let count = call(socket)?;
+            done = Some(count);
+            if (1..wanted).contains(&count) {
+                Err(io::ErrorKind::WouldBlock.into())
+            } else {
+                Ok(count)
+            }
+        };
+        let result = match self {
+            Self::Tcp(stream) => stream.try_io(interest, || attempt(stream.as_fd())),
+            Self::Unix(stream) => stream.try_io(interest, || attempt(stream.as_fd())),
+        };
+        done.map_or(result, Ok)
+    }
+
+    /// Reads like `poll_read`, but registers its waker only when it isn't registered yet: that is what `armed` remembers
+    /// between two calls of the same task. Whoever reads in another way in between sets it to false.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+        armed: &mut bool,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            if !*armed {
+                let ready = match self {
+                    Self::Tcp(stream) => stream.poll_read_ready(cx),
+                    Self::Unix(stream) => stream.poll_read_ready(cx),
+                };
+                match ready {
+                    Poll::Pending => {
+                        *armed = true;
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Ready(Ok(())) => {}
+                }
+            }
+            match self.try_read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && *armed => {
+                    return Poll::Pending;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => {
+                    *armed = false;
+                    return Poll::Ready(result);
+                }
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::lease::{Event, SessionId, Status};
 use crate::session::leg::Spill;
 use crate::session::relay::{End, Flow};
 use crate::session::virtual_settings::{LONGEST_FRAME, Own};
-use crate::session::{Phase, Refusal, Session, Shared};
+use crate::session::{Name, Phase, Refusal, Session, Shared};
 use crate::wire::extended::write_frame;
 use crate::wire::frame::{HEADER, Header};
 use crate::wire::reply::{self, ClientError, Fault};
@@ -137,6 +137,7 @@ impl Session {
         self.lent = Some(lent);
         let backend = &mut self.lent.as_mut().expect("it was just put there").backend;
         backend.home = Home::Of(self.id);
+        backend.armed = false;
     }
 
     async fn acquire(&mut self) -> Result<Grant, NoBackend> {
@@ -202,6 +203,7 @@ impl Session {
         {
             return Err(End::ClientBroken);
         }
+        self.client_armed = false;
         let mut chunk = [0; 4096];
         while self.inbound.carry.len() < MAX_AHEAD {
             let mut buf = ReadBuf::new(&mut chunk);
@@ -244,7 +246,7 @@ impl Session {
     /// Gives the backend the session's own application_name again, after a RESET went back to its opener's. In
     /// most cases the client was told its own name already.
     pub(super) async fn rename(&mut self) -> Result<(), End> {
-        self.rare.rename = false;
+        self.rare.name = Name::Own;
         let Some(lent) = &mut self.lent else {
             return Ok(());
         };

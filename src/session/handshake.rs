@@ -15,7 +15,7 @@ use crate::net::listen::Peer;
 use crate::session::leg::{Cursor, Spill};
 use crate::session::statements::Statements;
 use crate::session::virtual_settings::Virtuals;
-use crate::session::{Phase, Rare, Session, Shared, attach, auth};
+use crate::session::{Name, Phase, Rare, Session, Shared, attach, auth};
 use crate::wire::frame::Header;
 use crate::wire::options;
 use crate::wire::reply::{self, ClientError, Fault};
@@ -50,6 +50,13 @@ pub(super) async fn greet(shared: &Rc<Shared>, mut stream: Stream, peer: Peer) -
             None
         }
         Err(Refusal::Gone) => None,
+    }
+}
+
+/// Refuses a connection once it has said hello: before, libpq would not show the text.
+pub(super) async fn turn_away(shared: &Shared, mut stream: Stream, error: &ClientError) {
+    if let Ok(Some(_)) = first_packet(shared, &mut stream).await {
+        refuse(shared, &mut stream, error).await;
     }
 }
 
@@ -160,7 +167,7 @@ impl Door<'_> {
         }
         let ours = options::take_ours(&mut startup.parameters);
         let parameters = &startup.parameters;
-        let (database, user) = whom(parameters)?;
+        let (database, user) = whom(parameters, &self.shared.config.upstream.database)?;
         self.authenticate(&database, &user).await?;
         let application = parameters
             .get("application_name")
@@ -280,7 +287,7 @@ impl Door<'_> {
         to_client.push(&welcome);
         let rare = Rare {
             application,
-            rename: false,
+            name: Name::Own,
             baseline,
             told,
             saved: None,
@@ -299,6 +306,7 @@ impl Door<'_> {
             id,
             slot,
             client: self.stream,
+            client_armed: false,
             lent: None,
             tracker: Tracker::default(),
             statements: Statements::default(),
@@ -313,8 +321,11 @@ impl Door<'_> {
     }
 }
 
-/// The database and user that a startup packet names.
-fn whom(parameters: &BTreeMap<String, String>) -> Result<(String, String), ClientError> {
+/// The database and user that a startup packet names; the upstream URL's database, when it names none.
+fn whom(
+    parameters: &BTreeMap<String, String>,
+    default: &str,
+) -> Result<(String, String), ClientError> {
     let named = |name: &str| {
         parameters
             .get(name)
@@ -332,7 +343,10 @@ fn whom(parameters: &BTreeMap<String, String>) -> Result<(String, String), Clien
         let error = ClientError::new(Fault::Proxy, "0A000", text);
         return Err(error.hint("Connect to PostgreSQL itself for replication."));
     }
-    Ok((named("database").unwrap_or_else(|| user.clone()), user))
+    Ok((
+        named("database").unwrap_or_else(|| default.to_owned()),
+        user,
+    ))
 }
 
 /// A secret for cancel requests: 4 bytes in protocol 3.0, 32 from 3.2 on.

@@ -6,6 +6,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite;
 
+use crate::net::Stream;
+
 /// Where the scan of one direction stands.
 #[derive(Debug, Default)]
 pub(super) struct Cursor {
@@ -87,20 +89,25 @@ impl Spill {
     /// Writes `bytes` at once, as far as the socket takes them; the rest waits.
     pub fn poll_write(
         &mut self,
-        stream: &mut (impl AsyncWrite + Unpin),
+        stream: &mut Stream,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> io::Result<()> {
         let mut rest = bytes;
-        while self.0.is_none() && !rest.is_empty() {
-            match Pin::new(&mut *stream).poll_write(cx, rest) {
-                Poll::Pending => break,
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(count)) => rest = &rest[count..],
+        if self.0.is_none() && !rest.is_empty() {
+            match stream.try_write(rest) {
+                Ok(count) => rest = &rest[count..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
             }
         }
         self.push(rest);
-        Ok(())
+        if self.0.is_none() {
+            return Ok(());
+        }
+        match self.poll_flush(stream, cx) {
+            Poll::Ready(written) => written,
+            Poll::Pending => Ok(()),
+        }
     }
 }

@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Sleep;
 
@@ -38,10 +39,15 @@ use leg::{Cursor, Spill};
 use statements::Statements;
 use virtual_settings::Virtuals;
 
+/// How long a connection that is turned away may take to say hello.
+const TURNING_AWAY: Duration = Duration::from_secs(2);
+
 /// What all sessions of one data thread share.
 #[derive(Debug)]
 pub struct Shared {
     pub config: Arc<Config>,
+    /// This thread's share of `max_sessions`.
+    pub max_sessions: usize,
     pub ledger: Rc<Ledger>,
     pub pools: Rc<Pools>,
     pub verifiers: Arc<Verifiers>,
@@ -115,6 +121,12 @@ pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer) {
     }
 }
 
+/// Turns one connection away with this error. Cancel requests are still carried out.
+pub async fn turn_away(shared: Rc<Shared>, stream: Stream, error: ClientError) {
+    // Whoever says nothing hears nothing.
+    let _ = tokio::time::timeout(TURNING_AWAY, handshake::turn_away(&shared, stream, &error)).await;
+}
+
 /// One logged-in client.
 #[derive(Debug)]
 struct Session {
@@ -123,6 +135,8 @@ struct Session {
     id: SessionId,
     slot: Slot,
     client: Stream,
+    /// The task is registered to be woken when the client sends something.
+    client_armed: bool,
     /// The backend that is held, with the right to hold it.
     lent: Option<Lent>,
     tracker: Tracker,
@@ -148,6 +162,18 @@ enum Phase {
     Resting,
 }
 
+/// Whose application_name a backend bears.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Name {
+    /// The session's own.
+    #[default]
+    Own,
+    /// A RESET was answered: what PostgreSQL reports next tells.
+    Asked,
+    /// That of whoever opened the backend: the session's own is due.
+    Foreign,
+}
+
 /// A request that gets no backend.
 #[derive(Debug)]
 struct Refusal {
@@ -162,8 +188,8 @@ struct Rare {
     baseline: Rc<Baseline>,
     /// The `application_name` of its startup packet: what RESET shall go back to.
     application: Rc<str>,
-    /// A RESET went back to the application_name of whoever opened the backend: ours is due.
-    rename: bool,
+    /// Whether a RESET went back to the application_name of whoever opened the backend.
+    name: Name,
     /// What the client was told by ParameterStatus, while no backend is held.
     told: Rc<Parameters>,
     /// The session's state while no backend is held.

@@ -7,14 +7,15 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, ReadBuf};
-
 use crate::config::{ChaosReturn, Mode};
 use crate::lease::reload::Outcome;
 use crate::lease::{Event, Status};
 use crate::ledger::{Cause, Order, Patience};
-use crate::session::{Phase, Session};
+use crate::session::{Name, Phase, Session};
 use crate::wire::reply::ClientError;
+
+/// How many times a session may move bytes before others get their turn.
+const FAIR: usize = 32;
 
 /// How long PostgreSQL may go on for a client that closed its side: what takes longer is cancelled.
 const CLIENT_GONE: Duration = Duration::from_secs(5);
@@ -86,7 +87,7 @@ impl Session {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
-        loop {
+        for _ in 0..FAIR {
             if let Err(end) = self.poll_spills(cx) {
                 return Poll::Ready(Turn::End(end));
             }
@@ -121,6 +122,8 @@ impl Session {
                 return Poll::Pending;
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn poll_spills(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
@@ -143,13 +146,14 @@ impl Session {
             return Poll::Ready(self.resume(cx));
         }
         let mut scratch = self.shared.scratch.take();
-        let mut buf = ReadBuf::new(&mut scratch);
-        let read = std::pin::Pin::new(&mut self.client).poll_read(cx, &mut buf);
+        let read = self
+            .client
+            .poll_recv(cx, &mut scratch, &mut self.client_armed);
         let result = match read {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(_)) => Poll::Ready(Err(End::ClientBroken)),
-            Poll::Ready(Ok(())) if buf.filled().is_empty() => Poll::Ready(self.client_ended()),
-            Poll::Ready(Ok(())) => Poll::Ready(self.on_client(cx, buf.filled())),
+            Poll::Ready(Ok(0)) => Poll::Ready(self.client_ended()),
+            Poll::Ready(Ok(count)) => Poll::Ready(self.on_client(cx, &scratch[..count])),
         };
         self.shared.scratch.put(scratch);
         result
@@ -174,15 +178,14 @@ impl Session {
             return Poll::Ready(self.on_backend(cx, &unread));
         }
         let mut scratch = self.shared.scratch.take();
-        let mut buf = ReadBuf::new(&mut scratch);
-        let read = std::pin::Pin::new(&mut lent.backend.stream).poll_read(cx, &mut buf);
+        let backend = &mut lent.backend;
+        let read = backend
+            .stream
+            .poll_recv(cx, &mut scratch, &mut backend.armed);
         let result = match read {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(_)) => Poll::Ready(Err(self.backend_ended())),
-            Poll::Ready(Ok(())) if buf.filled().is_empty() => {
-                Poll::Ready(Err(self.backend_ended()))
-            }
-            Poll::Ready(Ok(())) => Poll::Ready(self.on_backend(cx, buf.filled())),
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(self.backend_ended())),
+            Poll::Ready(Ok(count)) => Poll::Ready(self.on_backend(cx, &scratch[..count])),
         };
         self.shared.scratch.put(scratch);
         result
@@ -221,7 +224,9 @@ impl Session {
         if self.phase == Phase::Active || self.lent.is_none() {
             return None;
         }
-        if self.rare.rename && self.is_between_requests() && self.tracker.status() != Status::Failed
+        if self.rare.name == Name::Foreign
+            && self.is_between_requests()
+            && self.tracker.status() != Status::Failed
         {
             return Some(Turn::Rename);
         }
@@ -239,17 +244,19 @@ impl Session {
 
     /// Decides on a new order: now, later, or not.
     fn weigh(&mut self, order: Order) -> Option<Turn> {
-        if self.is_quiet() || self.lent.is_none() {
+        if let Order::EndIdle(_) = order {
+            // Its transaction may have gone on, or ended.
+            let idles = self.is_between_requests() && self.tracker.status() != Status::Idle;
+            return idles.then_some(Turn::Obey(order));
+        }
+        if self.is_quiet() || self.lent.is_none() || matches!(order, Order::End) {
             return Some(Turn::Obey(order));
         }
         match order {
             Order::Return(order) if order.patience == Patience::Now => {
                 order.answer(self.why_busy())
             }
-            Order::End(_) if self.is_between_requests() => return Some(Turn::Obey(order)),
-            // It is at work again.
-            Order::End(_) => {}
-            Order::Return(_) | Order::Drain => {
+            Order::Return(_) | Order::Drain | Order::End | Order::EndIdle(_) => {
                 if let Some(Order::Return(earlier)) = self.rare.waiting.replace(order) {
                     earlier.answer(self.why_busy());
                 }

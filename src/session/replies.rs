@@ -7,7 +7,7 @@ use crate::backend::pool::add;
 use crate::lease::{Event, Status};
 use crate::session::client::Edits;
 use crate::session::relay::End;
-use crate::session::{Phase, Session, returning};
+use crate::session::{Name, Phase, Session, returning};
 use crate::wire::frame::{HEADER, Header};
 use crate::wire::reply::{self, Fields};
 use crate::wire::tracker::{Aftermath, Seen};
@@ -113,6 +113,9 @@ impl Session {
             add(&self.pool.counters.transactions, 1);
         }
         if self.tracker.is_answered() {
+            if self.rare.name == Name::Asked {
+                self.rare.name = Name::Own;
+            }
             self.phase = Phase::Resting;
             self.rare.answered = true;
             self.step(Event::Ready(status));
@@ -128,7 +131,10 @@ impl Session {
             lent.backend.note_parameter(body);
             return Heard::Pass;
         };
-        let own = self.rare.rename && *value == *lent.backend.application;
+        let own = self.rare.name != Name::Own && *value == *lent.backend.application;
+        if own {
+            self.rare.name = Name::Foreign;
+        }
         let value = if own { &*self.rare.application } else { value };
         let known = lent.backend.parameters.get("application_name") == Some(value);
         let mut report = Vec::new();
@@ -160,8 +166,10 @@ impl Session {
         }
         if (discard || body.starts_with(b"RESET"))
             && let Some(lent) = &self.lent
+            && *lent.backend.application != *self.rare.application
+            && self.rare.name == Name::Own
         {
-            self.rare.rename |= *lent.backend.application != *self.rare.application;
+            self.rare.name = Name::Asked;
         }
     }
 

@@ -51,7 +51,8 @@ impl Session {
     pub(super) async fn obey(&mut self, order: Order) -> Result<(), End> {
         match order {
             Order::Drain => Err(End::Told(closed(Cause::Drained), Cause::Drained)),
-            Order::End(cause) => Err(End::Told(super::rules::idle_in_transaction(), cause)),
+            Order::EndIdle(cause) => Err(End::Told(super::rules::idle_in_transaction(), cause)),
+            Order::End => Err(End::Broken(closed(Cause::Drained))),
             Order::Return(order) if order.is_withdrawn() => Ok(()),
             Order::Return(order) => {
                 let closing = || {
@@ -84,6 +85,10 @@ impl Session {
             return (Outcome::Returned(Some("held no backend")), Ok(()));
         };
         self.step(Event::ReturnBegan);
+        let patterns = &self.shared.config.preserve_settings;
+        if !patterns.is_empty() {
+            self.rare.custom = self.pool.preserve(&self.rare.custom, patterns);
+        }
         let found = capture::capture(&mut lent.backend, &self.pool.user, &self.rare.custom).await;
         let found = match found {
             Ok(found) => found,

@@ -283,7 +283,7 @@ static void reset(void)
 	run("CREATE TEMP TABLE mine (a int)", PGRES_COMMAND_OK);
 	PQreset(conn);
 	CHECK(PQstatus(conn) == CONNECTION_OK);
-	value("SELECT count(*) FROM pg_class WHERE relname = 'mine'", "0");
+	value("SELECT count(*) FROM pg_class WHERE relname = 'mine' AND relnamespace = pg_my_temp_schema()", "0");
 }
 
 #define CASE(name) {#name, name}

@@ -213,7 +213,7 @@ fn no_difference(first: u64, flags: &[&str]) {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let mut straight = Raw::connect_with(postgres.port(), &startup("twin", seed));
         let mut through = Raw::connect_with(valet.port(), &startup("postgres", seed));
-        let mut other = session(&valet, "app");
+        let mut other = session(&valet, "other");
         let mut story = Vec::new();
         for step in 0..STEPS {
             let request = request(&mut dice);

@@ -201,6 +201,39 @@ fn reset_returns_to_the_session_s_own_application_name() {
 }
 
 #[test]
+fn a_reset_of_something_else_leaves_application_name() {
+    let (_postgres, valet) = stage_or_direct(&["--max-backends", "1"]);
+    session(&valet, "opener").query("SELECT 1");
+    let mut client = session(&valet, "mine");
+    client.query("SET application_name = 'changed'");
+    for reset in [
+        "RESET TimeZone",
+        "RESET search_path",
+        "SET work_mem TO DEFAULT",
+        "DISCARD PLANS",
+    ] {
+        client.query(reset);
+        assert_eq!(
+            client.value("SHOW application_name"),
+            "changed",
+            "after {reset}"
+        );
+        assert_eq!(
+            client.parameters["application_name"], "changed",
+            "after {reset}"
+        );
+    }
+    client.query("BEGIN; RESET ALL; ROLLBACK");
+    assert_eq!(client.value("SHOW application_name"), "changed");
+    client.query("SET application_name TO DEFAULT");
+    assert_eq!(client.value("SHOW application_name"), "mine");
+    client.query("BEGIN; SET application_name = 'changed'; ROLLBACK");
+    assert_eq!(client.value("SHOW application_name"), "mine");
+    client.query("BEGIN; SET LOCAL application_name = 'changed'; COMMIT");
+    assert_eq!(client.value("SHOW application_name"), "mine");
+}
+
+#[test]
 fn nobody_takes_over_another_s_settings() {
     let Some((_postgres, valet)) = two_backends() else {
         return;

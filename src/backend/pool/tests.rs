@@ -31,6 +31,7 @@ impl House {
         Box::new(Backend {
             id: BackendId(id),
             stream: Stream::Unix(near),
+            armed: false,
             key: CancelKey {
                 pid: 1,
                 secret: Box::default(),

@@ -32,19 +32,21 @@ pub fn watch(sql: &[u8]) -> Option<Watch> {
                 .iter()
                 .position(|byte| !is_word(*byte))
                 .unwrap_or(rest.len())];
-            any |= look(word, &rest[word.len()..], &mut found);
+            let before = sql[..sql.len() - rest.len()].last().copied();
+            any |= look(before, word, &rest[word.len()..], &mut found);
         }
         rest = &rest[1..];
     }
     any.then_some(found)
 }
 
-fn look(word: &[u8], after: &[u8], found: &mut Watch) -> bool {
+fn look(before: Option<u8>, word: &[u8], after: &[u8], found: &mut Watch) -> bool {
     let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
-    if is(b"setseed") {
+    let next = after.trim_ascii_start().first().copied();
+    if is(b"setseed") && next == Some(b'(') {
         found.pins.add(Pin::Setseed);
         true
-    } else if is(b"load") {
+    } else if is(b"load") && next == Some(b'\'') && before != Some(b'\'') {
         found.pins.add(Pin::Load);
         true
     } else if is(b"set") || is(b"reset") || is(b"session") || is(b"local") {
@@ -132,6 +134,10 @@ mod tests {
         assert_eq!(
             pins("LOAD 'auto_explain'"),
             [Pin::Load].into_iter().collect()
+        );
+        assert_eq!(
+            watch(b"/* load the page */ SELECT 'load', setseed FROM loads"),
+            None
         );
         assert_eq!(
             pins("select set_config(n, v, false) from s"),
