@@ -6,13 +6,14 @@ use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 pub use crate::lease::Cause;
+use crate::lease::history::{History, Parks};
 use crate::lease::reload::{Method, Outcome, Pinned};
+use crate::lease::rules::{Due, Policies};
 use crate::lease::{Book, BookError, Event, LeaseState, Moment, Profile, SessionId, Slot};
 use crate::wire::startup::CancelKey;
 
@@ -60,6 +61,8 @@ pub enum Order {
     Drain,
     /// End now, with FATAL 57P01: the time to drain is over.
     End,
+    /// End with FATAL 57P01, if the session still idles in a transaction: it is rolled back.
+    EndIdle(Cause),
 }
 
 /// What a cancel request needs to know of the backend that a session holds.
@@ -86,6 +89,9 @@ pub struct Ledger {
     clock: Clock,
     book: RefCell<Book>,
     mail: RefCell<Vec<Mailbox>>,
+    /// The rules under which sessions are about to take a lease, one entry a session.
+    acquiring: RefCell<Vec<usize>>,
+    history: RefCell<History>,
     /// Ids are dealt in steps of `stride` from here, so that shards never deal the same one.
     next: Cell<u32>,
     stride: u32,
@@ -99,6 +105,8 @@ impl Ledger {
             clock,
             book: RefCell::default(),
             mail: RefCell::default(),
+            acquiring: RefCell::default(),
+            history: RefCell::default(),
             next: Cell::new(SessionId::FIRST + shard),
             stride: shards,
         }
@@ -262,23 +270,67 @@ impl Ledger {
         }
     }
 
-    /// Orders the return of every lease that is parked beyond `return_after`.
-    pub fn sweep(&self, park_after: Duration, return_after: Duration, method: Method) {
-        let overdue = self
-            .book
-            .borrow()
-            .overdue(self.now(), park_after, return_after);
-        for id in overdue {
-            self.order(
-                id,
-                Order::Return(ReturnOrder {
+    /// Orders what the rules say about sessions that are parked.
+    pub fn sweep(&self, policies: &Policies<'_>) {
+        let overdue = self.book.borrow().overdue(self.now(), policies);
+        for (id, due) in overdue {
+            let order = match due {
+                Due::End => Order::EndIdle(Cause::Parked),
+                Due::Return(method) => Order::Return(ReturnOrder {
                     method,
                     pinned: Pinned::Spare,
                     cause: Cause::Parked,
                     patience: Patience::Now,
                     reply: None,
                 }),
-            );
+            };
+            self.order(id, order);
+        }
+    }
+
+    /// Takes in who is parked now, for the memory of parks.
+    pub fn look(&self, policies: &Policies<'_>) {
+        let (book, now) = (self.book.borrow(), self.now());
+        self.history
+            .borrow_mut()
+            .look(book.parked(now, policies), now);
+    }
+
+    /// What each owner's parks came to in the last hour.
+    #[must_use]
+    pub fn parks(&self) -> Vec<Parks> {
+        self.history.borrow().last_hour(self.now())
+    }
+
+    /// Counts a session in that is about to take a lease under rule number `index`, until the value is dropped.
+    pub fn reserve(self: &Rc<Self>, index: usize) -> Reserved {
+        self.acquiring.borrow_mut().push(index);
+        Reserved {
+            ledger: self.clone(),
+            index,
+        }
+    }
+
+    /// How many sessions are about to take a lease under rule number `index`.
+    #[must_use]
+    pub fn reserved(&self, index: usize) -> usize {
+        let acquiring = self.acquiring.borrow();
+        acquiring.iter().filter(|known| **known == index).count()
+    }
+}
+
+/// A session that is about to take a lease which a rule bounds.
+#[derive(Debug)]
+pub struct Reserved {
+    ledger: Rc<Ledger>,
+    index: usize,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let mut acquiring = self.ledger.acquiring.borrow_mut();
+        if let Some(at) = acquiring.iter().position(|known| *known == self.index) {
+            acquiring.swap_remove(at);
         }
     }
 }

@@ -17,6 +17,7 @@ pub struct Metrics {
     pins: IntCounterVec,
     restores: IntCounterVec,
     faults: IntCounterVec,
+    refusals: IntCounterVec,
     reloads: IntCounter,
     reload_seconds: Histogram,
     acquire_seconds: Histogram,
@@ -63,6 +64,11 @@ impl Default for Metrics {
                 "pgvalet_faults_total",
                 "Errors told to clients, by whose fault and SQLSTATE",
                 &["fault", "sqlstate"],
+            ),
+            refusals: vec(
+                "pgvalet_refusals_total",
+                "Leases refused by rules",
+                &["rule"],
             ),
             reloads: IntCounter::new("pgvalet_reloads_total", "Reloads")
                 .expect("the name is a constant"),
@@ -113,6 +119,11 @@ impl Metrics {
         self.faults.with_label_values(&[fault.word(), code]).inc();
     }
 
+    /// A rule refused a lease: there are as many labels as rules.
+    pub fn refused(&self, rule: &str) {
+        self.refusals.with_label_values(&[rule]).inc();
+    }
+
     /// A session had to wait for a backend.
     pub fn acquired(&self, waited: Duration) {
         self.acquire_seconds.observe(waited.as_secs_f64());
@@ -130,7 +141,13 @@ impl Metrics {
     /// Never in practice: names and labels are ours.
     pub fn render(&self, sample: &Sample) -> prometheus::Result<String> {
         let registry = Registry::new();
-        for family in [&self.returns, &self.pins, &self.restores, &self.faults] {
+        for family in [
+            &self.returns,
+            &self.pins,
+            &self.restores,
+            &self.faults,
+            &self.refusals,
+        ] {
             registry.register(Box::new(family.clone()))?;
         }
         registry.register(Box::new(self.reloads.clone()))?;

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::lease::reload::{Busy, Outcome, Selector, Triage, Wish, busy, triage};
+use crate::lease::rules::Policies;
 use crate::lease::{Claim, LeaseState, SessionId};
 use crate::ledger::{Cause, Ledger, Order, Patience, ReturnOrder};
 use crate::view::LeaseView;
@@ -52,7 +53,7 @@ struct Asked {
 /// Carries out a reload: returns what is quiet, waits for what is busy, cuts nothing.
 ///
 /// Cancel safe: sessions that wait for their quiet point drop the order once nobody awaits the answer.
-pub async fn run(ledger: &Ledger, request: Request, park_after: Duration) -> Report {
+pub async fn run(ledger: &Ledger, request: Request, policies: Policies<'_>) -> Report {
     let Request {
         wish,
         deadline,
@@ -66,7 +67,7 @@ pub async fn run(ledger: &Ledger, request: Request, park_after: Duration) -> Rep
     let targets = targets(ledger, &wish.selector, submitted);
     let mut asked = Vec::new();
     for id in targets {
-        let (view, verdict) = judge(ledger, id, &wish, park_after);
+        let (view, verdict) = judge(ledger, id, &wish, &policies);
         let index = report.accounts.len();
         let outcome = match verdict {
             Triage::Account(outcome) => outcome,
@@ -165,7 +166,7 @@ fn judge(
     ledger: &Ledger,
     id: SessionId,
     wish: &Wish,
-    park_after: Duration,
+    policies: &Policies<'_>,
 ) -> (Option<LeaseView>, Triage) {
     let book = ledger.book();
     let Some(slot) = book.find(id) else {
@@ -177,7 +178,7 @@ fn judge(
         ledger.backend_pid(slot),
         &ledger.clock(),
         ledger.now(),
-        park_after,
+        policies,
     );
     (Some(view), triage(entry, wish, ledger.now()))
 }

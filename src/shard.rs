@@ -14,9 +14,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::backend::{Pools, cancel};
 use crate::clock::Clock;
-use crate::config::{Config, ReturnMethod};
+use crate::config::Config;
 use crate::drain::{Phase, Shutdown};
-use crate::lease::reload::Method;
 use crate::ledger::{Ledger, Order};
 use crate::metrics::Metrics;
 use crate::net::Bound;
@@ -26,7 +25,7 @@ use crate::session::{CancelDesk, Scratch, Shared, serve, turn_away};
 use crate::wire::reply::{ClientError, Fault};
 use crate::wire::startup::CancelKey;
 
-pub use commands::{ClaimWish, Command, Gone, ReloadWish, Shards};
+pub use commands::{ClaimWish, Command, Gone, OwnerParks, ReloadWish, Shards};
 
 /// How often pools are tended.
 const TEND_EVERY: Duration = Duration::from_secs(1);
@@ -141,32 +140,25 @@ async fn accept(shared: Rc<Shared>, listener: Listener, mut shutdown: Shutdown) 
     }
 }
 
-/// Tends pools, and returns what is parked beyond `return_after`.
+/// Tends pools, and orders what the rules say about parked sessions.
 async fn tend(shared: Rc<Shared>) {
-    let config = &shared.config;
-    let sweeps = !config.return_after.is_zero();
-    let every = if sweeps {
-        (config.return_after / 4).clamp(Duration::from_millis(50), TEND_EVERY)
-    } else {
-        TEND_EVERY
-    };
-    let method = match config.return_method {
-        ReturnMethod::Detach => Method::Detach,
-        ReturnMethod::Close => Method::Close,
-    };
+    let policies = shared.config.policies();
+    let patience = policies.patience();
+    let every = patience.map_or(TEND_EVERY, |patience| {
+        (patience / 4).clamp(Duration::from_millis(50), TEND_EVERY)
+    });
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tended = shared.ledger.now();
     loop {
         ticks.tick().await;
-        if sweeps {
-            shared
-                .ledger
-                .sweep(config.park_after, config.return_after, method);
+        if patience.is_some() {
+            shared.ledger.sweep(&policies);
         }
         let now = shared.ledger.now();
         if now.since(tended) >= TEND_EVERY / 2 {
             tended = now;
+            shared.ledger.look(&policies);
             shared.pools.tend();
         }
     }

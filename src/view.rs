@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::clock::Clock;
+use crate::lease::rules::Policies;
 use crate::lease::{ClaimState, Entry, Moment, Verdict};
 use crate::wire::sql::fingerprint;
 
@@ -31,7 +32,7 @@ pub struct LeaseView {
     /// How long its owner has held it, by the claim.
     #[serde(serialize_with = "maybe_span")]
     pub held_for: Option<Duration>,
-    /// Where in its code the owner is, by the claim.
+    /// Where in its code the owner is, by the claim, or by the last statement's comment.
     #[serde(rename = "where")]
     pub place: Option<String>,
     /// When the state began, as RFC 3339.
@@ -61,11 +62,11 @@ impl LeaseView {
         backend: Option<u32>,
         clock: &Clock,
         now: Moment,
-        park_after: Duration,
+        policies: &Policies<'_>,
     ) -> Self {
         let (owner, evidence) = entry.owner();
-        let verdict = entry.verdict(now, park_after);
-        let claim = entry.claim.as_ref();
+        let verdict = entry.verdict(now, policies.of(entry).park_after);
+        let claim = entry.standing_claim();
         let idle = entry.idle(now);
         Self {
             id: entry.id.get(),
@@ -94,9 +95,7 @@ impl LeaseView {
             held_for: claim
                 .and_then(|claim| claim.since)
                 .map(|since| now.since(since)),
-            place: claim
-                .and_then(|claim| claim.place.as_ref())
-                .map(ToString::to_string),
+            place: entry.place(),
             since: timestamp(clock, entry.state.since()),
             idle,
             idle_seconds: idle.as_secs_f64(),

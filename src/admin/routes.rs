@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::bodies::{self, ClaimsBody, MAX_BODY, ReloadBody, ReturnBody};
 use super::problem::Problem;
-use super::views::{AccountView, Course, Leak, Leaks, Leases, Owners, ReloadRecord, Sessions};
+use super::views::{AccountView, Course, Leaks, Leases, Owners, ReloadRecord, Sessions};
 use super::{Desk, guard};
 use crate::drain::Phase;
 use crate::lease::SessionId;
@@ -123,14 +123,9 @@ async fn owners(State(desk): State<Desk>) -> Answer<Owners> {
 }
 
 async fn leaks(State(desk): State<Desk>) -> Answer<Leaks> {
-    let (_, mut sessions) = desk.sessions().await?;
-    sessions.retain(|session| matches!(session.verdict, "parked" | "pinned"));
-    sessions.sort_by_key(|session| std::cmp::Reverse(session.idle));
-    let leaks = sessions.into_iter().map(Leak::from).collect();
-    Ok(Json(Leaks {
-        park_after: desk.config.park_after,
-        leaks,
-    }))
+    let (_, sessions) = desk.sessions().await?;
+    let parks = desk.shards.parks().await?;
+    Ok(Json(Leaks::of(sessions, &parks, desk.config.park_after)))
 }
 
 async fn claims(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::reload::{Account, Report};
+use crate::shard::OwnerParks;
 use crate::view::{LeaseView, ProcessView, duration, span};
 
 /// `GET /v1/leases`.
@@ -76,8 +77,10 @@ impl Owners {
 #[derive(Debug, Serialize)]
 pub(super) struct Leaks {
     #[serde(serialize_with = "span")]
-    pub park_after: Duration,
-    pub leaks: Vec<Leak>,
+    park_after: Duration,
+    leaks: Vec<Leak>,
+    /// Every owner that parked in the last hour, the longest first.
+    owners: Vec<OwnerLeaks>,
 }
 
 /// A parked lease, and what to do about it.
@@ -88,16 +91,67 @@ pub(super) struct Leak {
     parked_since: String,
     #[serde(serialize_with = "span")]
     parked_for: Duration,
+    #[serde(flatten)]
+    hour: Hour,
     remedy: String,
 }
 
-impl From<LeaseView> for Leak {
-    fn from(lease: LeaseView) -> Self {
+/// What an owner's parks came to.
+#[derive(Debug, Serialize)]
+struct OwnerLeaks {
+    owner: String,
+    parked: usize,
+    #[serde(flatten)]
+    hour: Hour,
+}
+
+/// How often and how long an owner's leases were parked in the last hour, and what that cost.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Hour {
+    count_last_hour: u64,
+    #[serde(serialize_with = "span")]
+    total_last_hour: Duration,
+    backend_seconds: f64,
+}
+
+impl From<&OwnerParks> for Hour {
+    fn from(parks: &OwnerParks) -> Self {
         Self {
+            count_last_hour: parks.count,
+            total_last_hour: parks.total,
+            backend_seconds: parks.total.as_secs_f64(),
+        }
+    }
+}
+
+impl Leaks {
+    /// Who is parked, the longest first, and who was in the last hour.
+    pub fn of(
+        mut sessions: Vec<LeaseView>,
+        parks: &BTreeMap<String, OwnerParks>,
+        park_after: Duration,
+    ) -> Self {
+        sessions.retain(|session| matches!(session.verdict, "parked" | "pinned"));
+        sessions.sort_by_key(|session| std::cmp::Reverse(session.idle));
+        let now = |owner: &str| sessions.iter().filter(|lease| lease.owner == owner).count();
+        let owners = parks.values().map(|known| OwnerLeaks {
+            owner: known.owner.clone(),
+            parked: now(&known.owner),
+            hour: known.into(),
+        });
+        let mut owners: Vec<_> = owners.collect();
+        owners.sort_by_key(|owner| std::cmp::Reverse(owner.hour.total_last_hour));
+        let leak = |lease: LeaseView| Leak {
             parked_since: lease.since.clone(),
             parked_for: lease.idle,
+            hour: parks.get(&lease.owner).map(Hour::from).unwrap_or_default(),
             remedy: remedy(&lease),
             lease,
+        };
+        Self {
+            park_after,
+            leaks: sessions.into_iter().map(leak).collect(),
+            owners,
         }
     }
 }
@@ -108,6 +162,10 @@ fn remedy(lease: &LeaseView) -> String {
             "pinned by {}: end that in the app, or close the session",
             lease.pins.join(", ")
         );
+    }
+    if lease.state == "in_transaction" {
+        return "commit or roll back before waiting: inside a transaction nothing is ever detached"
+            .to_owned();
     }
     "give the connection back before waiting (a block-scoped checkout), or set return_after"
         .to_owned()

@@ -224,7 +224,7 @@ fn admin(text: &str) -> Result<AdminAddress, &'static str> {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; allowed: 500ms, 30s, 1m 30s and so on"))
 }
@@ -243,6 +243,13 @@ fn one_return(answer: &Value) -> String {
     tables::printable(&format!("session {session}: {}{reason}", text("outcome"))) + "\n"
 }
 
+impl Common {
+    /// The admin API, with the usual patience.
+    pub(super) fn client(&self) -> Client {
+        Client::new(self.admin.clone(), PATIENCE)
+    }
+}
+
 /// GETs `path`, and prints it.
 fn show<A: DeserializeOwned>(common: &Common, path: &str, table: impl Fn(A) -> String) -> Exit {
     let client = Client::new(common.admin.clone(), PATIENCE);
@@ -252,7 +259,10 @@ fn show<A: DeserializeOwned>(common: &Common, path: &str, table: impl Fn(A) -> S
 }
 
 /// The body as it came, and as it is understood.
-fn read<A: DeserializeOwned>(client: &Client, body: Bytes) -> Result<(Bytes, A), ClientError> {
+pub(super) fn read<A: DeserializeOwned>(
+    client: &Client,
+    body: Bytes,
+) -> Result<(Bytes, A), ClientError> {
     match serde_json::from_slice(&body) {
         Ok(answer) => Ok((body, answer)),
         Err(error) => Err(client.not_pgvalet(format!("unexpected answer: {error}"))),
@@ -260,7 +270,7 @@ fn read<A: DeserializeOwned>(client: &Client, body: Bytes) -> Result<(Bytes, A),
 }
 
 /// Prints an answer as its body or as a table, or says what went wrong.
-fn finish<A>(
+pub(super) fn finish<A>(
     common: &Common,
     answer: Result<(Bytes, A), ClientError>,
     table: impl Fn(&A) -> (String, Exit),
@@ -290,7 +300,9 @@ fn finish<A>(
     }
 }
 
-fn block_on<T>(future: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+pub(super) fn block_on<T>(
+    future: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

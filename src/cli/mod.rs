@@ -13,6 +13,7 @@ use crate::demo::{self, After};
 
 pub mod client;
 mod commands;
+mod gate;
 mod options;
 mod serve;
 mod signals;
@@ -73,6 +74,8 @@ enum Command {
     Owners(commands::Common),
     /// Show who has parked, since when, and after which statement.
     Leaks(commands::Common),
+    /// Fail when more leases are parked than allowed: a step for CI.
+    Gate(gate::GateArgs),
     /// Return every lease that is at a quiet point, as an app's reload does.
     Reload(commands::ReloadArgs),
     /// Return one lease, or all of an owner.
@@ -111,6 +114,7 @@ pub fn main() -> ExitCode {
         Command::Leases(args) => commands::leases(&args),
         Command::Owners(common) => commands::owners(&common),
         Command::Leaks(common) => commands::leaks(&common),
+        Command::Gate(args) => gate::gate(&args),
         Command::Reload(args) => commands::reload(&args),
         Command::Return(args) => commands::give_back(&args),
         Command::Demo(args) => return demo::run(if args.keep { After::Keep } else { After::End }),

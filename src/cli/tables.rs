@@ -4,7 +4,7 @@
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 
-use super::views::{Leaks, Lease, Owner, Reload, ReloadLease};
+use super::views::{Leak, Leaks, Lease, Owner, Reload, ReloadLease};
 
 /// The live leases, or all sessions.
 pub(super) fn leases(leases: &[Lease]) -> String {
@@ -96,6 +96,7 @@ pub(super) fn leaks(leaks: &Leaks) -> String {
         "OWNER",
         "PARKED FOR",
         "SINCE",
+        "LAST HOUR",
         "BASIS",
         "PROCESS",
         "WHERE",
@@ -115,6 +116,7 @@ pub(super) fn leaks(leaks: &Leaks) -> String {
             plain(owner(&leak.lease.owner, &leak.lease.evidence)),
             optional(leak.parked_for.as_deref()).fg(Color::Yellow),
             optional(leak.parked_since.as_deref()),
+            optional(last_hour(leak).as_deref()),
             optional(leak.lease.basis.as_deref()),
             optional(process.as_deref()),
             optional(leak.lease.place.as_deref()),
@@ -134,6 +136,18 @@ pub(super) fn leaks(leaks: &Leaks) -> String {
         }
     }
     text
+}
+
+/// `3 times, 42s`: how often and how long a leak's owner parked.
+fn last_hour(leak: &Leak) -> Option<String> {
+    let times = match leak.count_last_hour? {
+        1 => "once".to_owned(),
+        count => format!("{count} times"),
+    };
+    Some(match &leak.total_last_hour {
+        Some(total) => format!("{times}, {total}"),
+        None => times,
+    })
 }
 
 /// A reload: its counts, and each lease.

@@ -86,6 +86,9 @@ pub struct Leak {
     pub lease: Lease,
     pub parked_since: Option<String>,
     pub parked_for: Option<String>,
+    /// How often and how long its owner parked in the last hour.
+    pub count_last_hour: Option<u64>,
+    pub total_last_hour: Option<String>,
     /// What to do about it.
     pub remedy: Option<String>,
 }

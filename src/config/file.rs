@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::Hint;
 use super::value::Raw;
-use super::{ConfigError, KEYS, Key, Kind, Origin, UserConfig, ValueProblem, Visibility};
+use super::{ConfigError, KEYS, Key, Kind, Origin, UserConfig, ValueProblem, Visibility, rules};
 
 /// A key with its value and its place.
 pub(super) struct Setting {
@@ -81,6 +81,7 @@ fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Vec<Setting>
         };
         let raw = match (&key.kind, value.get_ref()) {
             (Kind::Users, DeValue::Table(users)) => Raw::Users(read_users(users, &at, errors)),
+            (Kind::Rules, DeValue::Array(tables)) => Raw::Rules(rules::read(tables, &at, errors)),
             (_, value) => raw(value),
         };
         settings.push(Setting { key, raw, origin });
@@ -172,7 +173,7 @@ fn wrong_user(origin: Origin, key: String, value: &DeValue<'_>) -> ConfigError {
     }
 }
 
-fn type_name(value: &DeValue<'_>) -> &'static str {
+pub(super) fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a number",
@@ -184,7 +185,7 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-fn raw(value: &DeValue<'_>) -> Raw {
+pub(super) fn raw(value: &DeValue<'_>) -> Raw {
     match value {
         DeValue::String(text) => Raw::Text(text.to_string()),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())

@@ -39,6 +39,8 @@ pub enum Kind {
     Upstream,
     /// The `[users.NAME]` tables.
     Users,
+    /// The `[[rules]]` tables.
+    Rules,
     /// One address.
     Address(Slot<Address>),
     /// One address or more.
@@ -219,6 +221,11 @@ pub static KEYS: &[Key] = &[
         Kind::Users,
         "Passwords of users other than the URL's: `[users.NAME]` tables with `password`",
     ),
+    key(
+        "rules",
+        Kind::Rules,
+        "What holds for some owners, applications, databases or users only",
+    ),
 ];
 
 impl Key {
@@ -227,10 +234,10 @@ impl Key {
         format!("PGVALET_{}", self.name.to_ascii_uppercase())
     }
 
-    /// The flag that carries it, without leading dashes; users have none, as passwords on command lines are public.
+    /// The flag that carries it, without leading dashes; tables have none.
     pub fn flag(&self) -> Option<String> {
         match self.kind {
-            Kind::Users => None,
+            Kind::Users | Kind::Rules => None,
             _ => Some(self.name.replace('_', "-")),
         }
     }
@@ -246,6 +253,7 @@ impl Kind {
                     .to_owned()
             }
             Self::Users => "`[users.NAME]` with `password = \"...\"`".to_owned(),
+            Self::Rules => super::rules::ALLOWED.to_owned(),
             Self::Address(_) => "host:port or unix:/path".to_owned(),
             Self::Addresses(_) => "host:port or unix:/directory, or several".to_owned(),
             Self::Duration(_, Zero::Off, _) => {
@@ -265,10 +273,15 @@ impl Kind {
         }
     }
 
-    /// Fills the key's field. `load` sees to the upstream and the users.
+    /// Fills the key's field. `load` sees to the upstream, the users and the rules.
     pub(super) fn set(&self, config: &mut Config, raw: &Raw) -> Result<(), ValueProblem> {
         match self {
-            Self::Upstream | Self::Users => {}
+            Self::Upstream => {}
+            // Tables are taken as they are read: this is something else.
+            Self::Users | Self::Rules => {
+                raw.text()?;
+                return Err(ValueProblem::Type { found: "a string" });
+            }
             Self::Address(slot) => *slot(config) = value::address(raw.text()?.trim())?,
             Self::Addresses(slot) => {
                 let texts = raw.list()?;
@@ -296,7 +309,7 @@ impl Kind {
         Ok(())
     }
 
-    /// The field's value as TOML; None for the upstream and the users, whose secrets `show` hides.
+    /// The field's value as TOML; None for the upstream and the users, whose secrets `show` hides, and for rules.
     pub(super) fn get(&self, config: &Config) -> Option<toml::Value> {
         // A slot is the one way to the field, and wants a mutable configuration.
         let config = &mut config.clone();
@@ -304,7 +317,7 @@ impl Kind {
             toml::Value::Array(list.into_iter().map(toml::Value::String).collect())
         };
         Some(match self {
-            Self::Upstream | Self::Users => return None,
+            Self::Upstream | Self::Users | Self::Rules => return None,
             Self::Address(slot) => toml::Value::String(slot(config).to_string()),
             Self::Addresses(slot) => match slot(config).as_slice() {
                 [address] => toml::Value::String(address.to_string()),

@@ -108,6 +108,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
     for setting in settings.values_mut() {
         if let (Kind::Users, Raw::Users(users)) = (&setting.key.kind, &mut setting.raw) {
             config.users = std::mem::take(users);
+        } else if let (Kind::Rules, Raw::Rules(rules)) = (&setting.key.kind, &mut setting.raw) {
+            config.rules = std::mem::take(rules);
         } else if let Err(problem) = setting.key.kind.set(&mut config, &setting.raw) {
             errors.push(value_error(setting, problem));
         }

@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::lease::reload::Method;
+use crate::lease::rules::{IdleInTransaction, Policies, Policy, Rule};
+
 mod error;
 mod file;
 mod keys;
 mod load;
 mod pgpass;
+mod rules;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -77,6 +81,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Passwords of users other than the upstream URL's, by user name.
     pub users: BTreeMap<String, UserConfig>,
+    /// What holds for some owners, applications, databases and users only.
+    pub rules: Vec<Rule>,
     /// What libpq's password file knows.
     pub pgpass: Pgpass,
 }
@@ -185,6 +191,24 @@ pub struct UserConfig {
 }
 
 impl Config {
+    /// What holds for which sessions.
+    #[must_use]
+    pub fn policies(&self) -> Policies<'_> {
+        let general = Policy {
+            park_after: self.park_after,
+            return_after: self.return_after,
+            return_method: match self.return_method {
+                ReturnMethod::Detach => Method::Detach,
+                ReturnMethod::Close => Method::Close,
+            },
+            idle_in_transaction: IdleInTransaction::Report,
+        };
+        Policies {
+            general,
+            rules: &self.rules,
+        }
+    }
+
     /// What is known of `user`'s password in `database`: the upstream URL's when it is that user's, else `[users.NAME]`,
     /// else the first matching line of the password file.
     pub fn password_for(&self, database: &str, user: &str) -> Option<SecretString> {
@@ -229,6 +253,7 @@ impl Config {
             log: "info".to_owned(),
             log_format: LogFormat::Text,
             users: BTreeMap::new(),
+            rules: Vec::new(),
             pgpass: Pgpass::default(),
         }
     }

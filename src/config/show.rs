@@ -40,6 +40,7 @@ impl Config {
                 text.push_str(&format!("password = \"{HIDDEN}\"\n"));
             }
         }
+        text.push_str(&super::rules::show(&self.rules));
         text
     }
 

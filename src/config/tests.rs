@@ -266,3 +266,57 @@ proptest! {
         prop_assert_eq!(loaded(&with_flag("park_after", &shown)).config.park_after, Duration::from_millis(millis));
     }
 }
+
+#[test]
+fn rules_are_read_and_shown() {
+    let text = "[[rules]]\nname = \"few\"\nowner = \"import*\"\npark_after = \"1s\"\nmax_leases = 3\nforbid_implicit = true\n\
+                [[rules]]\nuser = \"app\"\nreturn_method = \"close\"\nidle_in_transaction = \"close\"\n";
+    let (_file, sources) = with_file(text);
+    let config = load(&sources).expect("good rules").config;
+    assert_eq!(config.rules.len(), 2);
+    assert_eq!(
+        (&*config.rules[0].name, config.rules[0].max_leases),
+        ("few", Some(3))
+    );
+    assert_eq!(&*config.rules[1].name, "rule 2");
+    let shown = config.effective_toml();
+    let (_file, again) = with_file(&shown[shown.find("[[rules]]").expect("rules")..]);
+    assert_eq!(
+        load(&again).expect("its own output").config.rules,
+        config.rules
+    );
+}
+
+#[test]
+fn rules_come_from_a_variable_too() {
+    let sources = with_variable("PGVALET_RULES", "[{ owner = \"a\", max_leases = 0 }]");
+    assert_eq!(
+        load(&sources).expect("good rules").config.rules[0].max_leases,
+        Some(0)
+    );
+    assert!(load(&with_variable("PGVALET_RULES", "7")).is_err());
+}
+
+#[test]
+fn what_is_wrong_in_a_rule_is_told_with_its_line() {
+    for (rule, told) in [
+        ("max_lease = 1", "did you mean `max_leases`?"),
+        ("max_leases = -1", "rules.max_leases: -1 is out of range"),
+        (
+            "park_after = \"0s\"",
+            "rules.park_after: zero isn't taken here",
+        ),
+        (
+            "forbid_implicit = \"yes\"",
+            "rules.forbid_implicit: a string isn't taken here",
+        ),
+        ("owner = 7", "rules.owner: a number isn't taken here"),
+    ] {
+        let (_file, sources) = with_file(&format!("[[rules]]\n{rule}\n"));
+        let errors = load(&sources).expect_err(rule).to_string();
+        assert!(
+            errors.contains(told) && errors.contains("toml:2"),
+            "{errors}"
+        );
+    }
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::error::Hint;
 use super::file::{Setting, key_named, users_from_variable};
 use super::value::Raw;
-use super::{ConfigError, KEYS, Kind, Origin, Visibility};
+use super::{ConfigError, KEYS, Kind, Origin, Visibility, rules};
 
 /// Variables that aren't keys, but known: the file, the client commands, the demo and the app's glue read them.
 const OTHERS: [&str; 4] = [
@@ -31,6 +31,7 @@ pub(super) fn read(vars: &BTreeMap<String, String>, errors: &mut Vec<ConfigError
             Some(key) => {
                 let raw = match key.kind {
                     Kind::Users => users_from_variable(value, name, errors),
+                    Kind::Rules => rules::from_variable(value, name, errors),
                     _ => Raw::Text(value.clone()),
                 };
                 settings.push(Setting { key, raw, origin });

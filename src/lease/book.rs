@@ -5,15 +5,18 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
-use std::time::Duration;
 
+use crate::lease::history::Parked;
 use crate::lease::id::{BackendId, Generation, Moment, SessionId};
+use crate::lease::rules::{self, Due, Policies};
 use crate::lease::state::{Event, IllegalTransition, LeaseState};
 
+mod declared;
 mod entry;
 #[cfg(test)]
 mod tests;
 
+pub use declared::Declared;
 pub use entry::{Claim, ClaimState, Entry, Evidence, LastStatement, Pin, Pins, Process, Profile};
 
 /// Where a session's entry stands. Valid from `open` to `close`.
@@ -195,21 +198,51 @@ impl Book {
         unknown
     }
 
-    /// The leases that have been parked for `return_after` or longer: what the sweep returns.
-    pub fn overdue(
-        &self,
-        now: Moment,
-        park_after: Duration,
-        return_after: Duration,
-    ) -> Vec<SessionId> {
-        self.entries()
-            .filter(|(_, entry)| {
-                entry.verdict(now, park_after).is_parked()
-                    && now.since(entry.state.since()) >= park_after + return_after
+    /// What is due by the rules for sessions that are parked: what the sweep orders.
+    #[must_use]
+    pub fn overdue(&self, now: Moment, policies: &Policies<'_>) -> Vec<(SessionId, Due)> {
+        let soonest = policies.soonest();
+        let idle = |entry: &Entry| now.since(entry.state.since());
+        let ripe = self.entries().filter(|(_, entry)| idle(entry) >= soonest);
+        ripe.filter_map(|(_, entry)| {
+            let policy = policies.of(entry);
+            let parked = entry.verdict(now, policy.park_after).is_parked();
+            let due = rules::due(entry, policy, idle(entry)).filter(|_| parked)?;
+            Some((entry.id, due))
+        })
+        .collect()
+    }
+
+    /// The leases that are parked now.
+    #[must_use]
+    pub fn parked(&self, now: Moment, policies: &Policies<'_>) -> Vec<Parked> {
+        let soonest = policies.soonest();
+        let ripe = self
+            .entries()
+            .map(|(_, entry)| entry)
+            .filter(|entry| entry.state.backend().is_some() && entry.idle(now) >= soonest);
+        let parked = ripe.filter(|entry| {
+            entry
+                .verdict(now, policies.of(entry).park_after)
+                .is_parked()
+        });
+        parked
+            .map(|entry| Parked {
+                session: entry.id,
+                owner: entry.owner().0,
+                since: entry.state.since(),
             })
-            .filter(|(_, entry)| entry.pins.is_empty())
-            .map(|(_, entry)| entry.id)
             .collect()
+    }
+
+    /// How many leases the sessions hold that rule number `index` bounds, apart from `own`.
+    #[must_use]
+    pub fn held_under(&self, index: usize, own: Slot, policies: &Policies<'_>) -> usize {
+        let bounded = |slot: &&Slot| {
+            let bound = policies.bound(self.entry(**slot));
+            **slot != own && bound.is_some_and(|(bound, _)| bound == index)
+        };
+        self.holders.values().filter(bounded).count()
     }
 }
 

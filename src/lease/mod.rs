@@ -3,9 +3,12 @@
 //! Refuses IO, clocks and tasks: `now` is always an argument, so that every rule can be tested by itself.
 
 pub mod book;
+pub mod comment;
+pub mod history;
 pub mod id;
 pub mod policy;
 pub mod reload;
+pub mod rules;
 pub mod state;
 
 pub use book::{

@@ -37,7 +37,7 @@ pub enum Verdict {
     Idle,
     /// Idle, and resting in the app's pool: never parked.
     Resting,
-    /// Idle for at least `park_after`, held or unclaimed.
+    /// Idle for at least `park_after`, held or unclaimed; inside a transaction, too.
     Parked(Basis),
     /// Idle for at least `park_after`, and known to be pinned.
     Pinned(Pins),
@@ -80,17 +80,24 @@ pub fn verdict(
     let since = match state {
         LeaseState::Ended { .. } => return Verdict::None,
         LeaseState::Active { .. } => return Verdict::Active,
-        LeaseState::InTransaction { .. } => return Verdict::InTransaction,
-        LeaseState::Idle { since, .. } | LeaseState::Returning { since, .. } => since,
+        LeaseState::InTransaction { since, .. }
+        | LeaseState::Idle { since, .. }
+        | LeaseState::Returning { since, .. } => since,
     };
+    let in_transaction = matches!(state, LeaseState::InTransaction { .. });
     let basis = match claim {
+        Some(ClaimState::Resting) if in_transaction => return Verdict::InTransaction,
         Some(ClaimState::Resting) => return Verdict::Resting,
         Some(ClaimState::Held) => Basis::Declared,
         None => Basis::Inferred,
     };
     if now.since(since) < park_after {
-        Verdict::Idle
-    } else if pins.is_empty() {
+        if in_transaction {
+            Verdict::InTransaction
+        } else {
+            Verdict::Idle
+        }
+    } else if in_transaction || pins.is_empty() {
         Verdict::Parked(basis)
     } else {
         Verdict::Pinned(pins)

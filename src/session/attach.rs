@@ -17,6 +17,7 @@ use crate::config::ChaosReturn;
 use crate::lease::{Event, SessionId, Status};
 use crate::session::leg::Spill;
 use crate::session::relay::{End, Flow};
+use crate::session::virtual_settings::{LONGEST_FRAME, Own};
 use crate::session::{Name, Phase, Refusal, Session, Shared};
 use crate::wire::extended::write_frame;
 use crate::wire::frame::{HEADER, Header};
@@ -40,6 +41,9 @@ enum NoBackend {
 impl Session {
     /// Takes a backend without waiting, when one is there that needs nothing done to it.
     pub(super) fn attach_at_once(&mut self) -> bool {
+        if self.is_ruled() {
+            return false;
+        }
         let grant = self.try_acquire();
         match grant {
             Some(Grant::Lent(lent)) if self.is_ready_made(&lent) => {
@@ -89,9 +93,13 @@ impl Session {
 
     async fn take_lease(&mut self) -> Result<(), End> {
         let began = self.shared.ledger.clock().precise();
-        let taken = match self.acquire().await {
-            Ok(grant) => self.bring(grant).await,
-            Err(error) => Err(error),
+        let admitted = self.admit();
+        let taken = match &admitted {
+            Ok(_) => match self.acquire().await {
+                Ok(grant) => self.bring(grant).await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(NoBackend::Refused(Box::new(error.clone()))),
         };
         let waited = self.shared.ledger.clock().precise().since(began);
         self.shared.metrics.acquired(waited);
@@ -348,6 +356,16 @@ impl Session {
                 self.inbound.keep(bytes);
                 return Ok(None);
             };
+            if self.rare.refusing.is_none() && header.body <= LONGEST_FRAME {
+                let Some(body) = bytes.get(HEADER..header.total()) else {
+                    self.inbound.keep(bytes);
+                    return Ok(None);
+                };
+                if let Own::Done = self.own(header, body) {
+                    bytes = &bytes[header.total()..];
+                    continue;
+                }
+            }
             match header.kind {
                 b'X' => return Err(End::Client),
                 b'd' | b'c' | b'f' => {}

@@ -9,6 +9,7 @@ use crate::config::Mode;
 use crate::lease::{Event, LastStatement};
 use crate::session::relay::{End, Flow};
 use crate::session::statements::MAX_KEPT;
+use crate::session::virtual_settings::Own;
 use crate::session::{Phase, Session};
 use crate::wire::extended::{self, Statement, Target};
 use crate::wire::frame::{BadLength, HEADER, Header};
@@ -129,13 +130,27 @@ impl Session {
             let rest = &bytes[at..];
             let header = Header::read(rest).map_err(|error| End::Broken(violation(error)))?;
             let Some(header) =
-                header.filter(|header| rest.len() >= header.total().min(hold(header.kind)))
+                header.filter(|header| rest.len() >= header.total().min(self.needed(header.kind)))
             else {
                 self.inbound.keep(rest);
                 break;
             };
             let end = header.total().min(rest.len());
             self.inbound.dropping = false;
+            match self.own(header, &rest[HEADER..end]) {
+                Own::No => {}
+                Own::Done => {
+                    edits.cut(at, at + end);
+                    at += end;
+                    continue;
+                }
+                Own::Hold => {
+                    self.inbound.keep(rest);
+                    self.inbound.held = true;
+                    break;
+                }
+                Own::After(extra) => edits.insert(at, &extra),
+            }
             match self.judge(header, &rest[HEADER..end]) {
                 Verdict::Pass => {}
                 Verdict::Drop => {
@@ -294,7 +309,15 @@ impl Session {
             statement.set(text);
         }
         drop(book);
-        if let Some(found) = sql::watch(text) {
+        if let Some(mut found) = sql::watch(text) {
+            if found
+                .settings
+                .extract_if(.., |name| name.starts_with("pgvalet."))
+                .count()
+                > 0
+            {
+                self.learn_within(text);
+            }
             self.rare.custom.extend(found.settings);
             self.rare.sticky = self.rare.sticky.union(found.pins);
         }
@@ -314,7 +337,16 @@ impl Session {
     }
 }
 
-/// How much of a frame is needed to judge it, header included.
+impl Session {
+    /// How much of a frame is needed to judge it, header included.
+    fn needed(&self, kind: u8) -> usize {
+        match kind {
+            b'E' if self.virtuals.is_in_use() => HOLD,
+            kind => hold(kind),
+        }
+    }
+}
+
 const fn hold(kind: u8) -> usize {
     match kind {
         b'P' => MAX_KEPT,

@@ -14,8 +14,10 @@ use crate::net::Stream;
 use crate::net::listen::Peer;
 use crate::session::leg::{Cursor, Spill};
 use crate::session::statements::Statements;
+use crate::session::virtual_settings::Virtuals;
 use crate::session::{Name, Phase, Rare, Session, Shared, attach, auth};
 use crate::wire::frame::Header;
+use crate::wire::options;
 use crate::wire::reply::{self, ClientError, Fault};
 use crate::wire::sql::Class;
 use crate::wire::startup::{self, First, NEWEST_MINOR, Startup};
@@ -153,15 +155,18 @@ struct Admitted {
     told: Rc<Parameters>,
     profile: Profile,
     process: Option<Rc<Process>>,
+    /// The startup option `pgvalet.owner`.
+    owner: Option<String>,
 }
 
 impl Door<'_> {
-    async fn admit(&mut self, startup: Startup, peer: &Peer) -> Result<Admitted, Refusal> {
+    async fn admit(&mut self, mut startup: Startup, peer: &Peer) -> Result<Admitted, Refusal> {
         if startup.minor > NEWEST_MINOR || !startup.options.is_empty() {
             self.stream
                 .write_all(&reply::negotiate(self.minor, startup.options.clone()))
                 .await?;
         }
+        let ours = options::take_ours(&mut startup.parameters);
         let parameters = &startup.parameters;
         let (database, user) = whom(parameters, &self.shared.config.upstream.database)?;
         self.authenticate(&database, &user).await?;
@@ -188,6 +193,7 @@ impl Door<'_> {
             told,
             profile,
             process,
+            owner: ours.get("owner").filter(|owner| !owner.is_empty()).cloned(),
         })
     }
 
@@ -260,11 +266,17 @@ impl Door<'_> {
             told,
             profile,
             process,
+            owner,
         } = admitted;
         let secret = secret_key(self.minor);
         let application = profile.application.clone();
         let (id, slot) = self.shared.ledger.open(profile, secret.clone());
-        self.shared.ledger.book_mut().entry_mut(slot).process = process;
+        let mut book = self.shared.ledger.book_mut();
+        book.entry_mut(slot).process = process;
+        if let Some(owner) = owner {
+            book.entry_mut(slot).declare_startup(&owner);
+        }
+        drop(book);
         let mut welcome = Vec::with_capacity(1024);
         for (name, value) in told.iter() {
             reply::parameter_status(&mut welcome, name, value);
@@ -304,6 +316,7 @@ impl Door<'_> {
             lent: None,
             tracker: Tracker::default(),
             statements: Statements::default(),
+            virtuals: Virtuals::default(),
             inbound: Cursor::default(),
             to_backend: Spill::default(),
             outbound: Cursor::default(),

@@ -15,6 +15,8 @@ pub(super) struct Cursor {
     pub skip: usize,
     /// Those bytes are dropped, not forwarded.
     pub dropping: bool,
+    /// `carry` begins with a frame that waits until everything before it is answered: nothing more is read meanwhile.
+    pub held: bool,
     /// The beginning of a frame that can't be judged yet. Empty, and without memory, at most moments.
     pub carry: Vec<u8>,
 }

@@ -11,7 +11,9 @@ mod leg;
 mod relay;
 mod replies;
 mod returning;
+mod rules;
 mod statements;
+mod virtual_settings;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -38,6 +40,7 @@ use crate::wire::tracker::Tracker;
 use auth::Verifiers;
 use leg::{Cursor, Spill};
 use statements::Statements;
+use virtual_settings::Virtuals;
 
 /// How long a connection that is turned away may take to say hello.
 const TURNING_AWAY: Duration = Duration::from_secs(2);
@@ -141,6 +144,8 @@ struct Session {
     lent: Option<Lent>,
     tracker: Tracker,
     statements: Statements,
+    /// Statements about our own settings.
+    virtuals: Virtuals,
     /// Client to backend: where the scan stands, and what the backend's socket would not take yet.
     inbound: Cursor,
     to_backend: Spill,

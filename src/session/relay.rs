@@ -103,7 +103,10 @@ impl Session {
             if let Some(turn) = self.at_rest() {
                 return Poll::Ready(turn);
             }
-            if self.to_backend.is_empty() && self.rare.client_closed.is_none() {
+            if self.to_backend.is_empty()
+                && self.rare.client_closed.is_none()
+                && (!self.inbound.held || self.may_go_on())
+            {
                 match self.poll_client(cx) {
                     Poll::Ready(Ok(Flow::Moved)) => moved = true,
                     Poll::Ready(Ok(Flow::NeedBackend)) => return Poll::Ready(Turn::NeedBackend),
@@ -140,6 +143,9 @@ impl Session {
     }
 
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<Flow, End>> {
+        if std::mem::take(&mut self.inbound.held) {
+            return Poll::Ready(self.resume(cx));
+        }
         let mut scratch = self.shared.scratch.take();
         let read = self
             .client
@@ -253,6 +259,11 @@ impl Session {
 
     /// Decides on a new order: now, later, or not.
     fn weigh(&mut self, order: Order) -> Option<Turn> {
+        if let Order::EndIdle(_) = order {
+            // Its transaction may have gone on, or ended.
+            let idles = self.is_between_requests() && self.tracker.status() != Status::Idle;
+            return idles.then_some(Turn::Obey(order));
+        }
         if self.is_quiet() || self.lent.is_none() || matches!(order, Order::End) {
             return Some(Turn::Obey(order));
         }
@@ -260,7 +271,7 @@ impl Session {
             Order::Return(order) if order.patience == Patience::Now => {
                 order.answer(self.why_busy())
             }
-            Order::Return(_) | Order::Drain | Order::End => {
+            Order::Return(_) | Order::Drain | Order::End | Order::EndIdle(_) => {
                 if let Some(Order::Return(earlier)) = self.rare.waiting.replace(order) {
                     earlier.answer(self.why_busy());
                 }

@@ -79,7 +79,10 @@ impl Session {
             _ if own && kind != b'S' => {}
             b'S' => return self.hear_parameter(body),
             b'C' => self.hear_complete(body),
-            b'E' => self.hear_fatal(body),
+            b'E' => {
+                self.virtuals.failed();
+                self.hear_fatal(body);
+            }
             _ => {}
         }
         match self.tracker.seen(kind, body) {
@@ -94,6 +97,13 @@ impl Session {
             Seen::OursPrepared(_) | Seen::OursClosed(_) => return Heard::Ours,
             Seen::Ready(status) => self.hear_ready(status),
             Seen::Prepared(statement) => self.hear_prepared(statement),
+            Seen::Adopted(statement) => {
+                self.virtuals.adopted(&statement.name);
+                if !statement.name.is_empty() {
+                    self.hear_prepared(statement);
+                }
+                return Heard::Ours;
+            }
             Seen::Closed(name) => self.note_closed(&name),
             Seen::Failed(aftermath) => self.hear_failure(aftermath),
         }
@@ -147,6 +157,7 @@ impl Session {
             self.phase = Phase::Resting;
             self.rare.answered = true;
             self.step(Event::Ready(status));
+            self.learn();
         }
     }
 
@@ -193,6 +204,7 @@ impl Session {
         let discard = body.starts_with(b"DISCARD ALL");
         if discard || body.starts_with(b"DEALLOCATE ALL") {
             self.statements.clear();
+            self.virtuals.clear();
             if let Some(lent) = &mut self.lent {
                 lent.backend.prepared.clear();
             }

@@ -1,6 +1,6 @@
 //! Owns what can be asked of the data threads, and how the answers of several become one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::backend::pool::Census;
 use crate::lease::book::Process;
+use crate::lease::history::Parks;
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Claim, ClaimState, SessionId, Verdict};
 use crate::ledger::{Cause, Ledger, Order, Patience, ReturnOrder};
@@ -35,6 +36,25 @@ pub struct ReloadWish {
     pub submitted: Option<Vec<ClaimWish>>,
 }
 
+/// What one owner's parks came to in the last hour.
+#[derive(Clone, Debug, Default)]
+pub struct OwnerParks {
+    pub owner: String,
+    pub count: u64,
+    /// The idle time of all its parked leases together.
+    pub total: Duration,
+}
+
+impl From<Parks> for OwnerParks {
+    fn from(parks: Parks) -> Self {
+        Self {
+            owner: parks.owner.to_string(),
+            count: parks.count,
+            total: parks.total,
+        }
+    }
+}
+
 /// A question or an order to a data thread, with the way back.
 #[derive(Debug)]
 pub enum Command {
@@ -56,6 +76,8 @@ pub enum Command {
     /// The processes behind sessions, as they were found out.
     Processes(Vec<(SessionId, Process)>, oneshot::Sender<()>),
     Sample(oneshot::Sender<Sample>),
+    /// What each owner's parks came to in the last hour.
+    Parks(oneshot::Sender<Vec<OwnerParks>>),
     Cancel(CancelKey, oneshot::Sender<()>),
 }
 
@@ -206,6 +228,28 @@ impl Shards {
         .map(|_| ())
     }
 
+    /// What each owner's parks came to in the last hour, by owner.
+    ///
+    /// # Errors
+    /// pgvalet is ending.
+    pub async fn parks(&self) -> Result<BTreeMap<String, OwnerParks>, Gone> {
+        let mut all: BTreeMap<String, OwnerParks> = BTreeMap::new();
+        for parks in self
+            .ask_all(|_, reply| Command::Parks(reply))
+            .await?
+            .into_iter()
+            .flatten()
+        {
+            let known = all.entry(parks.owner.clone()).or_default();
+            *known = OwnerParks {
+                count: known.count + parks.count,
+                total: known.total + parks.total,
+                owner: parks.owner,
+            };
+        }
+        Ok(all)
+    }
+
     /// What a scrape needs.
     ///
     /// # Errors
@@ -262,7 +306,7 @@ fn obey(shared: &Rc<Shared>, command: Command) {
                 let request = reload_request(&shared.ledger, *wish);
                 drop(
                     reply
-                        .send(reload::run(&shared.ledger, request, shared.config.park_after).await),
+                        .send(reload::run(&shared.ledger, request, shared.config.policies()).await),
                 );
             });
         }
@@ -282,6 +326,11 @@ fn obey(shared: &Rc<Shared>, command: Command) {
             let _ = reply.send(());
         }
         Command::Sample(reply) => drop(reply.send(sample(shared))),
+        Command::Parks(reply) => {
+            ledger.look(&shared.config.policies());
+            let parks = ledger.parks().into_iter();
+            drop(reply.send(parks.map(OwnerParks::from).collect()));
+        }
         Command::Cancel(key, reply) => {
             let forwarded = shared.cancels.forward(key);
             tokio::task::spawn_local(async move {
@@ -295,14 +344,9 @@ fn obey(shared: &Rc<Shared>, command: Command) {
 fn sessions(shared: &Shared) -> (u64, Vec<LeaseView>) {
     let ledger = &shared.ledger;
     let (book, clock, now) = (ledger.book(), ledger.clock(), ledger.now());
+    let policies = shared.config.policies();
     let views = book.entries().map(|(slot, entry)| {
-        LeaseView::of(
-            entry,
-            ledger.backend_pid(slot),
-            &clock,
-            now,
-            shared.config.park_after,
-        )
+        LeaseView::of(entry, ledger.backend_pid(slot), &clock, now, &policies)
     });
     (book.generation().0, views.collect())
 }
@@ -350,6 +394,7 @@ fn sample(shared: &Shared) -> Sample {
     let ledger = &shared.ledger;
     let book = ledger.book();
     let now = ledger.now();
+    let policies = shared.config.policies();
     let mut pools: HashMap<(Rc<str>, Rc<str>), PoolSample> = HashMap::new();
     for pool in shared.pools.all() {
         let key = (pool.database.clone(), pool.user.clone());
@@ -367,7 +412,7 @@ fn sample(shared: &Shared) -> Sample {
                 .for_each(|(_, count)| *count += 1);
         }
         if let Verdict::Parked(_) | Verdict::Pinned(_) =
-            entry.verdict(now, shared.config.park_after)
+            entry.verdict(now, policies.of(entry).park_after)
         {
             let known = parked.entry(entry.owner().0).or_default();
             *known = (known.0 + 1, known.1.max(entry.idle(now)));

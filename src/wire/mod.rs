@@ -4,7 +4,9 @@
 
 pub mod extended;
 pub mod frame;
+pub mod options;
 pub mod reply;
+pub mod rows;
 pub mod sql;
 pub mod startup;
 pub mod tracker;

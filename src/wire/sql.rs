@@ -4,6 +4,7 @@
 
 mod class;
 mod fingerprint;
+pub mod virtual_setting;
 mod watch;
 
 /// Whether a text only opens or closes a transaction, or is empty: it is no work of its own.

@@ -18,6 +18,8 @@ mod tests;
 pub enum Origin {
     Client,
     Proxy,
+    /// Ours, for a statement that the client knows already, and PostgreSQL shall know from now on.
+    Adopted,
 }
 
 /// Something that PostgreSQL has not answered yet.
@@ -53,6 +55,8 @@ pub enum Seen {
     Ready(Status),
     /// This statement exists now.
     Prepared(Rc<Statement>),
+    /// So does this one; the client never sees the reply.
+    Adopted(Rc<Statement>),
     /// The unnamed statement exists now.
     UnnamedPrepared,
     /// This statement is gone.
@@ -316,6 +320,7 @@ impl Tracker {
         match (kind, self.pending.pop_front()) {
             (b'1', Some(Pending::Parse(statement, Origin::Proxy))) => Seen::OursPrepared(statement),
             (b'1', Some(Pending::Parse(statement, Origin::Client))) => Seen::Prepared(statement),
+            (b'1', Some(Pending::Parse(statement, Origin::Adopted))) => Seen::Adopted(statement),
             (b'1', Some(Pending::UnnamedParse)) => Seen::UnnamedPrepared,
             (b'3', Some(Pending::Close(Some(name), Origin::Client))) => Seen::Closed(name),
             (b'3', Some(Pending::Close(Some(name), Origin::Proxy))) => Seen::OursClosed(name),

@@ -143,6 +143,8 @@ fn leaks_show_who_parked_where_and_what_to_do() {
     let mut leak = lease();
     leak["parked_since"] = json!("2026-01-01T00:00:05.000Z");
     leak["parked_for"] = json!("7s");
+    leak["count_last_hour"] = json!(2);
+    leak["total_last_hour"] = json!("14s");
     leak["remedy"] = json!("use with_connection");
     let admin = FakeAdmin::answering(json!({"park_after": "5s", "leaks": [leak]}));
 
@@ -155,6 +157,7 @@ fn leaks_show_who_parked_where_and_what_to_do() {
             "dispatcher (claim)",
             "7s",
             "2026-01-01T00:00:05.000Z",
+            "2 times, 14s",
             "inferred",
             "1234 ruby app.rb",
             "app/x.rb:12",

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::lease::book::Declared;
 use crate::lease::id::{Generation, Moment, SessionId};
 use crate::lease::policy::{self, Verdict};
 use crate::lease::state::LeaseState;
@@ -55,6 +56,12 @@ pub struct Claim {
 pub enum Evidence {
     /// A claim over HTTP.
     Claim,
+    /// `SET pgvalet.owner`.
+    Sql,
+    /// The startup option `pgvalet.owner`.
+    Startup,
+    /// A tag in a comment of the last statement.
+    Comment,
     /// `application_name`.
     ApplicationName,
     /// The client's process.
@@ -69,6 +76,9 @@ impl Evidence {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Claim => "claim",
+            Self::Sql => "sql",
+            Self::Startup => "startup",
+            Self::Comment => "comment",
             Self::ApplicationName => "application_name",
             Self::Process => "process",
             Self::None => "none",
@@ -196,7 +206,8 @@ impl FromIterator<Pin> for Pins {
 pub enum LastStatement {
     #[default]
     None,
-    /// The beginning of a text that the session keeps for itself.
+    /// The beginning of a text that the session keeps for itself; behind it, from `KEPT` on, the end of a longer one
+    /// whose last words are a comment.
     Text(Vec<u8>),
     /// The text of a prepared statement, shared with it.
     Prepared(Rc<[u8]>),
@@ -206,23 +217,44 @@ impl LastStatement {
     /// How much of a text is kept, in bytes.
     pub const KEPT: usize = 512;
 
-    /// Keeps the beginning of `text`, in the memory that is already there.
+    /// How much of the end of a longer text is kept, in bytes.
+    const END: usize = 256;
+
+    /// Keeps what people want to see of `text`, in the memory that is already there.
     pub fn set(&mut self, text: &[u8]) {
-        let text = &text[..text.len().min(Self::KEPT)];
+        let (head, rest) = text.split_at(text.len().min(Self::KEPT));
+        let commented = !rest.is_empty() && text.trim_ascii_end().ends_with(b"*/");
+        let end = if commented {
+            &rest[rest.len().saturating_sub(Self::END)..]
+        } else {
+            &[]
+        };
         match self {
-            Self::Text(kept) => {
-                kept.clear();
-                kept.extend_from_slice(text);
-            }
-            Self::None | Self::Prepared(_) => *self = Self::Text(text.to_vec()),
+            Self::Text(kept) => kept.clear(),
+            Self::None | Self::Prepared(_) => *self = Self::Text(Vec::with_capacity(head.len())),
+        }
+        if let Self::Text(kept) = self {
+            kept.extend_from_slice(head);
+            kept.extend_from_slice(end);
         }
     }
 
-    /// The text, if there is one.
+    /// The beginning of the text, if there is one.
     #[must_use]
     pub fn text(&self) -> Option<&[u8]> {
         match self {
             Self::None => None,
+            Self::Text(text) => Some(&text[..text.len().min(Self::KEPT)]),
+            Self::Prepared(text) => Some(text),
+        }
+    }
+
+    /// The end of the text, as far as it is kept.
+    #[must_use]
+    pub fn end(&self) -> Option<&[u8]> {
+        match self {
+            Self::None => None,
+            Self::Text(text) if text.len() > Self::KEPT => Some(&text[Self::KEPT..]),
             Self::Text(text) => Some(text),
             Self::Prepared(text) => Some(text),
         }
@@ -237,7 +269,10 @@ pub struct Entry {
     pub state: LeaseState,
     /// The generation that the lease began in.
     pub generation: Generation,
+    /// The app's word over HTTP.
     pub claim: Option<Box<Claim>>,
+    /// The session's own word.
+    pub declared: Option<Box<Declared>>,
     pub process: Option<Rc<Process>>,
     /// Why the lease can't be detached, as last found out.
     pub pins: Pins,
@@ -257,31 +292,17 @@ impl Entry {
             state: LeaseState::Ended { since: now },
             generation,
             claim: None,
+            declared: None,
             process: None,
             pins: Pins::default(),
             statement: LastStatement::None,
         }
     }
 
-    /// Who holds the session, and what that rests on.
-    #[must_use]
-    pub fn owner(&self) -> (Rc<str>, Evidence) {
-        if let Some(owner) = self.claim.as_ref().and_then(|claim| claim.owner.clone()) {
-            return (owner, Evidence::Claim);
-        }
-        if !self.profile.application.is_empty() {
-            return (self.profile.application.clone(), Evidence::ApplicationName);
-        }
-        match &self.process {
-            Some(process) => (process.command.as_str().into(), Evidence::Process),
-            None => ("unknown".into(), Evidence::None),
-        }
-    }
-
     /// The verdict on the lease at `now`.
     #[must_use]
     pub fn verdict(&self, now: Moment, park_after: Duration) -> Verdict {
-        let claim = self.claim.as_ref().map(|claim| claim.state);
+        let claim = self.standing_claim().map(|claim| claim.state);
         policy::verdict(self.state, claim, self.pins, now, park_after)
     }
 

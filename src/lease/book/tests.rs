@@ -3,6 +3,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::lease::policy::{Basis, Verdict};
+use crate::lease::reload::Method;
+use crate::lease::rules::{Due, IdleInTransaction, Policy};
 use crate::lease::state::Status;
 
 fn profile(application: &str) -> Profile {
@@ -167,6 +170,49 @@ fn only_leases_parked_beyond_return_after_are_overdue() {
         .unwrap();
     let (park, give) = (Duration::from_secs(5), Duration::from_secs(2));
 
-    assert!(book.overdue(at(7_999), park, give).is_empty());
-    assert_eq!(book.overdue(at(8_000), park, give), [SessionId::new(1)]);
+    let policies = policies(park, give);
+    assert!(book.overdue(at(7_999), &policies).is_empty());
+    let due = Due::Return(Method::Detach);
+    assert_eq!(
+        book.overdue(at(8_000), &policies),
+        [(SessionId::new(1), due)]
+    );
+}
+
+fn policies(park_after: Duration, return_after: Duration) -> Policies<'static> {
+    Policies {
+        general: Policy {
+            park_after,
+            return_after,
+            return_method: Method::Detach,
+            idle_in_transaction: IdleInTransaction::Close,
+        },
+        rules: &[],
+    }
+}
+
+#[test]
+fn a_transaction_that_idles_is_parked_and_never_returned() {
+    let mut book = Book::default();
+    let slot = book.open(SessionId::new(1), profile("x"), at(0));
+    for event in [
+        Event::Granted(BackendId(1)),
+        Event::Ready(Status::InTransaction),
+    ] {
+        book.step(slot, event, at(0)).unwrap();
+    }
+    let (park, give) = (Duration::from_secs(5), Duration::from_secs(3));
+    assert_eq!(
+        book.entry(slot).verdict(at(4_999), park),
+        Verdict::InTransaction
+    );
+    assert_eq!(
+        book.entry(slot).verdict(at(5_000), park),
+        Verdict::Parked(Basis::Inferred)
+    );
+    let overdue = book.overdue(at(60_000), &policies(park, give));
+    assert_eq!(overdue, [(SessionId::new(1), Due::End)]);
+    let mut report = policies(park, give);
+    report.general.idle_in_transaction = IdleInTransaction::Report;
+    assert!(book.overdue(at(60_000), &report).is_empty());
 }

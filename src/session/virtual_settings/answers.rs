@@ -1,0 +1,108 @@
+//! Owns what SHOW of a virtual setting answers, and the shape of all our answers.
+
+use crate::session::Session;
+use crate::view::LeaseView;
+use crate::wire::rows;
+use crate::wire::sql::virtual_setting::{Change, Meaning, Shown, Switch, Verb, Virtual};
+
+/// The columns of `SHOW pgvalet.session`.
+const SESSION: [&str; 9] = [
+    "session",
+    "owner",
+    "evidence",
+    "claim",
+    "state",
+    "scope",
+    "pins",
+    "backend",
+    "generation",
+];
+
+/// The command tag.
+pub(super) const fn tag(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Set => "SET",
+        Verb::Reset => "RESET",
+        Verb::Call => "SELECT 1",
+        Verb::Show => "SHOW",
+    }
+}
+
+/// The value that `set_config` gives back.
+pub(super) fn value(change: &Change) -> String {
+    match change {
+        Change::Owner(name) | Change::Scope(name) => name.as_deref().unwrap_or_default().to_owned(),
+        Change::Pin(switch) => on_or_off(*switch == Switch::On).to_owned(),
+    }
+}
+
+fn on_or_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+/// The columns of a statement's rows; none when it has no rows.
+fn columns(found: &Virtual) -> &'static [&'static str] {
+    match (&found.meaning, found.verb) {
+        (Meaning::Change(_), Verb::Call) => &["set_config"],
+        (Meaning::Change(_), Verb::Set | Verb::Reset | Verb::Show) => &[],
+        (Meaning::Show(Shown::Session), _) => &SESSION,
+        (Meaning::Show(Shown::Owner), _) => &["pgvalet.owner"],
+        (Meaning::Show(Shown::Scope), _) => &["pgvalet.scope"],
+        (Meaning::Show(Shown::Pin), _) => &["pgvalet.pin"],
+    }
+}
+
+impl Session {
+    /// Appends the description of a statement's rows, if it has any.
+    pub(super) fn describe(&self, out: &mut Vec<u8>, found: &Virtual) {
+        match columns(found) {
+            [] => {}
+            columns => rows::row_description(out, columns),
+        }
+    }
+
+    /// The same, or NoData.
+    pub(super) fn describe_or_not(&self, out: &mut Vec<u8>, found: &Virtual) {
+        let before = out.len();
+        self.describe(out, found);
+        if out.len() == before {
+            rows::no_data(out);
+        }
+    }
+
+    /// The row that SHOW answers.
+    pub(super) fn shown(&self, shown: Shown) -> Vec<Option<String>> {
+        let ledger = &self.shared.ledger;
+        let (book, now) = (ledger.book(), ledger.now());
+        let entry = book.entry(self.slot);
+        let text = |text: Option<&str>| vec![Some(text.unwrap_or_default().to_owned())];
+        match shown {
+            Shown::Owner => text(entry.declared_owner()),
+            Shown::Scope => text(entry.scope()),
+            Shown::Pin => {
+                let pinned = self
+                    .rare
+                    .sticky
+                    .iter()
+                    .any(|pin| pin == crate::lease::Pin::Explicit);
+                text(Some(on_or_off(pinned)))
+            }
+            Shown::Session => {
+                let policies = self.shared.config.policies();
+                let backend = ledger.backend_pid(self.slot);
+                let view = LeaseView::of(entry, backend, &ledger.clock(), now, &policies);
+                vec![
+                    Some(view.session.to_string()),
+                    Some(view.owner),
+                    Some(view.evidence.to_owned()),
+                    Some(view.claim.to_owned()),
+                    Some(view.state.to_owned()),
+                    entry.scope().map(str::to_owned),
+                    Some(view.pins.join(", ")),
+                    view.backend.map(|pid| pid.to_string()),
+                    Some(view.generation.to_string()),
+                ]
+            }
+        }
+    }
+}
