@@ -267,8 +267,9 @@ impl Session {
         let before = lent.backend.parameters.clone();
         let renamed = lent.backend.exchange(&request, 1).await;
         let answers = renamed.map_err(|_| End::Backend(Some(super::returning::lost())))?;
-        self.to_client.push(&answers.notifications);
         push_news(&mut self.to_client, &lent.backend.parameters, &before);
+        let backend = lent.backend.key.key.pid;
+        self.notify(answers.notifications, backend);
         Ok(())
     }
 

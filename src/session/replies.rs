@@ -10,7 +10,7 @@ use crate::lease::{Event, Status};
 use crate::session::client::Edits;
 use crate::session::relay::End;
 use crate::session::{Name, Phase, Session, returning};
-use crate::wire::extended::Statement;
+use crate::wire::extended::{Statement, write_frame};
 use crate::wire::frame::{HEADER, Header};
 use crate::wire::reply::{self, Fault, Fields};
 use crate::wire::sql::{self, Class};
@@ -79,6 +79,7 @@ impl Session {
             _ if own && kind != b'S' => {}
             b'S' => return self.hear_parameter(body),
             b'C' => self.hear_complete(body),
+            b'A' => return self.hear_notification(body),
             b'E' => {
                 self.virtuals.failed();
                 self.hear_fatal(body);
@@ -161,6 +162,22 @@ impl Session {
         }
     }
 
+    fn hear_notification(&self, body: &[u8]) -> Heard {
+        let Some(lent) = &self.lent else {
+            return Heard::Pass;
+        };
+        let mut frame = Vec::new();
+        write_frame(&mut frame, b'A', body);
+        reply::sign(&mut frame, lent.backend.key.key.pid, self.id.get());
+        Heard::Instead(frame)
+    }
+
+    /// Hands on notifications that came during a conversation of our own with the backend of process id `backend`.
+    pub(super) fn notify(&mut self, mut frames: Vec<u8>, backend: u32) {
+        reply::sign(&mut frames, backend, self.id.get());
+        self.to_client.push(&frames);
+    }
+
     fn hear_parameter(&mut self, body: &[u8]) -> Heard {
         self.rare.class = Class::Unknown;
         let Some(lent) = &mut self.lent else {
@@ -238,7 +255,7 @@ impl Session {
 /// How much of a frame is needed to read it, header included.
 const fn hold(kind: u8) -> usize {
     match kind {
-        b'S' | b'C' | b'E' | b'Z' => HOLD,
+        b'S' | b'C' | b'E' | b'Z' | b'A' => HOLD,
         _ => HEADER,
     }
 }

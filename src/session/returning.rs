@@ -91,14 +91,17 @@ impl Session {
             self.rare.custom = self.pool.preserve(&self.rare.custom, patterns);
         }
         let found = capture::capture(&mut lent.backend, &self.pool.user, &self.rare.custom).await;
-        let found = match found {
+        let mut found = match found {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(session = %self.id, "a backend was lost while it was asked for its state: {error}");
                 return (Outcome::Gone, Err(End::Backend(Some(lost()))));
             }
         };
-        self.to_client.push(&found.notifications);
+        self.notify(
+            std::mem::take(&mut found.notifications),
+            lent.backend.key.key.pid,
+        );
         let pins = self.pins(&found, &lent.backend.parameters);
         if !pins.is_empty() {
             self.shared.metrics.pinned(pins);
@@ -195,7 +198,8 @@ impl Session {
             && self.tracker.is_settled()
             && self.inbound.is_between_frames()
             && self.outbound.is_between_frames()
-            && self.to_backend.is_empty();
+            && self.to_backend.is_empty()
+            && !leaves_traces(self.rare.sticky);
         let scrubs = async {
             if let Some(lent) = held {
                 if reusable {
@@ -210,6 +214,13 @@ impl Session {
         };
         tokio::join!(farewell, scrubs);
     }
+}
+
+/// Whether a session leaves something in its backend that DISCARD ALL doesn't undo: the next one must not find it.
+fn leaves_traces(sticky: Pins) -> bool {
+    sticky
+        .iter()
+        .any(|pin| matches!(pin, Pin::Load | Pin::Setseed))
 }
 
 /// Says the last words, and closes.
