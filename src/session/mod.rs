@@ -228,3 +228,29 @@ struct Rare {
     /// What the pool granted, on its way to `attach`.
     granted: Option<Grant>,
 }
+
+impl Rare {
+    /// What a session begins with.
+    fn new(application: Rc<str>, baseline: Rc<Baseline>, told: Rc<Parameters>) -> Self {
+        Self {
+            application,
+            name: Name::Own,
+            baseline,
+            told,
+            saved: Rc::default(),
+            class: Class::Read,
+            pinned: false,
+            at_home: true,
+            adapted: Vec::new(),
+            closing: Vec::new(),
+            custom: BTreeSet::new(),
+            sticky: Pins::default(),
+            waiting: None,
+            refusing: None,
+            client_closed: None,
+            answered: false,
+            told_fatal: false,
+            granted: None,
+        }
+    }
+}

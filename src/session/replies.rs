@@ -76,7 +76,7 @@ impl Session {
         let own = self.tracker.hears_own();
         match kind {
             b'E' if own => self.stay_abroad(),
-            _ if own && kind != b'S' => {}
+            _ if own && !matches!(kind, b'S' | b'A') => {}
             b'S' => return self.hear_parameter(body),
             b'C' => self.hear_complete(body),
             b'A' => return self.hear_notification(body),
