@@ -59,8 +59,8 @@ pub enum Order {
     Return(ReturnOrder),
     /// End at the next quiet point, with FATAL 57P01: pgvalet is shutting down.
     Drain,
-    /// End now, with FATAL 57P01: the time to drain is over.
-    End,
+    /// End now, with FATAL 57P01, whatever is under way.
+    End(Cause),
     /// End with FATAL 57P01, if the session still idles in a transaction: it is rolled back.
     EndIdle(Cause),
 }
@@ -245,6 +245,17 @@ impl Ledger {
             .target
             .as_ref()
             .map(|target| target.key.pid)
+    }
+
+    /// The key with which a session's client would cancel what it runs.
+    #[must_use]
+    pub fn cancel_key(&self, id: SessionId) -> Option<CancelKey> {
+        let slot = self.book.borrow().find(id)?;
+        let secret = self.mail.borrow()[slot.index()].secret.clone();
+        Some(CancelKey {
+            pid: id.get(),
+            secret,
+        })
     }
 
     /// The backend that a cancel request reaches: only with the right secret, and only while a request is unanswered.

@@ -2,6 +2,7 @@
 //!
 //! Refuses to touch a session: it leaves orders, and awaits what the sessions answer.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -12,9 +13,13 @@ use crate::lease::rules::Policies;
 use crate::lease::{Claim, LeaseState, SessionId};
 use crate::ledger::{Cause, Ledger, Order, Patience, ReturnOrder};
 use crate::view::LeaseView;
+use crate::wire::startup::CancelKey;
 
 /// How long a reload without a deadline waits for sessions at a quiet point: they need one round trip to PostgreSQL.
 const GRACE: Duration = Duration::from_millis(250);
+
+/// How long a session that was cancelled or closed may take to answer.
+const PRESSED: Duration = Duration::from_secs(1);
 
 /// What a reload is asked to do on one data thread.
 #[derive(Debug, Default)]
@@ -50,10 +55,18 @@ struct Asked {
     until: Instant,
 }
 
-/// Carries out a reload: returns what is quiet, waits for what is busy, cuts nothing.
+/// Cancels what a session runs, as its own client would; ends when the cancel is no longer in flight.
+pub type Canceller<'a> = dyn Fn(CancelKey) -> Pin<Box<dyn Future<Output = ()>>> + 'a;
+
+/// Carries out a reload: returns what is quiet, waits for what is busy, and cuts only what `busy` says.
 ///
 /// Cancel safe: sessions that wait for their quiet point drop the order once nobody awaits the answer.
-pub async fn run(ledger: &Ledger, request: Request, policies: Policies<'_>) -> Report {
+pub async fn run(
+    ledger: &Ledger,
+    request: Request,
+    policies: Policies<'_>,
+    cancel: &Canceller<'_>,
+) -> Report {
     let Request {
         wish,
         deadline,
@@ -71,7 +84,9 @@ pub async fn run(ledger: &Ledger, request: Request, policies: Policies<'_>) -> R
         let index = report.accounts.len();
         let outcome = match verdict {
             Triage::Account(outcome) => outcome,
-            Triage::Ask { quiet: false } if deadline.is_none() => busy_now(ledger, id),
+            Triage::Ask { quiet: false } if deadline.is_none() && !presses(wish.busy) => {
+                busy_now(ledger, id)
+            }
             Triage::Ask { quiet } => {
                 let grace = if quiet { GRACE } else { Duration::ZERO };
                 let until = began + deadline.unwrap_or_default().max(grace);
@@ -85,20 +100,78 @@ pub async fn run(ledger: &Ledger, request: Request, policies: Policies<'_>) -> R
         };
         report.accounts.push(Account { id, view, outcome });
     }
-    for Asked {
-        index,
-        answer,
-        until,
-    } in asked
-    {
-        let account = &mut report.accounts[index];
-        account.outcome = match timeout_at(until, answer).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Outcome::Gone,
-            Err(_) => busy_now(ledger, account.id),
-        };
+    let late = collect(ledger, &mut report, asked).await;
+    for asked in &late {
+        press(ledger, report.accounts[asked.index].id, wish.busy, cancel).await;
+    }
+    let until = now() + PRESSED;
+    for asked in late.into_iter().filter(|_| presses(wish.busy)) {
+        let account = &mut report.accounts[asked.index];
+        account.outcome = settled(ledger, account.id, wish.busy, asked.answer, until).await;
     }
     report
+}
+
+/// Whether a reload does something about sessions that are still busy in the end.
+const fn presses(busy: Busy) -> bool {
+    match busy {
+        Busy::Wait | Busy::Spare => false,
+        Busy::Cancel | Busy::Close => true,
+    }
+}
+
+/// Takes in the answers that come in time; gives back those that didn't.
+async fn collect(ledger: &Ledger, report: &mut Report, asked: Vec<Asked>) -> Vec<Asked> {
+    let mut late = Vec::new();
+    for mut asked in asked {
+        let account = &mut report.accounts[asked.index];
+        account.outcome = match timeout_at(asked.until, &mut asked.answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Outcome::Gone,
+            Err(_) => {
+                let outcome = busy_now(ledger, account.id);
+                late.push(asked);
+                outcome
+            }
+        };
+    }
+    late
+}
+
+/// Does what the caller asked for about a session that is still busy.
+async fn press(ledger: &Ledger, id: SessionId, how: Busy, cancel: &Canceller<'_>) {
+    match how {
+        Busy::Wait | Busy::Spare => {}
+        Busy::Cancel => {
+            if let Some(key) = ledger.cancel_key(id) {
+                cancel(key).await;
+            }
+        }
+        Busy::Close => {
+            ledger.order(id, Order::End(Cause::Reload));
+        }
+    }
+}
+
+/// What came of a session that was cancelled or closed.
+async fn settled(
+    ledger: &Ledger,
+    id: SessionId,
+    how: Busy,
+    answer: oneshot::Receiver<Outcome>,
+    until: Instant,
+) -> Outcome {
+    match (timeout_at(until, answer).await, how) {
+        (Ok(Ok(Outcome::Gone) | Err(_)), Busy::Close) => {
+            Outcome::Returned(Some("closed while busy"))
+        }
+        (Ok(Ok(Outcome::Returned(None))), Busy::Cancel) => {
+            Outcome::Returned(Some("its statement was cancelled"))
+        }
+        (Ok(Ok(outcome)), _) => outcome,
+        (Ok(Err(_)), _) => Outcome::Gone,
+        (Err(_), _) => busy_now(ledger, id),
+    }
 }
 
 /// Leaves an order for a session, and gives where its answer will come.
@@ -108,7 +181,8 @@ fn ask(
     wish: &Wish,
     deadline: Option<Duration>,
 ) -> oneshot::Receiver<Outcome> {
-    let patience = if deadline.is_some() && wish.busy == Busy::Wait {
+    let waits = deadline.is_some() && wish.busy != Busy::Spare;
+    let patience = if waits || presses(wish.busy) {
         Patience::Wait
     } else {
         Patience::Now

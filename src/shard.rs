@@ -16,7 +16,7 @@ use crate::backend::{Pools, cancel};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{Phase, Shutdown};
-use crate::ledger::{Ledger, Order};
+use crate::ledger::{Cause, Ledger, Order};
 use crate::metrics::Metrics;
 use crate::net::Bound;
 use crate::net::listen::Listener;
@@ -209,7 +209,7 @@ async fn cut(shared: &Shared) {
         .map(|(_, entry)| entry.id)
         .collect();
     for id in ids {
-        shared.ledger.order(id, Order::End);
+        shared.ledger.order(id, Order::End(Cause::Drained));
     }
     let gone = async {
         let mut ticks = interval(Duration::from_millis(10));

@@ -263,11 +263,11 @@ impl ReloadBody {
         let busy = match self.busy {
             BusyBody::Wait => Busy::Wait,
             BusyBody::Spare => Busy::Spare,
-            BusyBody::Cancel => return unready("busy = \"cancel\""),
-            BusyBody::Close => return unready("busy = \"close\""),
+            BusyBody::Cancel => Busy::Cancel,
+            BusyBody::Close => Busy::Close,
         };
-        if self.recycle || self.fence {
-            return unready(if self.recycle { "recycle" } else { "fence" });
+        if self.fence {
+            return unready("fence");
         }
         if self
             .deadline
@@ -300,6 +300,7 @@ impl ReloadBody {
         Ok(ReloadWish {
             wish,
             deadline: self.deadline,
+            recycle: self.recycle,
             submitted,
         })
     }

@@ -4,6 +4,7 @@
 
 mod bodies;
 mod guard;
+mod idempotency;
 mod problem;
 mod processes;
 mod routes;
@@ -36,6 +37,7 @@ pub struct Desk {
     pub shutdown: Shutdown,
     reloads: Arc<Mutex<Reloads>>,
     known: Arc<processes::Known>,
+    keys: Arc<Mutex<idempotency::Keys>>,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +64,7 @@ impl Desk {
             shutdown,
             reloads: Arc::default(),
             known: Arc::default(),
+            keys: Arc::default(),
         }
     }
 

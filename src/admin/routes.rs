@@ -14,7 +14,7 @@ use serde_json::json;
 use super::bodies::{self, ClaimsBody, MAX_BODY, ReloadBody, ReturnBody};
 use super::problem::Problem;
 use super::views::{AccountView, Course, Leaks, Leases, Owners, ReloadRecord, Sessions};
-use super::{Desk, guard};
+use super::{Desk, guard, idempotency};
 use crate::drain::Phase;
 use crate::lease::SessionId;
 use crate::lease::reload::Outcome;
@@ -149,7 +149,15 @@ async fn claims(
 
 async fn reload(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> Answer<ReloadRecord> {
     let wish = bodies::read::<ReloadBody>(&headers, &body)?.into_wish()?;
-    Ok(Json(carry_out(&desk, wish).await?))
+    let record = match idempotency::key(&headers)? {
+        None => carry_out(&desk, wish).await?,
+        Some(key) => {
+            let once = desk.once(key, &body)?;
+            let first = once.get_or_try_init(|| carry_out(&desk, wish));
+            first.await?.clone()
+        }
+    };
+    Ok(Json(record))
 }
 
 async fn carry_out(desk: &Desk, wish: ReloadWish) -> Result<ReloadRecord, Problem> {

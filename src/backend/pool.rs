@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::backend::capture::State;
 use crate::backend::{Backend, Baseline, Home, Parameters};
-use crate::lease::{Moment, SessionId};
+use crate::lease::{Generation, Moment, SessionId};
 use crate::wire::reply::ClientError;
 
 #[cfg(test)]
@@ -36,6 +36,8 @@ pub struct Pool {
     max: usize,
     /// What its sessions did so far.
     pub counters: Counters,
+    /// Backends of older generations are replaced once nobody holds them.
+    oldest: Cell<Generation>,
     state: RefCell<Inner>,
 }
 
@@ -145,6 +147,7 @@ impl Pool {
             user,
             max,
             counters: Counters::default(),
+            oldest: Cell::default(),
             state: RefCell::default(),
         })
     }
@@ -218,6 +221,10 @@ impl Pool {
 
     /// Takes a backend back. Whoever waits gets it at once.
     pub fn give_back(self: &Rc<Self>, mut lent: Lent, now: Moment) {
+        if lent.backend.generation < self.oldest.get() {
+            // Its permit goes to whoever waits, who opens a new one.
+            return drop(lent);
+        }
         lent.backend.rested = now;
         let waiter = self.state.borrow_mut().waiters.pop_front();
         match waiter {
@@ -343,6 +350,14 @@ impl Pool {
             .idle
             .extract_if(.., |lent| spent(&mut lent.backend))
             .collect();
+        drop(closed);
+    }
+
+    /// Replaces backends that were opened before this generation: idle ones now, lent ones when they come back.
+    pub fn recycle(self: &Rc<Self>, generation: Generation) {
+        self.oldest.set(generation);
+        let old = |lent: &mut Lent| lent.backend.generation < generation;
+        let closed: Vec<Lent> = self.state.borrow_mut().idle.extract_if(.., old).collect();
         drop(closed);
     }
 

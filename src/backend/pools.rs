@@ -52,6 +52,13 @@ impl Pools {
         self.pools.borrow().values().cloned().collect()
     }
 
+    /// Replaces every backend that was opened before this generation, once nobody holds it.
+    pub fn recycle(&self, generation: Generation) {
+        for pool in self.all() {
+            pool.recycle(generation);
+        }
+    }
+
     /// Closes what is spent in every pool, and forgets pools that nobody uses.
     pub fn tend(&self) {
         let now = self.clock.now();

@@ -52,6 +52,10 @@ enum Busy {
     Wait,
     /// Leave it alone
     Spare,
+    /// Wait for it likewise, then cancel what it runs
+    Cancel,
+    /// Wait for it likewise, then end it with FATAL 57P01
+    Close,
 }
 
 #[derive(Args, Debug)]
@@ -85,6 +89,9 @@ pub(super) struct ReloadArgs {
     /// How to return a lease
     #[arg(long)]
     method: Option<Method>,
+    /// Replace backends that were opened before, once nobody holds them
+    #[arg(long)]
+    recycle: bool,
     /// Say what would happen, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -196,6 +203,7 @@ impl ReloadArgs {
         insert(&mut body, "process", self.process);
         insert(&mut body, "busy", self.busy.map(word));
         insert(&mut body, "method", self.method.map(word));
+        insert(&mut body, "recycle", self.recycle.then_some(true));
         insert(&mut body, "dry_run", self.dry_run.then_some(true));
         Value::Object(body).to_string()
     }

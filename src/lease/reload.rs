@@ -49,6 +49,10 @@ pub enum Busy {
     Wait,
     /// Leave them alone.
     Spare,
+    /// Wait likewise; at the deadline cancel what they run, and take what is quiet then.
+    Cancel,
+    /// Wait likewise; at the deadline end them: what they run is cancelled, their transactions are rolled back.
+    Close,
 }
 
 /// How leases are returned.
@@ -156,8 +160,12 @@ pub fn triage(entry: &Entry, wish: &Wish, now: Moment) -> Triage {
     match entry.verdict(now, Duration::MAX) {
         Verdict::None => Triage::Account(Outcome::Returned(Some("held no backend"))),
         Verdict::Active | Verdict::InTransaction => match wish.busy {
-            Busy::Wait if !wish.dry_run => Triage::Ask { quiet: false },
-            Busy::Wait | Busy::Spare => Triage::Account(Outcome::Busy(busy_reason(entry))),
+            Busy::Wait | Busy::Cancel | Busy::Close if !wish.dry_run => {
+                Triage::Ask { quiet: false }
+            }
+            Busy::Wait | Busy::Cancel | Busy::Close | Busy::Spare => {
+                Triage::Account(Outcome::Busy(busy_reason(entry)))
+            }
         },
         Verdict::Resting => Triage::Account(Outcome::Resting),
         Verdict::Idle | Verdict::Parked(_) | Verdict::Pinned(_) => {

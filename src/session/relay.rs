@@ -264,14 +264,14 @@ impl Session {
             let idles = self.is_between_requests() && self.tracker.status() != Status::Idle;
             return idles.then_some(Turn::Obey(order));
         }
-        if self.is_quiet() || self.lent.is_none() || matches!(order, Order::End) {
+        if self.is_quiet() || self.lent.is_none() || matches!(order, Order::End(_)) {
             return Some(Turn::Obey(order));
         }
         match order {
             Order::Return(order) if order.patience == Patience::Now => {
                 order.answer(self.why_busy())
             }
-            Order::Return(_) | Order::Drain | Order::End | Order::EndIdle(_) => {
+            Order::Return(_) | Order::Drain | Order::End(_) | Order::EndIdle(_) => {
                 if let Some(Order::Return(earlier)) = self.rare.waiting.replace(order) {
                     earlier.answer(self.why_busy());
                 }

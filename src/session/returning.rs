@@ -53,7 +53,7 @@ impl Session {
         match order {
             Order::Drain => Err(End::Told(closed(Cause::Drained), Cause::Drained)),
             Order::EndIdle(cause) => Err(End::Told(super::rules::idle_in_transaction(), cause)),
-            Order::End => Err(End::Broken(closed(Cause::Drained))),
+            Order::End(cause) => Err(End::Broken(closed(cause))),
             Order::Return(order) if order.is_withdrawn() => Ok(()),
             Order::Return(order) => {
                 let closing = || {

@@ -33,6 +33,8 @@ pub struct ClaimWish {
 pub struct ReloadWish {
     pub wish: crate::lease::reload::Wish,
     pub deadline: Option<Duration>,
+    /// Replace backends of older generations once nobody holds them.
+    pub recycle: bool,
     pub submitted: Option<Vec<ClaimWish>>,
 }
 
@@ -303,11 +305,7 @@ fn obey(shared: &Rc<Shared>, command: Command) {
         Command::Reload(wish, reply) => {
             let shared = shared.clone();
             tokio::task::spawn_local(async move {
-                let request = reload_request(&shared.ledger, *wish);
-                drop(
-                    reply
-                        .send(reload::run(&shared.ledger, request, shared.config.policies()).await),
-                );
+                drop(reply.send(carry_out(&shared, *wish).await));
             });
         }
         Command::Return { id, method, reply } => {
@@ -339,6 +337,17 @@ fn obey(shared: &Rc<Shared>, command: Command) {
             });
         }
     }
+}
+
+/// Carries out a reload on this data thread.
+async fn carry_out(shared: &Shared, wish: ReloadWish) -> Report {
+    if wish.recycle && !wish.wish.dry_run {
+        let next = shared.ledger.book().generation().next();
+        shared.pools.recycle(next);
+    }
+    let request = reload_request(&shared.ledger, wish);
+    let cancel = |key| shared.cancels.forward(key);
+    reload::run(&shared.ledger, request, shared.config.policies(), &cancel).await
 }
 
 fn sessions(shared: &Shared) -> (u64, Vec<LeaseView>) {

@@ -6,6 +6,7 @@ mod support;
 mod comments;
 mod leaks;
 mod prepared;
+mod reloads;
 mod rules;
 mod stage;
 mod startup;
