@@ -29,6 +29,7 @@ use crate::ledger::{Ledger, Order};
 use crate::metrics::Metrics;
 use crate::net::Stream;
 use crate::net::listen::Peer;
+use crate::net::tls::{ClientTls, Handshakes};
 use crate::wire::reply::ClientError;
 use crate::wire::tracker::Tracker;
 
@@ -47,6 +48,9 @@ pub struct Shared {
     pub max_sessions: usize,
     pub ledger: Rc<Ledger>,
     pub pools: Rc<Pools>,
+    /// None where clients can't encrypt.
+    pub tls: Option<ClientTls>,
+    pub handshakes: Handshakes,
     pub verifiers: Arc<Verifiers>,
     pub metrics: Arc<Metrics>,
     /// The one buffer that every session reads into: no session owns one.
