@@ -5,6 +5,7 @@
 mod attach;
 pub mod auth;
 mod client;
+mod first;
 mod handshake;
 mod leg;
 mod relay;
