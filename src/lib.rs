@@ -19,4 +19,4 @@ pub mod shard;
 pub mod view;
 pub mod wire;
 
-pub use serve::{Listeners, RunError, run};
+pub use serve::{Certificates, Listeners, RunError, run};

@@ -7,20 +7,30 @@ use std::thread;
 use tokio::sync::oneshot;
 
 use crate::admin;
+use crate::backend::Dialer;
 use crate::clock::Clock;
 use crate::config::{Address, Config};
 use crate::drain::{Phase, Shutdown};
 use crate::metrics::Metrics;
+use crate::net::tls::{BackendTls, ClientTls, Handshakes, TlsError};
 use crate::net::{Bound, bind, bind_for_clients};
 use crate::session::auth::Verifiers;
-use crate::shard::{self, Parts, Shards};
+use crate::shard::{self, Parts, Shards, Transport};
 
-/// The listeners of one pgvalet, bound.
+/// The listeners of one pgvalet, bound, and the certificates of both legs, read.
 #[derive(Debug)]
 pub struct Listeners {
     pub clients: Vec<Bound>,
     pub admin: Bound,
     pub metrics: Bound,
+    pub certificates: Certificates,
+}
+
+/// The certificates of both legs. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Certificates {
+    clients: Option<ClientTls>,
+    backends: Option<BackendTls>,
 }
 
 /// Why pgvalet could not start, or had to stop.
@@ -31,6 +41,11 @@ pub enum RunError {
         key: &'static str,
         address: Address,
         source: io::Error,
+    },
+    #[error("no TLS ({key}): {source}")]
+    Tls {
+        key: &'static str,
+        source: Box<TlsError>,
     },
     #[error("can't start: {0}")]
     Start(#[source] io::Error),
@@ -61,7 +76,47 @@ impl Listeners {
             clients,
             admin: one("admin", &config.admin)?,
             metrics: one("metrics", &config.metrics)?,
+            certificates: Certificates::load(config)?,
         })
+    }
+}
+
+impl Certificates {
+    /// Reads what the configuration names.
+    ///
+    /// # Errors
+    /// What is wrong with the first bad file, with its key.
+    pub fn load(config: &Config) -> Result<Self, RunError> {
+        let failed = |key| {
+            move |source| RunError::Tls {
+                key,
+                source: Box::new(source),
+            }
+        };
+        Ok(Self {
+            clients: ClientTls::load(config).map_err(failed("tls"))?,
+            backends: BackendTls::load(&config.upstream).map_err(failed("upstream"))?,
+        })
+    }
+
+    /// Reads them again where they have changed. Sessions and backends keep what they have.
+    pub fn refresh(&self) {
+        if let Some(clients) = &self.clients {
+            clients.refresh();
+        }
+        if let Some(backends) = &self.backends {
+            backends.refresh();
+        }
+    }
+
+    /// Looks at them from time to time, on the thread for handshakes.
+    fn watch(&self, handshakes: &Handshakes) {
+        if let Some(clients) = self.clients.clone() {
+            handshakes.spawn(clients.watch());
+        }
+        if let Some(backends) = self.backends.clone() {
+            handshakes.spawn(backends.watch());
+        }
     }
 }
 
@@ -74,6 +129,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::default());
     let verifiers = Arc::new(Verifiers::new().map_err(RunError::Randomness)?);
+    let transport = transport(&config, listeners.certificates.clone())?;
     let (shards, receivers) = Shards::new(config.threads);
     announce(&listeners);
     let mut ends = Vec::new();
@@ -82,6 +138,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
             config: config.clone(),
             clock,
             listeners: share(&listeners.clients).map_err(RunError::Start)?,
+            transport: transport.clone(),
             verifiers: verifiers.clone(),
             metrics: metrics.clone(),
             commands,
@@ -120,6 +177,18 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
             Err(error) => Err(error),
         },
     }
+}
+
+/// What encrypts both legs, with a thread for its handshakes.
+fn transport(config: &Arc<Config>, certificates: Certificates) -> Result<Transport, RunError> {
+    let handshakes = Handshakes::start().map_err(RunError::Start)?;
+    certificates.watch(&handshakes);
+    let Certificates { clients, backends } = certificates;
+    Ok(Transport {
+        clients,
+        dialer: Dialer::new(config.clone(), backends, handshakes.clone()),
+        handshakes,
+    })
 }
 
 fn announce(listeners: &Listeners) {

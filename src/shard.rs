@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::backend::{Pools, cancel};
+use crate::backend::{Dialer, Pools, cancel};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{Phase, Shutdown};
@@ -20,6 +20,7 @@ use crate::ledger::{Cause, Ledger, Order};
 use crate::metrics::Metrics;
 use crate::net::Bound;
 use crate::net::listen::Listener;
+use crate::net::tls::{ClientTls, Handshakes};
 use crate::session::auth::Verifiers;
 use crate::session::{CancelDesk, Scratch, Shared, serve, turn_away};
 use crate::wire::reply::{ClientError, Fault};
@@ -42,12 +43,22 @@ pub struct Parts {
     pub config: Arc<Config>,
     pub clock: Clock,
     pub listeners: Vec<Bound>,
+    pub transport: Transport,
     pub verifiers: Arc<Verifiers>,
     pub metrics: Arc<Metrics>,
     pub commands: mpsc::Receiver<Command>,
     pub shards: Shards,
     pub number: u32,
     pub shutdown: Shutdown,
+}
+
+/// How both legs are encrypted. Clones share the certificates, and the thread for handshakes.
+#[derive(Clone, Debug)]
+pub struct Transport {
+    /// None where clients can't encrypt.
+    pub clients: Option<ClientTls>,
+    pub dialer: Dialer,
+    pub handshakes: Handshakes,
 }
 
 /// Runs a data thread to its end, on a runtime of its own.
@@ -67,6 +78,7 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         config,
         clock,
         listeners,
+        transport,
         verifiers,
         metrics,
         commands,
@@ -78,9 +90,14 @@ async fn live(parts: Parts) -> std::io::Result<()> {
     let (count, place) = (shards.count() as usize, number as usize);
     let share_of = |whole: usize| whole / count + usize::from(place < whole % count);
     let share = share_of(config.max_backends);
-    let pools = Rc::new(Pools::new(config.clone(), clock, share));
+    let pools = Rc::new(Pools::new(
+        config.clone(),
+        transport.dialer.clone(),
+        clock,
+        share,
+    ));
     let desk = Desk {
-        config: config.clone(),
+        dialer: transport.dialer,
         ledger: ledger.clone(),
         shards,
         number,
@@ -90,6 +107,8 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         max_sessions: share_of(config.max_sessions),
         ledger,
         pools,
+        tls: transport.clients,
+        handshakes: transport.handshakes,
         verifiers,
         metrics,
         scratch: Scratch::default(),
@@ -227,7 +246,7 @@ async fn cut(shared: &Shared) {
 /// Sends cancel requests to the session that they name, on whichever data thread it lives.
 #[derive(Debug)]
 struct Desk {
-    config: Arc<Config>,
+    dialer: Dialer,
     ledger: Rc<Ledger>,
     shards: Shards,
     number: u32,
@@ -240,12 +259,12 @@ impl CancelDesk for Desk {
             let shards = self.shards.clone();
             return Box::pin(async move { shards.cancel(home, key).await });
         }
-        Box::pin(forward_here(self.config.clone(), self.ledger.clone(), key))
+        Box::pin(forward_here(self.dialer.clone(), self.ledger.clone(), key))
     }
 }
 
 /// Cancels what a session of this data thread runs. At most one cancel a backend is under way.
-async fn forward_here(config: Arc<Config>, ledger: Rc<Ledger>, key: CancelKey) {
+async fn forward_here(dialer: Dialer, ledger: Rc<Ledger>, key: CancelKey) {
     let Some((id, target)) = ledger.cancel_target(&key) else {
         return;
     };
@@ -253,7 +272,7 @@ async fn forward_here(config: Arc<Config>, ledger: Rc<Ledger>, key: CancelKey) {
         return;
     }
     target.in_flight.set(1);
-    if let Err(error) = cancel::send(&config.upstream, &target.key, config.tcp_user_timeout).await {
+    if let Err(error) = cancel::send(&dialer, &target.key).await {
         tracing::warn!(session = %id, "a cancel request could not be forwarded: {error}");
     }
     target.in_flight.set(0);

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::backend::connect::dial;
-use crate::config::Upstream;
+use crate::backend::Dialer;
 use crate::wire::startup::CancelKey;
 
 /// How long PostgreSQL may take to close the connection: by then it has sent the signal.
@@ -16,9 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// The connection could not be made, or broke.
-pub async fn send(upstream: &Upstream, key: &CancelKey, user_timeout: Duration) -> io::Result<()> {
+pub async fn send(dialer: &Dialer, key: &CancelKey) -> io::Result<()> {
     let attempt = async {
-        let mut stream = dial(upstream, user_timeout).await?;
+        let mut stream = dialer.dial(dialer.encryption()).await?;
         let length = u32::try_from(12 + key.secret.len()).expect("keys have at most 256 bytes");
         let mut request = Vec::with_capacity(12 + key.secret.len());
         request.extend_from_slice(&length.to_be_bytes());
@@ -26,6 +25,7 @@ pub async fn send(upstream: &Upstream, key: &CancelKey, user_timeout: Duration) 
         request.extend_from_slice(&key.pid.to_be_bytes());
         request.extend_from_slice(&key.secret);
         stream.write_all(&request).await?;
+        stream.flush().await?;
         stream.read(&mut [0; 1]).await.map(|_| ())
     };
     tokio::time::timeout(PATIENCE, attempt)

@@ -8,18 +8,21 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use postgres_protocol::message::frontend;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::backend::dial::{Dialer, Encryption};
 use crate::backend::parameters::{self, Baseline, Parameters};
 use crate::backend::prepared::Prepared;
 use crate::backend::{Backend, Home};
 use crate::config::{Upstream, UpstreamHost};
 use crate::lease::{BackendId, Generation, Moment};
 use crate::ledger::CancelTarget;
-use crate::net::Stream;
+use crate::net::{Stream, tls};
 use crate::wire::frame::{Header, cstr};
 use crate::wire::reply::{ClientError, Fault, Fields};
 use crate::wire::startup::{CancelKey, MAX_KEY};
@@ -27,31 +30,20 @@ use crate::wire::startup::{CancelKey, MAX_KEY};
 /// The longest message that a login may bring, in bytes.
 const MAX_MESSAGE: usize = 64 << 10;
 
+/// The SQLSTATE of what pg_hba.conf doesn't let in.
+const UNWELCOME: &str = "28000";
+
 /// Who logs in where, and with which settings.
 #[derive(Clone, Debug)]
 pub struct Login<'a> {
-    pub upstream: &'a Upstream,
+    pub dialer: &'a Dialer,
     pub database: &'a str,
     pub user: &'a str,
     pub password: Option<SecretString>,
     pub application: &'a str,
     pub baseline: Rc<Baseline>,
-    pub tcp_user_timeout: Duration,
     /// Zero means without limit.
     pub timeout: Duration,
-}
-
-/// Opens a socket to PostgreSQL.
-///
-/// # Errors
-/// The resolver's or the kernel's.
-pub async fn dial(upstream: &Upstream, user_timeout: Duration) -> io::Result<Stream> {
-    match &upstream.host {
-        UpstreamHost::Tcp(host) => Stream::connect_tcp(host, upstream.port, user_timeout).await,
-        UpstreamHost::Unix(directory) => {
-            Stream::connect_unix(&directory.join(format!(".s.PGSQL.{}", upstream.port))).await
-        }
-    }
 }
 
 /// Opens a backend. Cancel safe: what was begun is closed.
@@ -65,15 +57,7 @@ pub async fn open(
     generation: Generation,
 ) -> Result<Backend, ClientError> {
     let attempt = async {
-        let stream = dial(login.upstream, login.tcp_user_timeout)
-            .await
-            .map_err(|error| unreachable(login, &error))?;
-        let mut talk = Talk {
-            stream,
-            buf: BytesMut::new(),
-            login,
-        };
-        talk.log_in().await?;
+        let talk = log_in(login).await?;
         talk.finish(id, now, generation).await
     };
     if login.timeout.is_zero() {
@@ -83,6 +67,24 @@ pub async fn open(
         Ok(outcome) => outcome,
         Err(_) => Err(unreachable(login, &"no answer within connect_timeout")),
     }
+}
+
+/// Logs in, and where PostgreSQL's own rules want it the other way (`hostssl`, `hostnossl`) and sslmode doesn't care, that way.
+async fn log_in<'a>(login: &'a Login<'a>) -> Result<Talk<'a>, ClientError> {
+    let mut talk = Talk::begin(login, login.dialer.encryption()).await?;
+    let refused = match talk.log_in().await {
+        Ok(()) => return Ok(talk),
+        Err(error) => error,
+    };
+    let otherwise = login.dialer.otherwise(&talk.stream);
+    let Some(encryption) = otherwise.filter(|_| refused.code == UNWELCOME) else {
+        return Err(refused);
+    };
+    let Ok(mut talk) = Talk::begin(login, encryption).await else {
+        return Err(refused);
+    };
+    talk.log_in().await?;
+    Ok(talk)
 }
 
 fn place(upstream: &Upstream) -> String {
@@ -97,7 +99,7 @@ fn place(upstream: &Upstream) -> String {
 fn unreachable(login: &Login<'_>, why: &dyn std::fmt::Display) -> ClientError {
     let message = format!(
         "pgvalet can't reach PostgreSQL at {}: {why}",
-        place(login.upstream)
+        place(login.dialer.upstream())
     );
     ClientError::new(Fault::Backend, "08001", message)
         .hint("Is the database up, and is `upstream` right?")
@@ -117,7 +119,20 @@ struct Talk<'a> {
     login: &'a Login<'a>,
 }
 
-impl Talk<'_> {
+impl<'a> Talk<'a> {
+    async fn begin(login: &'a Login<'a>, encryption: Encryption) -> Result<Self, ClientError> {
+        let stream = login
+            .dialer
+            .dial(encryption)
+            .await
+            .map_err(|error| unreachable(login, &error))?;
+        Ok(Self {
+            stream,
+            buf: BytesMut::new(),
+            login,
+        })
+    }
+
     async fn log_in(&mut self) -> Result<(), ClientError> {
         let mut parameters: BTreeMap<&str, &str> = self
             .login
@@ -176,14 +191,13 @@ impl Talk<'_> {
     }
 
     async fn cleartext(&mut self) -> Result<(), ClientError> {
-        let local = match (&self.login.upstream.host, &self.stream) {
-            (UpstreamHost::Unix(_), _) => true,
-            (UpstreamHost::Tcp(_), Stream::Tcp(stream)) => stream
+        let exposed = match &self.stream {
+            Stream::Tls(_) | Stream::Unix(_) => false,
+            Stream::Tcp(stream) => !stream
                 .peer_addr()
                 .is_ok_and(|address| address.ip().is_loopback()),
-            (UpstreamHost::Tcp(_), Stream::Unix(_)) => false,
         };
-        if !local {
+        if exposed {
             return Err(unsupported(&"a password in clear over the network"));
         }
         let password = self.password()?;
@@ -211,22 +225,17 @@ impl Talk<'_> {
     }
 
     async fn scram(&mut self, mechanisms: &[u8]) -> Result<(), ClientError> {
+        let mut offered = Vec::new();
         let mut rest = mechanisms;
-        let mut offered = false;
-        while let Some((name, tail)) = cstr(rest) {
-            offered |= name == SCRAM_SHA_256.as_bytes();
+        while let Some((name, tail)) = cstr(rest).filter(|(name, _)| !name.is_empty()) {
+            offered.push(name);
             rest = tail;
         }
-        if !offered {
-            return Err(unsupported(&"a SASL mechanism other than SCRAM-SHA-256"));
-        }
+        let (mechanism, binding) = self.mechanism(&offered)?;
         let password = self.password()?;
-        let mut scram = ScramSha256::new(
-            password.expose_secret().as_bytes(),
-            ChannelBinding::unsupported(),
-        );
+        let mut scram = ScramSha256::new(password.expose_secret().as_bytes(), binding);
         let mut out = BytesMut::new();
-        frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut out)
+        frontend::sasl_initial_response(mechanism, scram.message(), &mut out)
             .map_err(|error| broken(&error))?;
         self.send(&out).await?;
         let challenge = self.sasl(11).await?;
@@ -241,6 +250,22 @@ impl Talk<'_> {
         self.send(&out).await?;
         let proof = self.sasl(12).await?;
         scram.finish(&proof).map_err(|error| broken(&error))
+    }
+
+    /// The mechanism to use of those that PostgreSQL offers: the one that binds to the TLS connection where it can be.
+    fn mechanism(&self, offered: &[&[u8]]) -> Result<(&'static str, ChannelBinding), ClientError> {
+        let end_point = self.stream.peer_certificate().and_then(tls::end_point);
+        let offers = |name: &str| offered.contains(&name.as_bytes());
+        match end_point {
+            Some(hash) if offers(SCRAM_SHA_256_PLUS) => Ok((
+                SCRAM_SHA_256_PLUS,
+                ChannelBinding::tls_server_end_point(hash),
+            )),
+            // "We could have": PostgreSQL notices where somebody in between took the offer away.
+            Some(_) if offers(SCRAM_SHA_256) => Ok((SCRAM_SHA_256, ChannelBinding::unrequested())),
+            None if offers(SCRAM_SHA_256) => Ok((SCRAM_SHA_256, ChannelBinding::unsupported())),
+            Some(_) | None => Err(unsupported(&"a SASL mechanism other than SCRAM-SHA-256")),
+        }
     }
 
     /// Reads AuthenticationSASLContinue (11) or AuthenticationSASLFinal (12).
@@ -315,10 +340,11 @@ impl Talk<'_> {
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
-        self.stream
-            .write_all(bytes)
-            .await
-            .map_err(|error| broken(&error))
+        let sent = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        sent.await.map_err(|error: io::Error| broken(&error))
     }
 
     /// Reads one message. Notices are dropped; an ErrorResponse becomes the error that the client sees.

@@ -55,7 +55,10 @@ impl Backend {
         let mut statuses = Vec::new();
         {
             let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
-            let write = async { writer.write_all(request).await.map_err(Lost::from) };
+            let write = async {
+                writer.write_all(request).await?;
+                writer.flush().await.map_err(Lost::from)
+            };
             let read = read_answers(
                 &mut reader,
                 &mut unread,

@@ -5,6 +5,7 @@
 pub mod cancel;
 pub mod capture;
 pub mod connect;
+pub mod dial;
 mod exchange;
 pub mod parameters;
 pub mod pool;
@@ -15,6 +16,7 @@ pub mod restore;
 
 use std::rc::Rc;
 
+pub use dial::Dialer;
 pub use exchange::{Answers, Lost};
 pub use parameters::{Baseline, Parameters};
 pub use pool::{Grant, Lent, Permit, Pool};

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::backend::connect::{self, Login};
-use crate::backend::{Backend, Baseline, Lent, Permit, Pool};
+use crate::backend::{Backend, Baseline, Dialer, Lent, Permit, Pool};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::lease::{BackendId, Generation};
@@ -16,6 +16,7 @@ use crate::wire::reply::ClientError;
 #[derive(Debug)]
 pub struct Pools {
     config: Arc<Config>,
+    dialer: Dialer,
     clock: Clock,
     /// The bound of each pool: this thread's share of `max_backends`.
     share: usize,
@@ -26,14 +27,21 @@ pub struct Pools {
 impl Pools {
     /// No pools yet. `share` bounds each of them.
     #[must_use]
-    pub fn new(config: Arc<Config>, clock: Clock, share: usize) -> Self {
+    pub fn new(config: Arc<Config>, dialer: Dialer, clock: Clock, share: usize) -> Self {
         Self {
             config,
+            dialer,
             clock,
             share,
             pools: RefCell::default(),
             next: Cell::new(1),
         }
+    }
+
+    /// The way to PostgreSQL.
+    #[must_use]
+    pub fn dialer(&self) -> &Dialer {
+        &self.dialer
     }
 
     /// The pool of a database and user.
@@ -88,13 +96,12 @@ impl Pools {
     ) -> Result<Lent, ClientError> {
         let opening = pool.begin_opening(self.clock.now())?;
         let login = Login {
-            upstream: &self.config.upstream,
+            dialer: &self.dialer,
             database: &pool.database,
             user: &pool.user,
             password: self.config.password_for(&pool.database, &pool.user),
             application,
             baseline: baseline.clone(),
-            tcp_user_timeout: self.config.tcp_user_timeout,
             timeout: self.config.connect_timeout,
         };
         let id = BackendId(self.next.replace(self.next.get() + 1));

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::Certificates;
 use crate::config::{Loaded, Sources, load};
 use crate::demo::{self, After};
 
@@ -127,6 +128,10 @@ fn check(sources: &Sources) -> Exit {
         Ok(loaded) => {
             for warning in &loaded.warnings {
                 complain(&format!("warning: {warning}"));
+            }
+            if let Err(error) = Certificates::load(&loaded.config) {
+                complain(&error.to_string());
+                return Exit::Usage;
             }
             print(&loaded.effective_toml())
         }

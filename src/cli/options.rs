@@ -61,6 +61,7 @@ fn placeholder(kind: &Kind) -> String {
         Kind::Choice(choice) => choice.options.join("|"),
         Kind::Patterns(_) => "PATTERN".to_owned(),
         Kind::Filter(_) => "FILTER".to_owned(),
+        Kind::Path(_) => "FILE".to_owned(),
         Kind::Users | Kind::Rules => "TABLE".to_owned(),
     }
 }

@@ -9,7 +9,7 @@ use super::signals::{ProcessSignal, Signals};
 use super::{Exit, complain, loaded};
 use crate::config::{self, Config, LogFormat, Sources};
 use crate::drain::{self, Trigger};
-use crate::{Listeners, RunError};
+use crate::{Certificates, Listeners, RunError};
 
 /// Serves until a signal ends it.
 pub(super) fn serve(sources: Sources) -> Exit {
@@ -54,13 +54,19 @@ fn start(config: Config, sources: Sources) -> Result<(), RunError> {
         let signals = Signals::install().map_err(RunError::Start)?;
         let listeners = Listeners::bind(&config)?;
         let (trigger, shutdown) = drain::channel();
-        tokio::spawn(heed(signals, trigger, sources));
+        let certificates = listeners.certificates.clone();
+        tokio::spawn(heed(signals, trigger, sources, certificates));
         crate::run(config, listeners, shutdown).await
     })
 }
 
 /// Does what signals ask for, until the process ends.
-async fn heed(mut signals: Signals, trigger: Trigger, sources: Sources) {
+async fn heed(
+    mut signals: Signals,
+    trigger: Trigger,
+    sources: Sources,
+    certificates: Certificates,
+) {
     loop {
         match signals.next().await {
             ProcessSignal::Drain => {
@@ -73,10 +79,13 @@ async fn heed(mut signals: Signals, trigger: Trigger, sources: Sources) {
                 info!("ending at once");
                 trigger.advance();
             }
-            ProcessSignal::Reload => match config::load(&sources) {
-                Ok(_) => warn!("the configuration is valid; it takes effect at the next start"),
-                Err(errors) => error!("the configuration stays as it was: {errors}"),
-            },
+            ProcessSignal::Reload => {
+                certificates.refresh();
+                match config::load(&sources) {
+                    Ok(_) => warn!("the configuration is valid; it takes effect at the next start"),
+                    Err(errors) => error!("the configuration stays as it was: {errors}"),
+                }
+            }
         }
     }
 }

@@ -167,6 +167,9 @@ pub enum ValueProblem {
     /// No filter of log lines.
     #[error("`{text}` isn't a log filter")]
     NotAFilter { text: String },
+    /// A path that depends on where pgvalet is started.
+    #[error("`{text}` isn't an absolute path")]
+    NotAPath { text: String },
     /// Something about the upstream URL.
     #[error(transparent)]
     Url(#[from] UrlProblem),
@@ -203,14 +206,22 @@ pub enum UrlProblem {
         "the {part} holds a bare `/` or `@` (are such characters in user, password and database percent-encoded?)"
     )]
     Delimiter { part: &'static str },
-    /// TLS is asked for.
+    /// A certificate is to be verified against nothing.
     #[error(
-        "sslmode={mode} asks for TLS to PostgreSQL, which this version of pgvalet doesn't have yet; \
-         use sslmode=disable, allow or prefer on a network that you trust, or a unix socket"
+        "sslmode={mode} needs sslrootcert: the absolute path of a PEM file, or system for the system's certificate store"
     )]
-    Tls { mode: &'static str },
+    NoRoots { mode: &'static str },
+    /// The system's store signs for anybody: only the name tells hosts apart.
+    #[error("sslrootcert=system needs sslmode=verify-full: those authorities sign for anybody")]
+    WeakSystemRoots,
+    /// A certificate without its key, or the other way round.
+    #[error("sslcert and sslkey go together")]
+    HalfPair,
+    /// A path that depends on where pgvalet is started.
+    #[error("{name} isn't an absolute path")]
+    RelativePath { name: &'static str },
     /// An sslmode that libpq doesn't have either.
-    #[error("sslmode is none of disable, allow, prefer")]
+    #[error("sslmode is none of disable, allow, prefer, require, verify-ca, verify-full")]
     SslMode,
     /// A parameter that libpq takes, but pgvalet has elsewhere.
     #[error("the parameter {name} isn't taken in the URL; use {instead}")]
@@ -249,6 +260,12 @@ pub enum Conflict {
         "{listener} is this pgvalet's own `listen` address; allowed: where PostgreSQL itself listens"
     )]
     Loop { listener: String },
+    /// TLS without what it needs.
+    #[error("\"{mode}\" needs {missing}; allowed: \"disable\", or TLS with its files")]
+    TlsWithout {
+        mode: &'static str,
+        missing: &'static str,
+    },
     /// Fewer backends than threads.
     #[error(
         "{threads} threads can't share {max_backends} backends; allowed: at most `max_backends`"

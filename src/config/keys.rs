@@ -2,10 +2,11 @@
 //!
 //! Files, variables, flags, `pgvalet check` and the reference all read this one table.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::value::{self, Raw, Zero};
-use super::{Address, Auth, ChaosReturn, Config, LogFormat, Mode, ReturnMethod, ValueProblem};
+use super::{Address, Auth, ChaosReturn, Config, LogFormat, Mode, ReturnMethod, Tls, ValueProblem};
 
 /// A field of the configuration.
 type Slot<T> = fn(&mut Config) -> &mut T;
@@ -55,6 +56,8 @@ pub enum Kind {
     Patterns(Slot<Vec<String>>),
     /// A log filter.
     Filter(Slot<String>),
+    /// A file.
+    Path(Slot<Option<PathBuf>>),
 }
 
 /// One of some words, and how it is written to and read from its field.
@@ -124,6 +127,26 @@ pub static KEYS: &[Key] = &[
         "auth",
         choice!(auth: "scram" => Auth::Scram, "trust" => Auth::Trust),
         "How clients prove who they are; `trust` only on loopback and unix listeners",
+    ),
+    key(
+        "tls",
+        choice!(tls: "disable" => Tls::Disable, "allow" => Tls::Allow, "require" => Tls::Require, "verify" => Tls::Verify),
+        "Whether clients on TCP may encrypt, must, or must and show a certificate of their own",
+    ),
+    key(
+        "tls_cert",
+        Kind::Path(|c| &mut c.tls_cert),
+        "The certificate that clients see, with its intermediates; read again when it changes, and on SIGHUP",
+    ),
+    key(
+        "tls_key",
+        Kind::Path(|c| &mut c.tls_key),
+        "Its key; read again together with it",
+    ),
+    key(
+        "tls_client_ca",
+        Kind::Path(|c| &mut c.tls_client_ca),
+        "The roots that clients' certificates must have: those that are shown, and for `verify` all",
     ),
     key(
         "mode",
@@ -249,7 +272,8 @@ impl Kind {
         match self {
             Self::Upstream => {
                 "postgres://user:password@host:port/database, special characters percent-encoded; \
-                 ?host=/directory for a unix socket; ?sslmode=disable, allow or prefer"
+                 ?host=/directory for a unix socket; \
+                 ?sslmode=, sslrootcert=, sslcert= and sslkey= as in libpq"
                     .to_owned()
             }
             Self::Users => "`[users.NAME]` with `password = \"...\"`".to_owned(),
@@ -270,6 +294,7 @@ impl Kind {
             Self::Filter(_) => {
                 "off, error, warn, info, debug or trace, or a filter such as \"info,pgvalet::session=debug\"".to_owned()
             }
+            Self::Path(_) => "the absolute path of a PEM file".to_owned(),
         }
     }
 
@@ -305,11 +330,12 @@ impl Kind {
                     .collect::<Result<_, _>>()?;
             }
             Self::Filter(slot) => *slot(config) = value::filter(raw.text()?.trim())?,
+            Self::Path(slot) => *slot(config) = Some(value::path(raw.text()?)?),
         }
         Ok(())
     }
 
-    /// The field's value as TOML; None for the upstream and the users, whose secrets `show` hides, and for rules.
+    /// The field's value as TOML; None where it has none, for rules, and for the upstream and the users, whose secrets `show` hides.
     pub(super) fn get(&self, config: &Config) -> Option<toml::Value> {
         // A slot is the one way to the field, and wants a mutable configuration.
         let config = &mut config.clone();
@@ -334,6 +360,9 @@ impl Kind {
             }
             Self::Patterns(slot) => texts(slot(config).clone()),
             Self::Filter(slot) => toml::Value::String(slot(config).clone()),
+            Self::Path(slot) => {
+                toml::Value::String(slot(config).as_ref()?.to_string_lossy().into_owned())
+            }
         })
     }
 }
@@ -346,6 +375,7 @@ pub fn reference() -> String {
         database: "postgres".to_owned(),
         user: "postgres".to_owned(),
         password: None,
+        tls: super::UpstreamTls::default(),
     });
     let mut table = String::from("| key | default | allowed | meaning |\n|---|---|---|---|\n");
     for key in KEYS

@@ -12,8 +12,8 @@ use super::error::Conflict;
 use super::file::{self, Setting, key_named};
 use super::value::Raw;
 use super::{
-    Address, Auth, Config, ConfigError, ConfigErrors, Kind, Origin, Pgpass, PgpassProblem,
-    Upstream, UpstreamHost, UserConfig, ValueProblem, upstream, variables,
+    Address, Auth, Config, ConfigError, ConfigErrors, Kind, Origin, Pgpass, PgpassProblem, Tls,
+    Upstream, UpstreamHost, UpstreamTls, UserConfig, ValueProblem, upstream, variables,
 };
 
 /// All that a configuration is read from. Kept, so that SIGHUP reads it again.
@@ -212,6 +212,7 @@ fn nowhere() -> Upstream {
         database: String::new(),
         user: String::new(),
         password: None,
+        tls: UpstreamTls::default(),
     }
 }
 
@@ -272,6 +273,7 @@ fn conflicts(config: &Config, origins: &BTreeMap<&'static str, Origin>) -> Vec<C
         ));
     }
     found.extend(collisions(config));
+    found.extend(tls_without(config).map(|conflict| ("tls", conflict)));
     let error = |(key, conflict)| {
         let origin = origins.get(key).cloned().unwrap_or(Origin::Default);
         ConfigError::Conflict {
@@ -281,6 +283,26 @@ fn conflicts(config: &Config, origins: &BTreeMap<&'static str, Origin>) -> Vec<C
         }
     };
     found.into_iter().map(error).collect()
+}
+
+/// TLS whose files aren't named.
+fn tls_without(config: &Config) -> Option<Conflict> {
+    let mode = match config.tls {
+        Tls::Disable => return None,
+        Tls::Allow => "allow",
+        Tls::Require => "require",
+        Tls::Verify => "verify",
+    };
+    let missing = if config.tls_cert.is_none() {
+        "`tls_cert`"
+    } else if config.tls_key.is_none() {
+        "`tls_key`"
+    } else if config.tls == Tls::Verify && config.tls_client_ca.is_none() {
+        "`tls_client_ca`"
+    } else {
+        return None;
+    };
+    Some(Conflict::TlsWithout { mode, missing })
 }
 
 /// Listeners that others can reach, and mustn't.

@@ -43,6 +43,14 @@ pub struct Config {
     pub metrics: Address,
     /// How clients prove who they are.
     pub auth: Auth,
+    /// Whether clients on TCP may or must encrypt.
+    pub tls: Tls,
+    /// The certificate that clients see, with its intermediates: PEM.
+    pub tls_cert: Option<PathBuf>,
+    /// Its key: PEM, not encrypted.
+    pub tls_key: Option<PathBuf>,
+    /// The roots that clients' own certificates must have: PEM.
+    pub tls_client_ca: Option<PathBuf>,
     /// When a lease ends by itself.
     pub mode: Mode,
     /// The bound of each (database, user) pool, in backends.
@@ -99,6 +107,47 @@ pub struct Upstream {
     pub user: String,
     /// The password of `user`.
     pub password: Option<SecretString>,
+    /// How the connection is encrypted.
+    pub tls: UpstreamTls,
+}
+
+/// How connections to PostgreSQL are encrypted. Unix sockets never are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    pub mode: SslMode,
+    /// Whose signature PostgreSQL's certificate must bear.
+    pub root: Option<RootSource>,
+    /// The certificate that we show, with its intermediates: PEM.
+    pub cert: Option<PathBuf>,
+    /// Its key: PEM, not encrypted.
+    pub key: Option<PathBuf>,
+}
+
+/// libpq's sslmode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SslMode {
+    /// Never.
+    Disable,
+    /// Only where PostgreSQL refuses us without.
+    Allow,
+    /// Where PostgreSQL offers it.
+    #[default]
+    Prefer,
+    /// Always; with whomever, unless a root is given.
+    Require,
+    /// Always, with a certificate that the root has signed.
+    VerifyCa,
+    /// Always, with a certificate that the root has signed for this host.
+    VerifyFull,
+}
+
+/// Where roots of trust come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootSource {
+    /// The system's certificate store.
+    System,
+    /// A PEM file.
+    File(PathBuf),
 }
 
 /// A host name or address, or the directory of a unix socket.
@@ -145,6 +194,19 @@ pub enum Auth {
     Scram,
     /// No proof; only on loopback and unix listeners.
     Trust,
+}
+
+/// Whether clients on TCP may or must encrypt. Unix sockets never leave the machine, and are never encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// They can't.
+    Disable,
+    /// They may.
+    Allow,
+    /// They must.
+    Require,
+    /// They must, and show a certificate that `tls_client_ca` has signed.
+    Verify,
 }
 
 /// When a lease ends by itself.
@@ -234,6 +296,10 @@ impl Config {
             admin: loopback(6433),
             metrics: loopback(9127),
             auth: Auth::Scram,
+            tls: Tls::Disable,
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
             mode: Mode::Session,
             max_backends: 20,
             max_sessions: 10_000,

@@ -2,7 +2,11 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{Config, KEYS, Key, Kind, Loaded, Upstream, UpstreamHost, Visibility};
+use super::upstream::word;
+use super::{
+    Config, KEYS, Key, Kind, Loaded, RootSource, SslMode, Upstream, UpstreamHost, UpstreamTls,
+    Visibility,
+};
 
 /// What stands for a secret.
 const HIDDEN: &str = "***";
@@ -96,6 +100,31 @@ impl std::fmt::Display for Upstream {
             encode(&self.user),
             self.port,
             encode(&self.database)
-        )
+        )?;
+        let parameters = parameters(&self.tls);
+        for (index, (name, value)) in parameters.iter().enumerate() {
+            let delimiter = if index == 0 { '?' } else { '&' };
+            write!(f, "{delimiter}{name}={}", encode(value))?;
+        }
+        Ok(())
     }
+}
+
+/// What a URL must say to get this, besides defaults.
+fn parameters(tls: &UpstreamTls) -> Vec<(&'static str, String)> {
+    let file = |path: &std::path::PathBuf| path.to_string_lossy().into_owned();
+    let mode = (tls.mode != SslMode::default()).then(|| word(tls.mode).to_owned());
+    let root = tls.root.as_ref().map(|root| match root {
+        RootSource::System => "system".to_owned(),
+        RootSource::File(path) => file(path),
+    });
+    [
+        ("sslmode", mode),
+        ("sslrootcert", root),
+        ("sslcert", tls.cert.as_ref().map(file)),
+        ("sslkey", tls.key.as_ref().map(file)),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
+    .collect()
 }

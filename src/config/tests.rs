@@ -98,6 +98,7 @@ listen = "127.0.0.1:6432"
 admin = "127.0.0.1:6433"
 metrics = "127.0.0.1:9127"
 auth = "scram"
+tls = "disable"
 mode = "session"
 max_backends = 20
 max_sessions = 10000

@@ -8,16 +8,19 @@ use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 
 use super::error::Hint;
-use super::{Upstream, UpstreamHost, UrlProblem};
+use super::{RootSource, SslMode, Upstream, UpstreamHost, UpstreamTls, UrlProblem};
 
 /// The parameters that are taken.
-const PARAMETERS: [&str; 8] = [
+const PARAMETERS: [&str; 11] = [
     "host",
     "port",
     "user",
     "password",
     "dbname",
     "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
     "gssencmode",
     "application_name",
 ];
@@ -30,7 +33,21 @@ struct Parts {
     host: Option<String>,
     port: Option<String>,
     database: Option<String>,
+    sslmode: Option<SslMode>,
+    sslrootcert: Option<RootSource>,
+    sslcert: Option<PathBuf>,
+    sslkey: Option<PathBuf>,
 }
+
+/// libpq's words for [`SslMode`].
+pub(super) const SSL_MODES: [(&str, SslMode); 6] = [
+    ("disable", SslMode::Disable),
+    ("allow", SslMode::Allow),
+    ("prefer", SslMode::Prefer),
+    ("require", SslMode::Require),
+    ("verify-ca", SslMode::VerifyCa),
+    ("verify-full", SslMode::VerifyFull),
+];
 
 /// Reads `url`; the user is `os_user` where it names none, the database is the user's where it names none.
 pub(super) fn parse(url: &str, os_user: &str) -> Result<Upstream, UrlProblem> {
@@ -117,7 +134,13 @@ impl Parts {
                 "user" => self.user = non_empty(value),
                 "password" => self.password = non_empty(value),
                 "dbname" => self.database = non_empty(value),
-                "sslmode" => check_sslmode(&value)?,
+                "sslmode" => self.sslmode = Some(sslmode(&value)?),
+                "sslrootcert" if value == "system" => self.sslrootcert = Some(RootSource::System),
+                "sslrootcert" => {
+                    self.sslrootcert = Some(RootSource::File(file("sslrootcert", value)?));
+                }
+                "sslcert" => self.sslcert = Some(file("sslcert", value)?),
+                "sslkey" => self.sslkey = Some(file("sslkey", value)?),
                 "gssencmode" if matches!(value.as_str(), "disable" | "prefer") => {}
                 // Each client brings its own; it is taken so that an app's URL can be pasted.
                 "application_name" => {}
@@ -139,7 +162,8 @@ impl Parts {
         Ok(())
     }
 
-    fn finish(self, os_user: &str) -> Result<Upstream, UrlProblem> {
+    fn finish(mut self, os_user: &str) -> Result<Upstream, UrlProblem> {
+        let tls = self.tls()?;
         let host = self.host.ok_or(UrlProblem::NoHost)?;
         if host.contains(',') {
             return Err(UrlProblem::SeveralHosts);
@@ -156,6 +180,34 @@ impl Parts {
             database: self.database.unwrap_or_else(|| user.clone()),
             user,
             password: self.password.map(SecretString::from),
+            tls,
+        })
+    }
+
+    /// What is said of TLS, by libpq's rules; it has no default files here.
+    fn tls(&mut self) -> Result<UpstreamTls, UrlProblem> {
+        let root = self.sslrootcert.take();
+        let system = root == Some(RootSource::System);
+        let default = if system {
+            SslMode::VerifyFull
+        } else {
+            SslMode::default()
+        };
+        let mode = self.sslmode.unwrap_or(default);
+        if system && mode != SslMode::VerifyFull {
+            return Err(UrlProblem::WeakSystemRoots);
+        }
+        if matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull) && root.is_none() {
+            return Err(UrlProblem::NoRoots { mode: word(mode) });
+        }
+        if self.sslcert.is_some() != self.sslkey.is_some() {
+            return Err(UrlProblem::HalfPair);
+        }
+        Ok(UpstreamTls {
+            mode,
+            root,
+            cert: self.sslcert.take(),
+            key: self.sslkey.take(),
         })
     }
 }
@@ -171,15 +223,25 @@ fn non_empty(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn check_sslmode(mode: &str) -> Result<(), UrlProblem> {
-    match mode {
-        "disable" | "allow" | "prefer" => Ok(()),
-        "require" => Err(UrlProblem::Tls { mode: "require" }),
-        "verify-ca" => Err(UrlProblem::Tls { mode: "verify-ca" }),
-        "verify-full" => Err(UrlProblem::Tls {
-            mode: "verify-full",
-        }),
-        _ => Err(UrlProblem::SslMode),
+fn sslmode(text: &str) -> Result<SslMode, UrlProblem> {
+    let known = SSL_MODES.iter().find(|(word, _)| *word == text);
+    known.map(|(_, mode)| *mode).ok_or(UrlProblem::SslMode)
+}
+
+/// libpq's word for a mode.
+pub(super) fn word(mode: SslMode) -> &'static str {
+    SSL_MODES
+        .iter()
+        .find(|(_, known)| *known == mode)
+        .map_or("", |(word, _)| word)
+}
+
+fn file(name: &'static str, text: String) -> Result<PathBuf, UrlProblem> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(UrlProblem::RelativePath { name })
     }
 }
 

@@ -104,6 +104,18 @@ pub(super) fn duration(raw: &Raw, zero: Zero, most: Duration) -> Result<Duration
     }
 }
 
+/// The path of a file.
+pub(super) fn path(text: &str) -> Result<PathBuf, ValueProblem> {
+    let path = Path::new(text);
+    if path.is_absolute() {
+        Ok(path.to_owned())
+    } else {
+        Err(ValueProblem::NotAPath {
+            text: text.to_owned(),
+        })
+    }
+}
+
 /// A whole number in `range`.
 pub(super) fn count(raw: &Raw, least: usize, most: usize) -> Result<usize, ValueProblem> {
     let number = match raw {

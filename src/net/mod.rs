@@ -1,9 +1,10 @@
-//! Owns sockets: how they are bound, connected and set up, TCP and unix alike.
+//! Owns sockets: how they are bound, connected and set up, TCP, TLS and unix alike.
 //!
 //! Refuses to know what flows through them.
 
 pub mod listen;
 pub mod stream;
+pub mod tls;
 
 pub use listen::{Bound, bind, bind_for_clients};
 pub use stream::Stream;

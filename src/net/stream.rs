@@ -8,14 +8,18 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustix::net::{self, RecvFlags, SendFlags};
+use rustls::pki_types::CertificateDer;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
 
-/// A connected socket: TCP or unix.
+/// A connected socket: TCP, TLS over it, or unix.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
+    /// Boxed: nobody else shall pay for its size.
+    Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
 }
 
@@ -56,13 +60,50 @@ impl Stream {
         Ok(Self::Tcp(stream))
     }
 
-    /// Whether anything waits to be read. Registers no waker.
+    /// Whether it is encrypted.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// The certificate that the peer has shown, if any.
+    #[must_use]
+    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        match self {
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first(),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+
+    /// The protocol that was agreed on with TLS, if any.
+    #[must_use]
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+
+    /// The TCP connection below, if any.
+    #[must_use]
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether anything waits to be read. Leaves no waker that would wake anybody.
     #[must_use]
     pub fn pulse(&self) -> Pulse {
         let mut context = Context::from_waker(Waker::noop());
         let ready = match self {
             Self::Tcp(stream) => stream.poll_read_ready(&mut context),
             Self::Unix(stream) => stream.poll_read_ready(&mut context),
+            // It may have been read from the socket already.
+            Self::Tls(stream) if !stream.get_ref().1.wants_read() => return Pulse::Stirring,
+            Self::Tls(stream) => stream.get_ref().0.poll_read_ready(&mut context),
         };
         if ready.is_ready() {
             Pulse::Stirring
@@ -74,19 +115,29 @@ impl Stream {
     /// Reads what is there, without waiting. A short read takes the readiness with it: no second read will find nothing.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing is; else the kernel's.
-    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+    /// `WouldBlock` when nothing is; else the kernel's, or that of TLS.
+    pub fn try_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.is_tls() {
+            let mut buf = ReadBuf::new(buf);
+            let mut context = Context::from_waker(Waker::noop());
+            let read = at_once(Pin::new(self).poll_read(&mut context, &mut buf));
+            return read.map(|()| buf.filled().len());
+        }
         let length = buf.len();
         self.try_io(Interest::READABLE, length, |socket| {
             Ok(net::recv(socket, &mut *buf, RecvFlags::empty())?.0)
         })
     }
 
-    /// Writes what fits into the socket's buffer, without waiting.
+    /// Writes what fits into the socket's buffer, without waiting. TLS takes some more: only a flush sends it all.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing fits; else the kernel's.
-    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+    /// `WouldBlock` when nothing fits; else the kernel's, or that of TLS.
+    pub fn try_write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if self.is_tls() {
+            let mut context = Context::from_waker(Waker::noop());
+            return at_once(Pin::new(self).poll_write(&mut context, buf));
+        }
         self.try_io(Interest::WRITABLE, buf.len(), |socket| {
             Ok(net::send(socket, buf, SendFlags::NOSIGNAL)?)
         })
@@ -112,6 +163,7 @@ impl Stream {
         let result = match self {
             Self::Tcp(stream) => stream.try_io(interest, || attempt(stream.as_fd())),
             Self::Unix(stream) => stream.try_io(interest, || attempt(stream.as_fd())),
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         };
         done.map_or(result, Ok)
     }
@@ -120,9 +172,9 @@ impl Stream {
     /// between two calls of the same task. Whoever reads in another way in between sets it to false.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's, or that of TLS.
     pub fn poll_recv(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
         buf: &mut [u8],
         armed: &mut bool,
@@ -132,6 +184,12 @@ impl Stream {
                 let ready = match self {
                     Self::Tcp(stream) => stream.poll_read_ready(cx),
                     Self::Unix(stream) => stream.poll_read_ready(cx),
+                    // What the socket says is not what the connection has to say.
+                    Self::Tls(_) => {
+                        let mut buf = ReadBuf::new(buf);
+                        let read = Pin::new(self).poll_read(cx, &mut buf);
+                        return read.map_ok(|()| buf.filled().len());
+                    }
                 };
                 match ready {
                     Poll::Pending => {
@@ -153,6 +211,14 @@ impl Stream {
                 }
             }
         }
+    }
+}
+
+/// What was done without waiting.
+fn at_once<T>(done: Poll<io::Result<T>>) -> io::Result<T> {
+    match done {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
     }
 }
 
@@ -179,6 +245,13 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => match Pin::new(stream).poll_read(cx, buf) {
+                // A peer that is killed says no goodbye. The protocol's own frames tell whether anything is missing.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    Poll::Ready(Ok(()))
+                }
+                read => read,
+            },
         }
     }
 }
@@ -192,17 +265,23 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// What TLS has taken may not have reached the socket yet: only a flush says that it has.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

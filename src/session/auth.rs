@@ -1,4 +1,5 @@
-//! Owns the proof of who a client is: SCRAM-SHA-256 (RFC 5802, RFC 7677) against the upstream user's password.
+//! Owns the proof of who a client is: SCRAM-SHA-256 (RFC 5802, RFC 7677) against the upstream user's password, bound to
+//! the TLS connection where there is one (SCRAM-SHA-256-PLUS, RFC 5929).
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -6,8 +7,11 @@ use std::sync::Mutex;
 use pgwire::api::auth::sasl::scram::{
     SCRAM_ITERATIONS, ScramSecret, ScramServerAuth, gen_salted_password,
 };
+use pgwire::error::PgWireError;
 use pgwire::messages::startup::Authentication;
+use rustls::pki_types::CertificateDer;
 use secrecy::{ExposeSecret, SecretString};
+use x509_certificate::CapturedX509Certificate;
 
 use crate::wire::reply::{self, ClientError, Fault};
 
@@ -108,34 +112,104 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// AuthenticationSASL with the one mechanism that is offered.
-#[must_use]
-pub fn offer() -> Vec<u8> {
-    reply::authentication(&Authentication::SASL(vec!["SCRAM-SHA-256".to_owned()]))
+/// The mechanisms, by their names in SASL.
+const PLAIN: &str = "SCRAM-SHA-256";
+/// Bound to the TLS connection, so that nobody in between can pass the proof on.
+const BOUND: &str = "SCRAM-SHA-256-PLUS";
+
+/// The SQLSTATE that PostgreSQL gives to what is wrong with a channel binding.
+const BINDING: &str = "28000";
+
+/// What a client is asked to prove, and over which connection.
+pub struct Challenge {
+    secret: ScramSecret,
+    server: ScramServerAuth,
+}
+
+impl Challenge {
+    /// `shown` is the certificate that the client saw, if the connection is encrypted.
+    ///
+    /// Reading it takes a while: call it off the data thread.
+    #[must_use]
+    pub fn new(secret: ScramSecret, shown: Option<&CertificateDer<'static>>) -> Self {
+        let mut server = ScramServerAuth::new();
+        let readable = shown.and_then(|der| CapturedX509Certificate::from_der(der.to_vec()).ok());
+        if let Some(certificate) = readable {
+            // Where the certificate's signature names no hash to bind to (Ed25519), binding isn't offered.
+            let _ = server.configure_certificate(certificate.encode_pem().as_bytes());
+        }
+        Self { secret, server }
+    }
+
+    /// AuthenticationSASL with the mechanisms that are offered.
+    #[must_use]
+    pub fn offer(&self) -> Vec<u8> {
+        let bound = self.server.supports_channel_binding().then_some(BOUND);
+        let names = bound.into_iter().chain([PLAIN]).map(str::to_owned);
+        reply::authentication(&Authentication::SASL(names.collect()))
+    }
+
+    /// Begins with the client's first message. Gives the answer to send.
+    ///
+    /// # Errors
+    /// The message isn't SCRAM's, or somebody in between has kept channel binding from the client.
+    pub fn first(self, body: &[u8]) -> Result<(Vec<u8>, Exchange), ClientError> {
+        let (mechanism, rest) = crate::wire::frame::cstr(body).ok_or_else(malformed)?;
+        let (length, message) = rest.split_first_chunk::<4>().ok_or_else(malformed)?;
+        if usize::try_from(i32::from_be_bytes(*length)) != Ok(message.len()) {
+            return Err(malformed());
+        }
+        self.judge_binding(mechanism, message)?;
+        let begun = self
+            .server
+            .on_client_first_message_with_secret(message, self.secret);
+        let (answer, exchange) = begun.map_err(|_| malformed())?;
+        let answer = Authentication::SASLContinue(answer.into_bytes().into());
+        Ok((reply::authentication(&answer), Exchange(exchange)))
+    }
+
+    /// Whether mechanism and channel binding flag go together, and with what was offered (RFC 5802, section 6).
+    fn judge_binding(&self, mechanism: &[u8], message: &[u8]) -> Result<(), ClientError> {
+        let offered = self.server.supports_channel_binding();
+        let bound = mechanism == BOUND.as_bytes() && offered;
+        if !bound && mechanism != PLAIN.as_bytes() {
+            let text = "client selected an invalid SASL authentication mechanism";
+            return Err(ClientError::new(Fault::Client, "08P01", text));
+        }
+        match message.first() {
+            Some(b'p') if bound => Ok(()),
+            Some(b'p') => Err(malformed().detail(
+                "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes channel \
+                 binding data.",
+            )),
+            Some(_) if bound => Err(malformed().detail(
+                "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data.",
+            )),
+            Some(b'y') if offered => {
+                let error = ClientError::new(
+                    Fault::Client,
+                    BINDING,
+                    "SCRAM channel binding negotiation error",
+                );
+                Err(error.detail(
+                    "The client supports SCRAM channel binding but thinks the server does not. However, this server \
+                     does support channel binding.",
+                ))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Challenge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Challenge")
+    }
 }
 
 /// The server's side of one exchange.
 #[derive(Debug)]
 pub struct Exchange(pgwire::api::auth::sasl::scram::ScramServerAuthWaitingForClientFinal);
-
-/// Begins with the client's first message. Gives the answer to send.
-///
-/// # Errors
-/// The message isn't SCRAM's.
-pub fn first(body: &[u8], secret: ScramSecret) -> Result<(Vec<u8>, Exchange), ClientError> {
-    let (mechanism, rest) = crate::wire::frame::cstr(body).ok_or_else(malformed)?;
-    if mechanism != b"SCRAM-SHA-256" {
-        return Err(malformed().detail("The only mechanism offered is SCRAM-SHA-256."));
-    }
-    let (length, message) = rest.split_first_chunk::<4>().ok_or_else(malformed)?;
-    if usize::try_from(i32::from_be_bytes(*length)) != Ok(message.len()) {
-        return Err(malformed());
-    }
-    let begun = ScramServerAuth::new().on_client_first_message_with_secret(message, secret);
-    let (answer, exchange) = begun.map_err(|_| malformed())?;
-    let answer = Authentication::SASLContinue(answer.into_bytes().into());
-    Ok((reply::authentication(&answer), Exchange(exchange)))
-}
 
 /// Ends with the client's proof. Gives the answer to send.
 ///
@@ -145,11 +219,19 @@ pub fn last(body: &[u8], exchange: &Exchange, user: &str) -> Result<Vec<u8>, Cli
     let answer = exchange
         .0
         .on_client_final_message(body)
-        .map_err(|_| failed(user))?;
+        .map_err(|error| match error {
+            PgWireError::InvalidScramMessage(text) if text == MISMATCH => {
+                ClientError::new(Fault::Client, BINDING, "SCRAM channel binding check failed")
+            }
+            _ => failed(user),
+        })?;
     Ok(reply::authentication(&Authentication::SASLFinal(
         answer.into_bytes().into(),
     )))
 }
+
+/// How pgwire says that a client has bound its proof to another connection.
+const MISMATCH: &str = "Channel binding mismatch";
 
 fn malformed() -> ClientError {
     ClientError::new(Fault::Client, "08P01", "malformed SCRAM message")

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use pgwire::api::auth::sasl::scram::ScramSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backend::{Baseline, Parameters};
@@ -12,6 +11,8 @@ use crate::lease::book::Process;
 use crate::lease::{Profile, Status};
 use crate::net::Stream;
 use crate::net::listen::Peer;
+use crate::session::auth::Challenge;
+use crate::session::first::{self, Line, Opened};
 use crate::session::leg::{Cursor, Spill};
 use crate::session::statements::Statements;
 use crate::session::virtual_settings::Virtuals;
@@ -19,34 +20,31 @@ use crate::session::{Phase, Rare, Session, Shared, attach, auth};
 use crate::wire::frame::Header;
 use crate::wire::options;
 use crate::wire::reply::{self, ClientError, Fault};
-use crate::wire::startup::{self, First, NEWEST_MINOR, Startup};
+use crate::wire::startup::{NEWEST_MINOR, Startup};
 use crate::wire::tracker::Tracker;
 
 /// The longest password message that is read, in bytes.
 const MAX_PASSWORD: usize = 4096;
 
-/// How many requests for encryption one connection may make.
-const MAX_REQUESTS: usize = 4;
-
 /// Leads one connection through its login. `None` when it asked for a cancel only, or was refused.
-pub(super) async fn greet(shared: &Rc<Shared>, mut stream: Stream, peer: Peer) -> Option<Session> {
-    let startup = match first_packet(shared, &mut stream).await {
-        Ok(Some(startup)) => startup,
-        Ok(None) => return None,
-        Err(error) => {
+pub(super) async fn greet(shared: &Rc<Shared>, stream: Stream, peer: Peer) -> Option<Session> {
+    let (line, startup) = match first::open(shared, stream).await {
+        Opened::Startup(line, startup) => (line, startup),
+        Opened::Done => return None,
+        Opened::Refused(mut stream, error) => {
             refuse(shared, &mut stream, &error).await;
             return None;
         }
     };
     let mut door = Door {
         shared,
-        stream,
+        line,
         minor: startup.minor.min(NEWEST_MINOR),
     };
     match door.admit(startup, &peer).await {
         Ok(admitted) => Some(door.into_session(admitted)),
         Err(Refusal::Told(error)) => {
-            refuse(shared, &mut door.stream, &error).await;
+            refuse(shared, &mut door.line.stream, &error).await;
             None
         }
         Err(Refusal::Gone) => None,
@@ -54,9 +52,9 @@ pub(super) async fn greet(shared: &Rc<Shared>, mut stream: Stream, peer: Peer) -
 }
 
 /// Refuses a connection once it has said hello: before, libpq would not show the text.
-pub(super) async fn turn_away(shared: &Shared, mut stream: Stream, error: &ClientError) {
-    if let Ok(Some(_)) = first_packet(shared, &mut stream).await {
-        refuse(shared, &mut stream, error).await;
+pub(super) async fn turn_away(shared: &Shared, stream: Stream, error: &ClientError) {
+    if let Opened::Startup(mut line, _) = first::open(shared, stream).await {
+        refuse(shared, &mut line.stream, error).await;
     }
 }
 
@@ -88,61 +86,10 @@ impl From<std::io::Error> for Refusal {
     }
 }
 
-/// Reads up to the startup packet: encryption is declined, a cancel request is carried out.
-async fn first_packet(
-    shared: &Shared,
-    stream: &mut Stream,
-) -> Result<Option<Startup>, ClientError> {
-    for _ in 0..MAX_REQUESTS {
-        let mut length = [0; 4];
-        if stream.read_exact(&mut length).await.is_err() {
-            return Ok(None);
-        }
-        let length = startup::packet_length(length).map_err(|error| bad_packet(&error))?;
-        let mut packet = vec![0; length - 4];
-        if stream.read_exact(&mut packet).await.is_err() {
-            return Ok(None);
-        }
-        match startup::read(&packet).map_err(|error| bad_packet(&error))? {
-            First::Ssl | First::Gssenc => {
-                let ahead = !matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
-                if stream.write_all(b"N").await.is_err() {
-                    return Ok(None);
-                }
-                if ahead {
-                    // CVE-2021-3935: what came before the answer could be anybody's.
-                    let text = "received unencrypted data after an encryption request";
-                    return Err(ClientError::new(Fault::Client, "08P01", text));
-                }
-            }
-            First::Cancel(key) => {
-                shared.cancels.forward(key).await;
-                return Ok(None);
-            }
-            First::Startup(startup) => return Ok(Some(startup)),
-        }
-    }
-    Err(ClientError::new(
-        Fault::Client,
-        "08P01",
-        "too many requests for encryption",
-    ))
-}
-
-fn bad_packet(error: &startup::BadPacket) -> ClientError {
-    let code = match error {
-        startup::BadPacket::Version { .. } => "0A000",
-        startup::BadPacket::Length | startup::BadPacket::Layout | startup::BadPacket::Encoding => {
-            "08P01"
-        }
-    };
-    ClientError::new(Fault::Client, code, error.to_string())
-}
-
 /// A connection that has sent its startup packet.
 struct Door<'a> {
     shared: &'a Rc<Shared>,
-    stream: Stream,
+    line: Line,
     /// The minor protocol version that both sides speak from here on.
     minor: u16,
 }
@@ -161,13 +108,14 @@ struct Admitted {
 impl Door<'_> {
     async fn admit(&mut self, mut startup: Startup, peer: &Peer) -> Result<Admitted, Refusal> {
         if startup.minor > NEWEST_MINOR || !startup.options.is_empty() {
-            self.stream
-                .write_all(&reply::negotiate(self.minor, startup.options.clone()))
-                .await?;
+            let offer = reply::negotiate(self.minor, startup.options.clone());
+            self.line.say(&offer).await?;
         }
         let ours = options::take_ours(&mut startup.parameters);
         let parameters = &startup.parameters;
         let (database, user) = whom(parameters, &self.shared.config.upstream.database)?;
+        let demand = self.shared.config.tls;
+        first::judge(demand, &self.line, peer, (&database, &user))?;
         self.authenticate(&database, &user).await?;
         let application = parameters
             .get("application_name")
@@ -214,28 +162,33 @@ impl Door<'_> {
             Auth::Trust => {}
             Auth::Scram => self.scram(database, user).await?,
         }
-        self.stream.write_all(&reply::authentication_ok()).await?;
+        self.line.say(&reply::authentication_ok()).await?;
         Ok(())
     }
 
     async fn scram(&mut self, database: &str, user: &str) -> Result<(), Refusal> {
-        let secret = self.secret(database, user).await?;
-        self.stream.write_all(&auth::offer()).await?;
+        let challenge = self.challenge(database, user).await?;
+        self.line.say(&challenge.offer()).await?;
         let body = self.password_message().await?;
-        let (answer, exchange) = auth::first(&body, secret)?;
-        self.stream.write_all(&answer).await?;
+        let (answer, exchange) = challenge.first(&body)?;
+        self.line.say(&answer).await?;
         let body = self.password_message().await?;
         let answer = auth::last(&body, &exchange, user)?;
-        self.stream.write_all(&answer).await?;
+        self.line.say(&answer).await?;
         Ok(())
     }
 
-    async fn secret(&self, database: &str, user: &str) -> Result<ScramSecret, ClientError> {
+    async fn challenge(&self, database: &str, user: &str) -> Result<Challenge, ClientError> {
         let password = self.shared.config.password_for(database, user);
         let verifiers = self.shared.verifiers.clone();
         let name = user.to_owned();
-        let derived =
-            tokio::task::spawn_blocking(move || verifiers.secret(&name, password.as_ref())).await;
+        let shown = self.line.identity.as_ref();
+        let shown = shown.map(|identity| identity.certificate.clone());
+        let derive = move || {
+            let secret = verifiers.secret(&name, password.as_ref());
+            Challenge::new(secret, shown.as_ref())
+        };
+        let derived = tokio::task::spawn_blocking(derive).await;
         derived.map_err(|_| {
             ClientError::new(
                 Fault::Proxy,
@@ -247,14 +200,14 @@ impl Door<'_> {
 
     async fn password_message(&mut self) -> Result<Vec<u8>, Refusal> {
         let mut header = [0; 5];
-        self.stream.read_exact(&mut header).await?;
+        self.line.stream.read_exact(&mut header).await?;
         let malformed = || ClientError::new(Fault::Client, "08P01", "expected a password message");
         let header = Header::read(&header).ok().flatten().ok_or_else(malformed)?;
         if header.kind != b'p' || header.body > MAX_PASSWORD {
             return Err(malformed().into());
         }
         let mut body = vec![0; header.body];
-        self.stream.read_exact(&mut body).await?;
+        self.line.stream.read_exact(&mut body).await?;
         Ok(body)
     }
 
@@ -291,7 +244,7 @@ impl Door<'_> {
             pool,
             id,
             slot,
-            client: self.stream,
+            client: self.line.stream,
             client_armed: false,
             lent: None,
             tracker: Tracker::default(),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
@@ -37,8 +37,9 @@ impl Cursor {
 #[derive(Debug, Default)]
 pub(super) struct Spill(Option<Box<Pending>>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Pending {
+    /// Empty where only TLS itself still holds some.
     bytes: Vec<u8>,
     written: usize,
 }
@@ -73,14 +74,14 @@ impl Spill {
     ) -> Poll<io::Result<()>> {
         while let Some(pending) = &mut self.0 {
             let rest = &pending.bytes[pending.written..];
-            match Pin::new(&mut *stream).poll_write(cx, rest) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(count)) => pending.written += count,
-            }
-            if pending.written == pending.bytes.len() {
+            if rest.is_empty() {
+                ready!(Pin::new(&mut *stream).poll_flush(cx))?;
                 self.0 = None;
+                break;
+            }
+            match ready!(Pin::new(&mut *stream).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => pending.written += count,
             }
         }
         Poll::Ready(Ok(()))
@@ -103,11 +104,71 @@ impl Spill {
         }
         self.push(rest);
         if self.0.is_none() {
+            // TLS takes more than the socket does: what it still holds counts as unwritten.
+            if Pin::new(stream).poll_flush(cx)?.is_pending() {
+                self.0 = Some(Box::default());
+            }
             return Ok(());
         }
         match self.poll_flush(stream, cx) {
             Poll::Ready(written) => written,
             Poll::Pending => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// Takes everything at once, as TLS does, and lets go of it when it may.
+    #[derive(Default)]
+    struct Hoarder {
+        held: Vec<u8>,
+        sent: Vec<u8>,
+        may_send: bool,
+    }
+
+    impl AsyncWrite for Hoarder {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.held.extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if !self.may_send {
+                return Poll::Pending;
+            }
+            let held = std::mem::take(&mut self.held);
+            self.sent.extend_from_slice(&held);
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn bytes_that_tls_still_holds_count_as_unwritten() {
+        let mut context = Context::from_waker(Waker::noop());
+        let (mut spill, mut hoarder) = (Spill::default(), Hoarder::default());
+
+        spill.push(b"one");
+        assert!(spill.poll_flush(&mut hoarder, &mut context).is_pending());
+        assert!(!spill.is_empty());
+        spill.push(b"two");
+        assert!(spill.poll_flush(&mut hoarder, &mut context).is_pending());
+
+        hoarder.may_send = true;
+        assert!(spill.poll_flush(&mut hoarder, &mut context).is_ready());
+        assert!(spill.is_empty());
+        assert_eq!(hoarder.sent, b"onetwo");
     }
 }

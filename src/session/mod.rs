@@ -6,6 +6,7 @@ mod adapt;
 mod attach;
 pub mod auth;
 mod client;
+mod first;
 mod handshake;
 mod leg;
 mod relay;
@@ -33,6 +34,7 @@ use crate::ledger::{Ledger, Order};
 use crate::metrics::Metrics;
 use crate::net::Stream;
 use crate::net::listen::Peer;
+use crate::net::tls::{ClientTls, Handshakes};
 use crate::wire::reply::ClientError;
 use crate::wire::sql::Class;
 use crate::wire::tracker::Tracker;
@@ -53,6 +55,9 @@ pub struct Shared {
     pub max_sessions: usize,
     pub ledger: Rc<Ledger>,
     pub pools: Rc<Pools>,
+    /// None where clients can't encrypt.
+    pub tls: Option<ClientTls>,
+    pub handshakes: Handshakes,
     pub verifiers: Arc<Verifiers>,
     pub metrics: Arc<Metrics>,
     /// The one buffer that every session reads into: no session owns one.

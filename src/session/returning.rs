@@ -250,14 +250,8 @@ async fn scrub(
 /// Closes a backend that nobody can use any more; what still runs on it is cancelled.
 async fn abandon(shared: &super::Shared, lent: Lent, running: bool) {
     if running {
-        let upstream = &shared.config.upstream;
         // The backend may be gone; then there is nothing left to cancel.
-        let _ = cancel::send(
-            upstream,
-            &lent.backend.key.key,
-            shared.config.tcp_user_timeout,
-        )
-        .await;
+        let _ = cancel::send(shared.pools.dialer(), &lent.backend.key.key).await;
     }
     drop(lent);
 }

@@ -91,6 +91,7 @@ fn password_files_are_read_by_the_rules_of_libpq() {
             database: String::new(),
             user: String::new(),
             password: None,
+            tls: UpstreamTls::default(),
         };
         pgpass
             .password(&upstream, database, "u")
@@ -126,6 +127,7 @@ proptest! {
         let pgpass = Pgpass::parse(&format!("h:1:d:{user_field}:{}\n", escape(&secret)));
         let upstream = Upstream {
             host: UpstreamHost::Tcp("h".into()), port: 1, database: "d".into(), user: user.clone(), password: None,
+            tls: UpstreamTls::default(),
         };
         let found = pgpass.password(&upstream, "d", &user).map(|password| password.expose_secret().to_owned());
         prop_assert_eq!(found, Some(secret));

@@ -170,3 +170,26 @@ fn a_file_that_is_missing_or_not_toml_is_named_without_quoting_it() {
     );
     assert!(!refused.contains("hush"), "{refused}");
 }
+
+#[test]
+fn tls_for_clients_needs_its_files() {
+    let with = |flags: &[(&str, &str)]| {
+        let mut sources = sources();
+        let flags = flags.iter();
+        sources
+            .flags
+            .extend(flags.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        load(&sources).map_err(|errors| errors.to_string())
+    };
+    let refused = with(&[("tls", "require")]).expect_err("refused");
+    assert!(
+        refused.contains("\"require\" needs `tls_cert`"),
+        "{refused}"
+    );
+    let files = [("tls_cert", "/c"), ("tls_key", "/k")];
+    assert!(with(&[&[("tls", "allow")], &files[..]].concat()).is_ok());
+    let refused = with(&[&[("tls", "verify")], &files[..]].concat()).expect_err("refused");
+    assert!(refused.contains("needs `tls_client_ca`"), "{refused}");
+    let refused = with(&[("tls_cert", "server.crt")]).expect_err("refused");
+    assert!(refused.contains("isn't an absolute path"), "{refused}");
+}

@@ -36,6 +36,30 @@ fn urls_are_read_by_the_rules_of_libpq() {
 }
 
 #[test]
+fn tls_is_read_by_the_rules_of_libpq_and_shown_again() {
+    let tls = |query: &str| url(&format!("postgres://u@h:5432/d{query}")).upstream;
+    assert_eq!(tls("").tls.mode, SslMode::Prefer);
+    assert_eq!(
+        tls("?sslrootcert=system").tls,
+        UpstreamTls {
+            mode: SslMode::VerifyFull,
+            root: Some(RootSource::System),
+            ..UpstreamTls::default()
+        }
+    );
+    for query in [
+        "",
+        "?sslmode=disable",
+        "?sslmode=require",
+        "?sslmode=verify-ca&sslrootcert=%2Fa%20b.crt&sslcert=%2Fc.crt&sslkey=%2Fk.key",
+    ] {
+        let shown = tls(query);
+        assert!(shown.to_string().ends_with(query), "{shown}");
+        assert_eq!(url(&shown.to_string()).upstream.tls, shown.tls);
+    }
+}
+
+#[test]
 fn urls_that_are_wrong_say_why_and_never_show_the_password() {
     for (text, why) in [
         ("mysql://u:hush@h/d", "begin with postgres://"),
@@ -48,10 +72,22 @@ fn urls_that_are_wrong_say_why_and_never_show_the_password() {
         ("postgres://u:hush@/d", "names no host"),
         ("postgres://u:hush@a,b/d", "several hosts"),
         (
-            "postgres://u:hush@h/d?sslmode=require",
-            "asks for TLS to PostgreSQL, which this version",
+            "postgres://u:hush@h/d?sslmode=verify-full",
+            "sslmode=verify-full needs sslrootcert",
         ),
-        ("postgres://u:hush@h/d?sslmode=verify-full", "asks for TLS"),
+        (
+            "postgres://u:hush@h/d?sslmode=require&sslrootcert=system",
+            "sslrootcert=system needs sslmode=verify-full",
+        ),
+        (
+            "postgres://u:hush@h/d?sslmode=verify_full",
+            "sslmode is none of disable",
+        ),
+        ("postgres://u:hush@h/d?sslcert=/c", "go together"),
+        (
+            "postgres://u:hush@h/d?sslrootcert=r.crt",
+            "sslrootcert isn't an absolute path",
+        ),
         (
             "postgres://u:hush@h/d?aplication_name=x",
             "unknown parameter `aplication_name`; did you mean `application_name`?",

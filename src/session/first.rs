@@ -1,0 +1,220 @@
+//! Owns the first packets of a connection: requests for encryption, a cancel, or the startup packet.
+//!
+//! What was sent in clear ahead of an encryption is refused, never obeyed (CVE-2021-3935).
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::config::Tls;
+use crate::net::Stream;
+use crate::net::listen::Peer;
+use crate::net::tls::{ALPN, Identity};
+use crate::session::Shared;
+use crate::wire::reply::{ClientError, Fault};
+use crate::wire::startup::{self, BadPacket, First, Startup};
+
+/// How many requests for encryption one connection may make.
+const MAX_REQUESTS: usize = 4;
+
+/// The first byte of a TLS handshake: no startup packet is so long that it could begin like this.
+const CLIENT_HELLO: u8 = 0x16;
+
+/// A client's connection, before it is a session.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub stream: Stream,
+    /// What the handshake was made with, where there was one.
+    pub identity: Option<Arc<Identity>>,
+}
+
+/// How the first packets ended.
+pub(super) enum Opened {
+    /// The client wants a session.
+    Startup(Line, Startup),
+    /// It wants nothing more, or is gone.
+    Done,
+    /// It shall hear why not.
+    Refused(Stream, ClientError),
+}
+
+/// What one packet asks for.
+enum Asked {
+    Startup(Startup),
+    /// TLS from here on; these bytes of it were read already.
+    Tls(How, Vec<u8>),
+    Again,
+    Done,
+}
+
+/// How TLS begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// By SSLRequest.
+    Requested,
+    /// By the first byte: PostgreSQL 17's direct negotiation, which demands ALPN.
+    Direct,
+}
+
+impl Line {
+    /// Says something, to the last byte.
+    pub(super) async fn say(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
+    }
+}
+
+/// Reads up to the startup packet: encryption is agreed on or declined, a cancel request is carried out.
+pub(super) async fn open(shared: &Shared, stream: Stream) -> Opened {
+    let mut line = Line {
+        stream,
+        identity: None,
+    };
+    for _ in 0..MAX_REQUESTS {
+        match ask(shared, &mut line).await {
+            Ok(Asked::Startup(startup)) => return Opened::Startup(line, startup),
+            Ok(Asked::Done) => return Opened::Done,
+            Ok(Asked::Again) => {}
+            Ok(Asked::Tls(how, ahead)) => match encrypt(shared, line, how, ahead).await {
+                Ok(encrypted) => line = encrypted,
+                Err(end) => return end,
+            },
+            Err(error) => return Opened::Refused(line.stream, error),
+        }
+    }
+    let error = ClientError::new(Fault::Client, "08P01", "too many requests for encryption");
+    Opened::Refused(line.stream, error)
+}
+
+async fn ask(shared: &Shared, line: &mut Line) -> Result<Asked, ClientError> {
+    let mut length = [0; 4];
+    if line.stream.read_exact(&mut length).await.is_err() {
+        return Ok(Asked::Done);
+    }
+    if length[0] == CLIENT_HELLO && is_willing(shared, &line.stream) {
+        return Ok(Asked::Tls(How::Direct, length.to_vec()));
+    }
+    let length = startup::packet_length(length).map_err(|error| bad_packet(&error))?;
+    let mut packet = vec![0; length - 4];
+    if line.stream.read_exact(&mut packet).await.is_err() {
+        return Ok(Asked::Done);
+    }
+    match startup::read(&packet).map_err(|error| bad_packet(&error))? {
+        // Encrypted already: PostgreSQL, too, takes a second request for a strange version.
+        First::Ssl if line.stream.is_tls() => Err(bad_packet(&BadPacket::Version {
+            major: 1234,
+            minor: 5679,
+        })),
+        First::Gssenc if line.stream.is_tls() => Err(bad_packet(&BadPacket::Version {
+            major: 1234,
+            minor: 5680,
+        })),
+        First::Ssl if is_willing(shared, &line.stream) => accept_request(line).await,
+        First::Ssl | First::Gssenc => decline_request(line).await,
+        First::Cancel(key) => {
+            shared.cancels.forward(key).await;
+            // libpq takes a TLS connection that ends without a goodbye for a failure.
+            let _ = line.stream.shutdown().await;
+            Ok(Asked::Done)
+        }
+        First::Startup(startup) => Ok(Asked::Startup(startup)),
+    }
+}
+
+/// Unix sockets are never encrypted, as with PostgreSQL.
+fn is_willing(shared: &Shared, stream: &Stream) -> bool {
+    shared.tls.is_some() && matches!(stream, Stream::Tcp(_))
+}
+
+async fn accept_request(line: &mut Line) -> Result<Asked, ClientError> {
+    refuse_haste(line).await?;
+    Ok(match line.say(b"S").await {
+        Ok(()) => Asked::Tls(How::Requested, Vec::new()),
+        Err(_) => Asked::Done,
+    })
+}
+
+async fn decline_request(line: &mut Line) -> Result<Asked, ClientError> {
+    refuse_haste(line).await?;
+    Ok(match line.say(b"N").await {
+        Ok(()) => Asked::Again,
+        Err(_) => Asked::Done,
+    })
+}
+
+/// CVE-2021-3935: what came before our answer to a request for encryption could be anybody's.
+async fn refuse_haste(line: &mut Line) -> Result<(), ClientError> {
+    let ahead = line.stream.try_read(&mut [0]);
+    if matches!(ahead, Err(error) if error.kind() == ErrorKind::WouldBlock) {
+        return Ok(());
+    }
+    // Who is gone already needs no answer.
+    let _ = line.say(b"N").await;
+    let text = "received unencrypted data after an encryption request";
+    Err(ClientError::new(Fault::Client, "08P01", text))
+}
+
+async fn encrypt(shared: &Shared, line: Line, how: How, ahead: Vec<u8>) -> Result<Line, Opened> {
+    let Some(tls) = &shared.tls else {
+        return Err(Opened::Done);
+    };
+    let accepted = tls.accept(&shared.handshakes, line.stream, ahead).await;
+    let (stream, identity) = accepted.map_err(|error| {
+        // The client was told by an alert.
+        shared.metrics.fault(Fault::Client, "08P01");
+        tracing::info!("a client's TLS handshake failed: {error}");
+        Opened::Done
+    })?;
+    if how == How::Direct && stream.alpn() != Some(ALPN) {
+        let text = "direct TLS connection without the ALPN protocol \"postgresql\"";
+        let error = ClientError::new(Fault::Client, "08P01", text);
+        return Err(Opened::Refused(stream, error));
+    }
+    Ok(Line {
+        stream,
+        identity: Some(identity),
+    })
+}
+
+/// Whether a client may come in over this line, as pg_hba.conf would judge it, and in its words.
+pub(super) fn judge(
+    demand: Tls,
+    line: &Line,
+    peer: &Peer,
+    (database, user): (&str, &str),
+) -> Result<(), ClientError> {
+    let Peer::Tcp(address) = peer else {
+        return Ok(());
+    };
+    match demand {
+        Tls::Disable | Tls::Allow => Ok(()),
+        Tls::Require | Tls::Verify if !line.stream.is_tls() => {
+            Err(unencrypted(*address, database, user))
+        }
+        Tls::Verify if line.stream.peer_certificate().is_none() => Err(ClientError::new(
+            Fault::Client,
+            "28000",
+            "connection requires a valid client certificate",
+        )),
+        Tls::Require | Tls::Verify => Ok(()),
+    }
+}
+
+fn unencrypted(address: SocketAddr, database: &str, user: &str) -> ClientError {
+    let host = address.ip().to_canonical();
+    let text = format!(
+        "no pg_hba.conf entry for host \"{host}\", user \"{user}\", database \"{database}\", no encryption"
+    );
+    ClientError::new(Fault::Client, "28000", text)
+        .hint("pgvalet's `tls` demands encryption: connect with sslmode=require or stronger.")
+}
+
+fn bad_packet(error: &BadPacket) -> ClientError {
+    let code = match error {
+        BadPacket::Version { .. } => "0A000",
+        BadPacket::Length | BadPacket::Layout | BadPacket::Encoding => "08P01",
+    };
+    ClientError::new(Fault::Client, code, error.to_string())
+}
