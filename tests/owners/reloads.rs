@@ -86,7 +86,7 @@ fn a_session_that_ends_its_work_in_time_is_neither_cancelled_nor_closed() {
     };
     for how in ["cancel", "close"] {
         let mut client = session(&valet);
-        client.send(&messages::query("SELECT pg_sleep(0.1)"));
+        client.send(&messages::query("SELECT pg_sleep(2)"));
         eventually("it runs", || shown(&valet, &client)["state"] == "active");
         let record = reload(&valet, &json!({"busy": how, "deadline": "20s"}));
         assert_eq!(
