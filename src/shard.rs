@@ -3,6 +3,7 @@
 //! The thread shares nothing but messages: whoever wants to know or change something sends a command.
 
 mod commands;
+mod sample;
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,20 +1,20 @@
 //! Owns what can be asked of the data threads, and how the answers of several become one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::backend::pool::Census;
 use crate::lease::book::Process;
 use crate::lease::history::Parks;
 use crate::lease::reload::{Method, Outcome, Pinned};
-use crate::lease::{Claim, ClaimState, SessionId, Verdict};
+use crate::lease::{Claim, ClaimState, SessionId};
 use crate::ledger::{Cause, Ledger, Order, Patience, ReturnOrder};
-use crate::metrics::{PoolSample, Sample};
+use crate::metrics::Sample;
 use crate::reload::{self, Report};
 use crate::session::Shared;
+use crate::shard::sample::sample;
 use crate::view::LeaseView;
 use crate::wire::startup::CancelKey;
 
@@ -397,72 +397,4 @@ async fn give_back(ledger: &Ledger, id: SessionId, method: Method) -> Option<Out
         return None;
     }
     Some(answer.await.unwrap_or(Outcome::Gone))
-}
-
-fn sample(shared: &Shared) -> Sample {
-    let ledger = &shared.ledger;
-    let book = ledger.book();
-    let now = ledger.now();
-    let policies = shared.config.policies();
-    let mut pools: HashMap<(Rc<str>, Rc<str>), PoolSample> = HashMap::new();
-    for pool in shared.pools.all() {
-        let key = (pool.database.clone(), pool.user.clone());
-        pools.insert(key, pool_sample(&pool));
-    }
-    let mut parked: HashMap<Rc<str>, (usize, Duration)> = HashMap::new();
-    for (_, entry) in book.entries() {
-        let key = (entry.profile.database.clone(), entry.profile.user.clone());
-        if let Some(pool) = pools.get_mut(&key) {
-            pool.sessions += 1;
-            let word = entry.state.word();
-            pool.leases
-                .iter_mut()
-                .filter(|(state, _)| *state == word)
-                .for_each(|(_, count)| *count += 1);
-        }
-        if let Verdict::Parked(_) | Verdict::Pinned(_) =
-            entry.verdict(now, policies.of(entry).park_after)
-        {
-            let known = parked.entry(entry.owner().0).or_default();
-            *known = (known.0 + 1, known.1.max(entry.idle(now)));
-        }
-    }
-    Sample {
-        pools: pools.into_values().collect(),
-        parked: parked
-            .into_iter()
-            .map(|(owner, (count, longest))| (owner.to_string(), count, longest))
-            .collect(),
-        generation: book.generation().0,
-    }
-}
-
-fn pool_sample(pool: &crate::backend::Pool) -> PoolSample {
-    let Census {
-        leased,
-        warm,
-        idle,
-        connecting,
-        waiting,
-        max,
-    } = pool.census();
-    let states = ["active", "in_transaction", "idle", "returning"];
-    PoolSample {
-        database: pool.database.to_string(),
-        user: pool.user.to_string(),
-        sessions: 0,
-        leases: states.map(|state| (state, 0)).to_vec(),
-        backends: vec![
-            ("leased", leased),
-            ("warm", warm),
-            ("idle", idle),
-            ("connecting", connecting),
-        ],
-        max,
-        waiting,
-        requests: pool.counters.requests.get(),
-        transactions: pool.counters.transactions.get(),
-        bytes_in: pool.counters.bytes_in.get(),
-        bytes_out: pool.counters.bytes_out.get(),
-    }
 }
