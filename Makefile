@@ -1,12 +1,13 @@
 # The commands of everyday work. Each installs by name what this machine misses, and says so.
 
-.PHONY: demo test rails-test lint help
+.PHONY: demo test rails-test lint pg-regress help
 
 help:
 	@echo 'make demo        see pgvalet at work, in a terminal'
 	@echo 'make test        everything that CI checks'
 	@echo 'make rails-test  only the Rails scenario'
 	@echo 'make lint        formatting, clippy, documentation, supply chain'
+	@echo "make pg-regress  PostgreSQL's own suites, through pgvalet (some 25 minutes)"
 
 demo:
 	@scripts/bootstrap demo
@@ -24,3 +25,7 @@ rails-test:
 lint:
 	@scripts/bootstrap test
 	@scripts/lint
+
+pg-regress:
+	@scripts/bootstrap demo
+	@scripts/pg-regress $(ARGS)

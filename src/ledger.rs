@@ -66,12 +66,12 @@ pub enum Order {
 }
 
 /// What a cancel request needs to know of the backend that a session holds.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct CancelTarget {
     /// PostgreSQL's key of the backend.
     pub key: CancelKey,
     /// How many cancels are under way: the backend changes hands only at zero.
-    pub in_flight: Rc<Cell<u32>>,
+    pub in_flight: Cell<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +80,7 @@ struct Mailbox {
     waker: Option<Waker>,
     /// The secret of our own BackendKeyData.
     secret: Box<[u8]>,
-    target: Option<CancelTarget>,
+    target: Option<Rc<CancelTarget>>,
 }
 
 /// The book and the mailboxes of one data thread.
@@ -234,7 +234,7 @@ impl Ledger {
     }
 
     /// Says which backend a cancel of this session reaches; none while it holds none.
-    pub fn aim(&self, slot: Slot, target: Option<CancelTarget>) {
+    pub fn aim(&self, slot: Slot, target: Option<Rc<CancelTarget>>) {
         self.mail.borrow_mut()[slot.index()].target = target;
     }
 
@@ -260,7 +260,7 @@ impl Ledger {
 
     /// The backend that a cancel request reaches: only with the right secret, and only while a request is unanswered.
     #[must_use]
-    pub fn cancel_target(&self, key: &CancelKey) -> Option<(SessionId, CancelTarget)> {
+    pub fn cancel_target(&self, key: &CancelKey) -> Option<(SessionId, Rc<CancelTarget>)> {
         let book = self.book.borrow();
         let id = SessionId::new(key.pid);
         let slot = book.find(id)?;

@@ -14,9 +14,11 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backend::parameters::{self, Baseline, Parameters};
+use crate::backend::prepared::Prepared;
 use crate::backend::{Backend, Home};
 use crate::config::{Upstream, UpstreamHost};
 use crate::lease::{BackendId, Generation, Moment};
+use crate::ledger::CancelTarget;
 use crate::net::Stream;
 use crate::wire::frame::{Header, cstr};
 use crate::wire::reply::{ClientError, Fault, Fields};
@@ -294,7 +296,10 @@ impl Talk<'_> {
             id,
             stream: self.stream,
             armed: false,
-            key,
+            key: Rc::new(CancelTarget {
+                key,
+                in_flight: Cell::new(0),
+            }),
             parameters: Rc::new(reported),
             baseline: self.login.baseline.clone(),
             application: self.login.application.into(),
@@ -302,7 +307,9 @@ impl Talk<'_> {
             born: now,
             rested: now,
             generation,
-            cancels: Rc::new(Cell::new(0)),
+            carries: Rc::default(),
+            prepared: Prepared::default(),
+            spent: false,
             unread: self.buf.to_vec(),
         })
     }

@@ -9,10 +9,10 @@ mod exchange;
 pub mod parameters;
 pub mod pool;
 pub mod pools;
+pub mod prepared;
 pub mod reset;
 pub mod restore;
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 pub use exchange::{Answers, Lost};
@@ -20,12 +20,13 @@ pub use parameters::{Baseline, Parameters};
 pub use pool::{Grant, Lent, Permit, Pool};
 pub use pools::Pools;
 
+use crate::backend::capture::State;
+use crate::backend::prepared::Prepared;
 use crate::lease::{BackendId, Generation, Moment, SessionId};
 use crate::ledger::CancelTarget;
 use crate::net::Stream;
 use crate::net::stream::Pulse;
 use crate::wire::frame::Header;
-use crate::wire::startup::CancelKey;
 
 /// Whose state a backend carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +46,19 @@ pub struct Backend {
     pub stream: Stream,
     /// The session's task is registered to be woken when PostgreSQL sends something.
     pub armed: bool,
-    /// PostgreSQL's key for cancel requests.
-    pub key: CancelKey,
+    /// What a cancel request needs: PostgreSQL's key, and how many are on their way.
+    pub key: Rc<CancelTarget>,
     /// What PostgreSQL last reported of its settings.
     pub parameters: Rc<Parameters>,
     /// The startup parameters that it was opened with: what RESET goes back to.
     pub baseline: Rc<Baseline>,
     pub home: Home,
+    /// The settings that it carries, as the last probe found them.
+    pub carries: Rc<State>,
+    /// Its named prepared statements, whoever made them.
+    pub prepared: Prepared,
+    /// Sequences may remember something (`currval`, `lastval`) of whoever held it last.
+    pub spent: bool,
     /// When it was opened.
     pub born: Moment,
     /// When it last came back to the pool.
@@ -60,8 +67,6 @@ pub struct Backend {
     pub application: Box<str>,
     /// The generation that it was opened in.
     pub generation: Generation,
-    /// Cancels on their way to it.
-    pub cancels: Rc<Cell<u32>>,
     /// Bytes that came behind the answers to a question of ours: unasked messages, or the beginning of one.
     pub unread: Vec<u8>,
 }
@@ -69,11 +74,14 @@ pub struct Backend {
 impl Backend {
     /// What a cancel of its session needs to know.
     #[must_use]
-    pub fn cancel_target(&self) -> CancelTarget {
-        CancelTarget {
-            key: self.key.clone(),
-            in_flight: self.cancels.clone(),
-        }
+    pub fn cancel_target(&self) -> Rc<CancelTarget> {
+        self.key.clone()
+    }
+
+    /// Whether it carries these settings.
+    #[must_use]
+    pub fn carries_like(&self, state: &Rc<State>) -> bool {
+        Rc::ptr_eq(&self.carries, state) || self.carries == *state
     }
 
     /// Whether it can be lent: it is alive as far as the kernel knows. Unasked messages that came meanwhile are taken in.

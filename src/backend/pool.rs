@@ -11,6 +11,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::backend::capture::State;
 use crate::backend::{Backend, Baseline, Home, Parameters};
 use crate::lease::{Generation, Moment, SessionId};
 use crate::wire::reply::ClientError;
@@ -37,7 +38,7 @@ pub struct Pool {
     pub counters: Counters,
     /// Backends of older generations are replaced once nobody holds them.
     oldest: Cell<Generation>,
-    state: RefCell<State>,
+    state: RefCell<Inner>,
 }
 
 /// Counts that only grow; plain cells, since one data thread owns them.
@@ -59,7 +60,7 @@ pub fn add(count: &Cell<u64>, more: usize) {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Inner {
     /// Backends that nobody holds; the one that came back last stands last.
     idle: Vec<Lent>,
     /// Permits that exist.
@@ -130,6 +131,8 @@ impl Census {
 pub struct Request<'a> {
     pub session: SessionId,
     pub baseline: &'a Rc<Baseline>,
+    /// The settings that it wants to find.
+    pub state: &'a Rc<State>,
     /// Take another backend than the own warm one, wherever one exists.
     pub elsewhere: bool,
     pub now: Moment,
@@ -180,8 +183,10 @@ impl Pool {
         let idle = &state.idle;
         let own = |lent: &Lent| lent.backend.home == Home::Of(request.session);
         let fits = |lent: &Lent| Rc::ptr_eq(&lent.backend.baseline, request.baseline);
+        let alike = |lent: &Lent| fits(lent) && lent.backend.carries_like(request.state);
         let ripe = |lent: &Lent| full || request.elsewhere || lent.backend.rested < stale;
         let home = || idle.iter().position(own);
+        let same = || idle.iter().rposition(|lent| !own(lent) && alike(lent));
         let clean = || {
             idle.iter()
                 .rposition(|lent| lent.backend.home == Home::Clean && fits(lent))
@@ -192,9 +197,12 @@ impl Pool {
         };
         let foreign = || idle.iter().position(|lent| full && !fits(lent));
         let index = if request.elsewhere {
-            clean().or_else(warm).or_else(|| home().filter(|_| full))
+            same()
+                .or_else(clean)
+                .or_else(warm)
+                .or_else(|| home().filter(|_| full))
         } else {
-            home().or_else(clean).or_else(warm)
+            home().or_else(same).or_else(clean).or_else(warm)
         };
         let index = index.or_else(foreign)?;
         Some(state.idle.remove(index))

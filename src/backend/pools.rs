@@ -105,7 +105,7 @@ impl Pools {
             pool.failed(error, self.clock.now());
         })?;
         pool.learn(baseline, &backend.parameters);
-        tracing::debug!(database = %pool.database, user = %pool.user, pid = backend.key.pid, "backend opened");
+        tracing::debug!(database = %pool.database, user = %pool.user, pid = backend.key.key.pid, "backend opened");
         Ok(Lent {
             backend: Box::new(backend),
             permit,

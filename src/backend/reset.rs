@@ -1,5 +1,6 @@
 //! Owns the scrubbing of a backend before another session gets it.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::backend::{Backend, Home};
@@ -13,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// Not cancel safe: a scrub that is broken off throws the backend away.
 pub async fn reset(mut backend: Box<Backend>, status: Status) -> Option<Box<Backend>> {
-    if backend.cancels.get() > 0 {
+    if backend.key.in_flight.get() > 0 {
         return None;
     }
     let mut request = Vec::new();
@@ -34,5 +35,8 @@ pub async fn reset(mut backend: Box<Backend>, status: Status) -> Option<Box<Back
         return None;
     }
     backend.home = Home::Clean;
+    backend.carries = Rc::default();
+    backend.prepared.clear();
+    backend.spent = false;
     Some(backend)
 }

@@ -1,24 +1,19 @@
 //! Owns the restoring of a session's state on another backend, and the proof that nothing is missing.
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
 
 use crate::backend::capture::{self, Found, State, write_statement, write_statement_with};
 use crate::backend::{Backend, Lost};
-use crate::wire::extended::{Statement, write_frame};
+use crate::wire::extended::write_frame;
 
 /// What a session wants to find on its backend.
 #[derive(Debug)]
 pub struct Wanted<'a> {
     pub state: &'a State,
-    /// Its prepared statements: all are made anew.
-    pub statements: &'a [Rc<Statement>],
     /// The names of its custom settings.
     pub custom: &'a BTreeSet<String>,
     /// The user that pgvalet logged in as.
     pub login: &'a str,
-    /// The session's client_encoding, as it was last reported.
-    pub encoding: Option<&'a str>,
 }
 
 /// Why a session can't go on, on this backend.
@@ -49,8 +44,7 @@ pub async fn restore(backend: &mut Backend, wanted: &Wanted<'_>) -> Result<(), N
     verify(&found, wanted)
 }
 
-/// Appends one transaction. It is not hurried by the session's own `statement_timeout`, and reads values as UTF-8; the
-/// statements are read in the session's own encoding, and under its role.
+/// Appends one transaction. It is not hurried by the session's own `statement_timeout`, and reads values as UTF-8.
 fn write_restore(out: &mut Vec<u8>, wanted: &Wanted<'_>) {
     const SET: &str = "SELECT pg_catalog.set_config($1, $2, false)";
     for text in [
@@ -72,15 +66,6 @@ fn write_restore(out: &mut Vec<u8>, wanted: &Wanted<'_>) {
     }
     if let Some(role) = &wanted.state.role {
         write_statement_with(out, SET, &[Some("role"), Some(role)]);
-    }
-    let encoding = wanted.encoding.unwrap_or("UTF8");
-    write_statement_with(
-        out,
-        "SELECT pg_catalog.set_config('client_encoding', $1, true)",
-        &[Some(encoding)],
-    );
-    for statement in wanted.statements {
-        statement.write_parse(out);
     }
     for (name, value) in last {
         write_statement_with(out, SET, &[Some(name), Some(value)]);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::backend::capture::{State, write_statement};
+use crate::backend::capture::write_statement;
 use crate::backend::pool::Request;
 use crate::backend::reset::reset;
 use crate::backend::restore::{self, NotRestored, Wanted};
@@ -25,6 +25,9 @@ use crate::wire::reply::{self, ClientError, Fault};
 
 /// After this long in the queue, the client is told what it waits for.
 const NOTICE_AFTER: Duration = Duration::from_secs(5);
+
+/// How many prepared statements of others a backend may have before it is scrubbed.
+const MAX_LEFT: usize = 1000;
 
 /// How much a client may send ahead while it waits for a backend, in bytes.
 const MAX_AHEAD: usize = 1 << 20;
@@ -59,6 +62,7 @@ impl Session {
         let request = Request {
             session: self.id,
             baseline: &self.rare.baseline,
+            state: &self.rare.saved,
             elsewhere: self.shared.config.chaos_return == ChaosReturn::Always,
             now: self.shared.ledger.now(),
         };
@@ -69,15 +73,12 @@ impl Session {
         if !Rc::ptr_eq(&lent.backend.baseline, &self.rare.baseline) {
             return false;
         }
-        match lent.backend.home {
-            Home::Of(session) => session == self.id,
-            Home::Left => false,
-            Home::Clean => {
-                self.rare.saved.as_ref().is_none_or(State::is_empty)
-                    && self.statements.is_empty()
-                    && lent.backend.parameters == self.rare.told
-            }
-        }
+        let backend = &lent.backend;
+        backend.home == Home::Of(self.id)
+            || (backend.carries_like(&self.rare.saved)
+                && backend.prepared.len() <= MAX_LEFT
+                && (Rc::ptr_eq(&backend.parameters, &self.rare.told)
+                    || backend.parameters == self.rare.told))
     }
 
     /// Takes a backend, however long it takes, and forwards what the client sent meanwhile.
@@ -122,12 +123,12 @@ impl Session {
         let backend = &lent.backend;
         push_news(&mut self.to_client, &backend.parameters, &self.rare.told);
         let same = backend.home == Home::Of(self.id);
-        if self.rare.saved.take().is_some() {
-            self.shared.metrics.restored(same);
-        }
+        let spent = backend.spent;
+        self.shared.metrics.restored(same);
         if !same {
             self.statements.moved();
             self.pool.leave(self.id);
+            self.rare.at_home = self.statements.is_empty() && backend.prepared.is_empty();
         }
         self.step(Event::Granted(backend.id));
         self.shared
@@ -138,6 +139,15 @@ impl Session {
         let backend = &mut self.lent.as_mut().expect("it was just put there").backend;
         backend.home = Home::Of(self.id);
         backend.armed = false;
+        if !same && spent {
+            // What sequences remember of another session must not be taken for this one's.
+            backend.spent = false;
+            let mut forget = Vec::new();
+            write_frame(&mut forget, b'Q', b"DISCARD SEQUENCES\0");
+            self.to_backend.push(&forget);
+            self.tracker.sent_own();
+        }
+        self.settle_in();
     }
 
     async fn acquire(&mut self) -> Result<Grant, NoBackend> {
@@ -257,8 +267,9 @@ impl Session {
         let before = lent.backend.parameters.clone();
         let renamed = lent.backend.exchange(&request, 1).await;
         let answers = renamed.map_err(|_| End::Backend(Some(super::returning::lost())))?;
-        self.to_client.push(&answers.notifications);
         push_news(&mut self.to_client, &lent.backend.parameters, &before);
+        let backend = lent.backend.key.key.pid;
+        self.notify(answers.notifications, backend);
         Ok(())
     }
 
@@ -280,7 +291,7 @@ impl Session {
     }
 
     async fn restore(&mut self, lent: &mut Lent) -> Result<(), NoBackend> {
-        let mut state = self.rare.saved.clone().unwrap_or_default();
+        let mut state = (*self.rare.saved).clone();
         let application = self.rare.told.get("application_name").unwrap_or_default();
         let set = state
             .settings
@@ -292,19 +303,20 @@ impl Session {
                 .push(("application_name".to_owned(), application.to_owned()));
             state.settings.sort();
         }
-        let statements = self.statements.all();
-        if state.is_empty() && statements.is_empty() {
+        if state.is_empty() {
             return Ok(());
         }
         let wanted = Wanted {
             state: &state,
-            statements: &statements,
             custom: &self.rare.custom,
             login: &self.pool.user,
-            encoding: self.rare.told.get("client_encoding"),
         };
         match restore::restore(&mut lent.backend, &wanted).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.rare.saved = Rc::new(state);
+                lent.backend.carries = self.rare.saved.clone();
+                Ok(())
+            }
             Err(NotRestored::Lost(error)) => {
                 tracing::warn!(session = %self.id, "a backend was lost while a session was restored on it: {error}");
                 Err(NoBackend::Refused(Box::new(super::returning::lost())))
@@ -422,9 +434,11 @@ pub(super) async fn first_login(
     application: &str,
 ) -> Result<Rc<Parameters>, ClientError> {
     let now = shared.ledger.now();
+    let state = Rc::default();
     let request = Request {
         session: SessionId::new(0),
         baseline,
+        state: &state,
         elsewhere: false,
         now,
     };

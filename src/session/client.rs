@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::Context;
 
 use crate::backend::pool::add;
+use crate::config::Mode;
 use crate::lease::{Event, LastStatement};
 use crate::session::relay::{End, Flow};
 use crate::session::statements::MAX_KEPT;
@@ -13,7 +14,7 @@ use crate::session::{Phase, Session};
 use crate::wire::extended::{self, Statement, Target};
 use crate::wire::frame::{BadLength, HEADER, Header};
 use crate::wire::reply::{ClientError, Fault};
-use crate::wire::sql;
+use crate::wire::sql::{self, Class};
 use crate::wire::tracker::Origin;
 
 /// How much of a frame whose names or text we read is awaited before it is judged, in bytes.
@@ -180,12 +181,14 @@ impl Session {
             b'Q' => {
                 self.begin(1);
                 self.statements.drop_unnamed();
-                self.note_text(body.strip_suffix(b"\0").unwrap_or(body));
+                let text = body.strip_suffix(b"\0").unwrap_or(body);
+                let extra = self.note_text(text, body.len() == header.body);
                 self.tracker.sent_query();
+                return extra.map_or(Verdict::Pass, Verdict::After);
             }
             b'P' => {
                 self.begin(0);
-                self.judge_parse(header, body);
+                return self.judge_parse(header, body);
             }
             b'B' => {
                 self.begin(0);
@@ -203,12 +206,12 @@ impl Session {
                 self.begin(0);
                 let statement = match extended::target(body) {
                     Some(Target::Statement(name)) => {
-                        self.statements.sent_close(name);
+                        self.close_statement(name);
                         Some(Rc::from(name))
                     }
                     Some(Target::Portal(_)) | None => None,
                 };
-                self.tracker.sent_close(statement);
+                self.tracker.sent_close(statement, Origin::Client);
             }
             b'S' => {
                 self.begin(1);
@@ -216,6 +219,7 @@ impl Session {
             }
             b'F' => {
                 self.begin(1);
+                self.rare.class = Class::Unknown;
                 self.tracker.sent_function();
             }
             b'd' if !self.tracker.expects_copy_data() => return Verdict::Drop,
@@ -236,14 +240,17 @@ impl Session {
         }
     }
 
-    fn judge_parse(&mut self, header: Header, body: &[u8]) {
+    fn judge_parse(&mut self, header: Header, body: &[u8]) -> Verdict {
         let whole = body.len() == header.body;
-        self.note_text(extended::parse_text(body).unwrap_or_default());
-        let unnamed = extended::parse_name(body).is_some_and(<[u8]>::is_empty);
-        match Statement::read(body).filter(|_| whole && !unnamed) {
+        let mut extra = self.note_text(extended::parse_text(body).unwrap_or_default(), whole);
+        let name = extended::parse_name(body).unwrap_or_default();
+        if !name.is_empty() {
+            self.adapt(name, &mut extra);
+        }
+        match Statement::read(body).filter(|_| whole && !name.is_empty()) {
             Some(statement) => self.tracker.sent_parse(Rc::new(statement), Origin::Client),
             None => {
-                if whole && unnamed {
+                if whole && name.is_empty() {
                     self.statements.sent_unnamed(body);
                 } else {
                     self.statements.sent_large();
@@ -251,44 +258,50 @@ impl Session {
                 self.tracker.sent_unnamed_parse();
             }
         }
+        extra.map_or(Verdict::Pass, Verdict::After)
     }
 
     fn judge_bind(&mut self, body: &[u8]) -> Verdict {
         let name = extended::bind_statement(body).unwrap_or_default();
-        if let Some(statement) = self.statements.get(name) {
-            let text = statement.text.clone();
-            self.shared.ledger.book_mut().entry_mut(self.slot).statement =
-                LastStatement::Prepared(text);
-        }
-        let extra = if name.is_empty() {
-            self.recall_unnamed()
+        let mut extra = None;
+        if name.is_empty() {
+            extra = self.recall_unnamed();
         } else {
-            None
-        };
+            self.adapt(name, &mut extra);
+            self.note_bind(name);
+        }
         self.tracker.sent_extended();
         extra.map_or(Verdict::Pass, Verdict::After)
     }
 
     fn judge_describe(&mut self, body: &[u8]) -> Verdict {
-        let extra = match extended::target(body) {
-            Some(Target::Statement([])) => self.recall_unnamed(),
-            Some(Target::Statement(_) | Target::Portal(_)) | None => None,
-        };
+        let mut extra = None;
+        match extended::target(body) {
+            Some(Target::Statement([])) => extra = self.recall_unnamed(),
+            Some(Target::Statement(name)) => self.adapt(name, &mut extra),
+            Some(Target::Portal(_)) | None => {}
+        }
         self.tracker.sent_extended();
         extra.map_or(Verdict::Pass, Verdict::After)
     }
 
-    /// The Parse that gives the backend the unnamed statement, when it hasn't got it.
-    fn recall_unnamed(&mut self) -> Option<Vec<u8>> {
-        let statement = self.statements.recall_unnamed()?;
-        let mut parse = Vec::new();
-        statement.write_parse(&mut parse);
-        self.tracker.sent_parse(statement, Origin::Proxy);
-        Some(parse)
+    /// A named statement runs: that is what people see, and what it may leave.
+    fn note_bind(&mut self, name: &[u8]) {
+        let Some(made) = self.statements.get(name) else {
+            self.rare.class = Class::Unknown;
+            return;
+        };
+        let statement = &made.statement;
+        self.rare.class = self.rare.class.max(statement.class);
+        if !statement.bracket {
+            let mut book = self.shared.ledger.book_mut();
+            book.entry_mut(self.slot).statement = LastStatement::Prepared(statement.text.clone());
+        }
     }
 
-    /// Keeps a statement's text for people, and looks for what the probe can't see afterwards.
-    fn note_text(&mut self, text: &[u8]) {
+    /// Keeps a statement's text for people, and looks for what the probe can't see afterwards. Gives what has to be sent
+    /// first, where the text needs the session's statements to be just where they would be.
+    fn note_text(&mut self, text: &[u8], whole: bool) -> Option<Vec<u8>> {
         let mut book = self.shared.ledger.book_mut();
         let statement = &mut book.entry_mut(self.slot).statement;
         // Whoever looks for a culprit wants to see its work, not the COMMIT behind it.
@@ -307,6 +320,19 @@ impl Session {
             }
             self.rare.custom.extend(found.settings);
             self.rare.sticky = self.rare.sticky.union(found.pins);
+        }
+        if self.rare.class != Class::Unknown && self.shared.config.mode == Mode::Transaction {
+            let class = if whole {
+                sql::class(text)
+            } else {
+                Class::Unknown
+            };
+            self.rare.class = self.rare.class.max(class);
+        }
+        if !self.rare.at_home && (!whole || sql::names_statements(text)) {
+            self.come_home()
+        } else {
+            None
         }
     }
 }

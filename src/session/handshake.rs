@@ -1,6 +1,6 @@
 //! Owns the front door: from an accepted socket to a logged-in session (protocol chapter 55.2.1).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use pgwire::api::auth::sasl::scram::ScramSecret;
@@ -9,13 +9,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::backend::{Baseline, Parameters};
 use crate::config::Auth;
 use crate::lease::book::Process;
-use crate::lease::{Pins, Profile, Status};
+use crate::lease::{Profile, Status};
 use crate::net::Stream;
 use crate::net::listen::Peer;
 use crate::session::leg::{Cursor, Spill};
 use crate::session::statements::Statements;
 use crate::session::virtual_settings::Virtuals;
-use crate::session::{Name, Phase, Rare, Session, Shared, attach, auth};
+use crate::session::{Phase, Rare, Session, Shared, attach, auth};
 use crate::wire::frame::Header;
 use crate::wire::options;
 use crate::wire::reply::{self, ClientError, Fault};
@@ -285,21 +285,7 @@ impl Door<'_> {
         welcome.extend_from_slice(&reply::ready(Status::Idle));
         let mut to_client = Spill::default();
         to_client.push(&welcome);
-        let rare = Rare {
-            application,
-            name: Name::Own,
-            baseline,
-            told,
-            saved: None,
-            custom: BTreeSet::new(),
-            sticky: Pins::default(),
-            waiting: None,
-            refusing: None,
-            client_closed: None,
-            answered: false,
-            told_fatal: false,
-            granted: None,
-        };
+        let rare = Rare::new(application, baseline, told);
         Session {
             shared: self.shared.clone(),
             pool,

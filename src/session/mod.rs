@@ -2,6 +2,7 @@
 //!
 //! Only the session's own task touches its sockets: whoever wants its lease leaves an order in its mailbox.
 
+mod adapt;
 mod attach;
 pub mod auth;
 mod client;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use tokio::time::Sleep;
 
 use crate::backend::capture::State;
+use crate::backend::prepared::Made;
 use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools};
 use crate::config::Config;
 use crate::lease::{Pins, SessionId, Slot};
@@ -32,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::net::Stream;
 use crate::net::listen::Peer;
 use crate::wire::reply::ClientError;
+use crate::wire::sql::Class;
 use crate::wire::tracker::Tracker;
 
 use auth::Verifiers;
@@ -183,6 +186,10 @@ struct Refusal {
 }
 
 /// What a session needs at few moments of its life.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that are independent of each other, each read alone"
+)]
 #[derive(Debug)]
 struct Rare {
     baseline: Rc<Baseline>,
@@ -192,8 +199,18 @@ struct Rare {
     name: Name,
     /// What the client was told by ParameterStatus, while no backend is held.
     told: Rc<Parameters>,
-    /// The session's state while no backend is held.
-    saved: Option<State>,
+    /// The session's settings, as the last probe found them.
+    saved: Rc<State>,
+    /// What its statements may have left since then.
+    class: Class,
+    /// The last probe found something that pins it.
+    pinned: bool,
+    /// The backend that is held has just the session's own named statements, no others.
+    at_home: bool,
+    /// Names of statements that were made anew since the last ReadyForQuery: a failure leaves them in doubt.
+    adapted: Vec<Box<[u8]>>,
+    /// Statements that the client closes, as long as it isn't answered.
+    closing: Vec<Made>,
     /// Names of custom settings seen in its traffic.
     custom: BTreeSet<String>,
     /// Pins that the probe can't see.
@@ -210,4 +227,30 @@ struct Rare {
     told_fatal: bool,
     /// What the pool granted, on its way to `attach`.
     granted: Option<Grant>,
+}
+
+impl Rare {
+    /// What a session begins with.
+    fn new(application: Rc<str>, baseline: Rc<Baseline>, told: Rc<Parameters>) -> Self {
+        Self {
+            application,
+            name: Name::Own,
+            baseline,
+            told,
+            saved: Rc::default(),
+            class: Class::Read,
+            pinned: false,
+            at_home: true,
+            adapted: Vec::new(),
+            closing: Vec::new(),
+            custom: BTreeSet::new(),
+            sticky: Pins::default(),
+            waiting: None,
+            refusing: None,
+            client_closed: None,
+            answered: false,
+            told_fatal: false,
+            granted: None,
+        }
+    }
 }

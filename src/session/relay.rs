@@ -13,6 +13,7 @@ use crate::lease::{Event, Status};
 use crate::ledger::{Cause, Order, Patience};
 use crate::session::{Name, Phase, Session};
 use crate::wire::reply::ClientError;
+use crate::wire::sql::Class;
 
 /// How many times a session may move bytes before others get their turn.
 const FAIR: usize = 32;
@@ -198,10 +199,9 @@ impl Session {
 
     /// Whether every request is answered, and nothing is on its way.
     fn is_between_requests(&self) -> bool {
-        self.lent
-            .as_ref()
-            .is_some_and(|lent| lent.backend.cancels.get() == 0 && lent.backend.unread.is_empty())
-            && self.tracker.is_settled()
+        self.lent.as_ref().is_some_and(|lent| {
+            lent.backend.key.in_flight.get() == 0 && lent.backend.unread.is_empty()
+        }) && self.tracker.is_settled()
             && self.inbound.is_between_frames()
             && self.outbound.is_between_frames()
             && self.to_backend.is_empty()
@@ -233,13 +233,28 @@ impl Session {
         if self.rare.waiting.is_some() && self.is_quiet() {
             return self.rare.waiting.take().map(Turn::Obey);
         }
-        let returns = self.shared.config.chaos_return == ChaosReturn::Always
-            || self.shared.config.mode == Mode::Transaction;
-        if returns && self.rare.answered && self.is_quiet() {
+        if self.rare.answered && self.is_quiet() {
             self.rare.answered = false;
-            return Some(Turn::Release);
+            return self.after_answer();
         }
         None
+    }
+
+    /// What the mode wants at a quiet point.
+    fn after_answer(&mut self) -> Option<Turn> {
+        if self.shared.config.chaos_return == ChaosReturn::Always {
+            return Some(Turn::Release);
+        }
+        match self.shared.config.mode {
+            Mode::Session => None,
+            Mode::Transaction if self.rare.class == Class::Unknown => Some(Turn::Release),
+            Mode::Transaction if self.rare.pinned => None,
+            Mode::Transaction if !self.statements.are_known() => Some(Turn::Release),
+            Mode::Transaction => {
+                self.release_at_once();
+                None
+            }
+        }
     }
 
     /// Decides on a new order: now, later, or not.

@@ -1,15 +1,19 @@
 //! Owns the backend's bytes on their way to the client: what they say of the session, and the few that are ours.
 
+use std::rc::Rc;
 use std::task::Context;
 
 use crate::backend::parameters;
 use crate::backend::pool::add;
+use crate::backend::prepared::Made;
 use crate::lease::{Event, Status};
 use crate::session::client::Edits;
 use crate::session::relay::End;
 use crate::session::{Name, Phase, Session, returning};
+use crate::wire::extended::{Statement, write_frame};
 use crate::wire::frame::{HEADER, Header};
-use crate::wire::reply::{self, Fields};
+use crate::wire::reply::{self, Fault, Fields};
+use crate::wire::sql::{self, Class};
 use crate::wire::tracker::{Aftermath, Seen};
 
 /// Messages that we read whole are awaited up to this length; longer ones pass unread.
@@ -69,13 +73,16 @@ impl Session {
 
     /// Takes in one message.
     fn hear(&mut self, kind: u8, body: &[u8]) -> Heard {
+        let own = self.tracker.hears_own();
         match kind {
+            b'E' if own => self.stay_abroad(),
+            _ if own && !matches!(kind, b'S' | b'A') => {}
             b'S' => return self.hear_parameter(body),
             b'C' => self.hear_complete(body),
+            b'A' => return self.hear_notification(body),
             b'E' => {
                 self.virtuals.failed();
-                self.rare.told_fatal |=
-                    matches!(Fields::read(body).severity.as_str(), "FATAL" | "PANIC")
+                self.hear_fatal(body);
             }
             _ => {}
         }
@@ -87,28 +94,60 @@ impl Session {
                 }
             }
             Seen::Ours => return Heard::Ours,
+            // The account of the backend's statements was kept when these were sent.
+            Seen::OursPrepared(_) | Seen::OursClosed(_) => return Heard::Ours,
             Seen::Ready(status) => self.hear_ready(status),
-            Seen::Prepared(statement) => {
-                if let Some(lent) = &self.lent {
-                    self.statements.made(statement, &lent.backend.parameters);
-                }
-            }
+            Seen::Prepared(statement) => self.hear_prepared(statement),
             Seen::Adopted(statement) => {
                 self.virtuals.adopted(&statement.name);
-                if let Some(lent) = self.lent.as_ref().filter(|_| !statement.name.is_empty()) {
-                    self.statements.made(statement, &lent.backend.parameters);
+                if !statement.name.is_empty() {
+                    self.hear_prepared(statement);
                 }
                 return Heard::Ours;
             }
-            Seen::Closed(name) => self.statements.closed(&name),
-            Seen::Failed(Aftermath::Untouched) => {}
-            Seen::Failed(Aftermath::Unmade) => self.statements.drop_unnamed(),
-            Seen::Failed(Aftermath::Unknown) => self.statements.doubt_unnamed(),
+            Seen::Closed(name) => self.note_closed(&name),
+            Seen::Failed(aftermath) => self.hear_failure(aftermath),
         }
         Heard::Pass
     }
 
+    /// A FATAL is PostgreSQL's last word on this connection.
+    fn hear_fatal(&mut self, body: &[u8]) {
+        // Nearly every error is an ERROR: its fields needn't be read.
+        if !body.starts_with(b"SERROR\0") {
+            let fields = Fields::read(body);
+            if matches!(fields.severity.as_str(), "FATAL" | "PANIC") {
+                self.rare.told_fatal = true;
+                self.shared.metrics.fault(Fault::Backend, &fields.code);
+            }
+        }
+    }
+
+    fn hear_prepared(&mut self, statement: Rc<Statement>) {
+        if let Some(lent) = &mut self.lent {
+            let made = Made {
+                statement,
+                under: lent.backend.parameters.clone(),
+            };
+            lent.backend.prepared.insert(made.clone());
+            self.statements.made(made);
+        }
+    }
+
+    fn hear_failure(&mut self, aftermath: Aftermath) {
+        match aftermath {
+            Aftermath::Untouched => {}
+            Aftermath::Unmade => self.statements.drop_unnamed(),
+            Aftermath::Unknown => self.statements.doubt_unnamed(),
+        }
+        self.forget_adapted();
+        self.reopen_skipped();
+    }
+
     fn hear_ready(&mut self, status: Status) {
+        if self.tracker.is_answered() {
+            self.rare.adapted.clear();
+        }
         if status == Status::Idle {
             add(&self.pool.counters.transactions, 1);
         }
@@ -123,7 +162,24 @@ impl Session {
         }
     }
 
+    fn hear_notification(&self, body: &[u8]) -> Heard {
+        let Some(lent) = &self.lent else {
+            return Heard::Pass;
+        };
+        let mut frame = Vec::new();
+        write_frame(&mut frame, b'A', body);
+        reply::sign(&mut frame, lent.backend.key.key.pid, self.id.get());
+        Heard::Instead(frame)
+    }
+
+    /// Hands on notifications that came during a conversation of our own with the backend of process id `backend`.
+    pub(super) fn notify(&mut self, mut frames: Vec<u8>, backend: u32) {
+        reply::sign(&mut frames, backend, self.id.get());
+        self.to_client.push(&frames);
+    }
+
     fn hear_parameter(&mut self, body: &[u8]) -> Heard {
+        self.rare.class = Class::Unknown;
         let Some(lent) = &mut self.lent else {
             return Heard::Pass;
         };
@@ -156,21 +212,38 @@ impl Session {
     /// Some commands change what the proxy believes: DISCARD ALL and DEALLOCATE ALL do away with statements, RESET and
     /// DISCARD ALL go back to the application_name of whoever opened the backend.
     fn hear_complete(&mut self, body: &[u8]) {
-        if !matches!(body.first(), Some(b'D' | b'R')) {
+        if !sql::leaves_nothing(body) {
+            self.rare.class = Class::Unknown;
+        }
+        if !matches!(body.first(), Some(b'D' | b'R' | b'S')) || body.starts_with(b"SELECT") {
             return;
         }
         let discard = body.starts_with(b"DISCARD ALL");
         if discard || body.starts_with(b"DEALLOCATE ALL") {
             self.statements.clear();
             self.virtuals.clear();
+            if let Some(lent) = &mut self.lent {
+                lent.backend.prepared.clear();
+            }
+            self.rare.at_home = true;
         }
-        if (discard || body.starts_with(b"RESET"))
+        if (discard
+            || body.starts_with(b"RESET")
+            || body.starts_with(b"SET") && self.says_default())
             && let Some(lent) = &self.lent
             && *lent.backend.application != *self.rare.application
             && self.rare.name == Name::Own
         {
             self.rare.name = Name::Asked;
         }
+    }
+
+    /// Whether the last statement may be a `SET … TO DEFAULT`.
+    fn says_default(&self) -> bool {
+        let book = self.shared.ledger.book();
+        let text = book.entry(self.slot).statement.text().unwrap_or_default();
+        text.windows(7)
+            .any(|word| word.eq_ignore_ascii_case(b"default"))
     }
 
     /// The backend's connection ended. PostgreSQL's own last words are the client's; without any, it hears ours.
@@ -182,7 +255,7 @@ impl Session {
 /// How much of a frame is needed to read it, header included.
 const fn hold(kind: u8) -> usize {
     match kind {
-        b'S' | b'C' | b'E' | b'Z' => HOLD,
+        b'S' | b'C' | b'E' | b'Z' | b'A' => HOLD,
         _ => HEADER,
     }
 }

@@ -15,6 +15,7 @@ use crate::ledger::{Cause, Order};
 use crate::session::Session;
 use crate::session::relay::End;
 use crate::wire::reply::{ClientError, Fault};
+use crate::wire::sql::Class;
 
 /// How long the last words to a client may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -90,26 +91,51 @@ impl Session {
             self.rare.custom = self.pool.preserve(&self.rare.custom, patterns);
         }
         let found = capture::capture(&mut lent.backend, &self.pool.user, &self.rare.custom).await;
-        let found = match found {
+        let mut found = match found {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(session = %self.id, "a backend was lost while it was asked for its state: {error}");
                 return (Outcome::Gone, Err(End::Backend(Some(lost()))));
             }
         };
-        self.to_client.push(&found.notifications);
+        self.notify(
+            std::mem::take(&mut found.notifications),
+            lent.backend.key.key.pid,
+        );
         let pins = self.pins(&found, &lent.backend.parameters);
         if !pins.is_empty() {
             self.shared.metrics.pinned(pins);
             self.shared.ledger.book_mut().entry_mut(self.slot).pins = pins;
+            self.rare.pinned = true;
+            self.rare.class = Class::Read;
             self.step(Event::ReturnRefused);
             self.lent = Some(lent);
             return (Outcome::Pinned(pins.words()), Ok(()));
         }
+        // Only what the backend had can be gone from it: the rest waits until it is named.
+        let exists = |name: &str| found.statements.contains(name);
+        let had = &lent.backend.prepared;
         self.statements
-            .reconcile(|name| found.statements.contains(name));
-        self.let_go(lent, found, cause);
+            .reconcile(|name| had.get(name.as_bytes()).is_none() || exists(name));
+        lent.backend.prepared.reconcile(exists);
+        if *self.rare.saved != found.state {
+            self.rare.saved = Rc::new(found.state);
+        }
+        lent.backend.carries = self.rare.saved.clone();
+        // Even a session without settings may leave something that the probe can't see, such as lastval().
+        lent.backend.spent = true;
+        self.let_go(lent, cause);
         (Outcome::Returned(None), Ok(()))
+    }
+
+    /// Gives the backend back without asking it: what was said since the last probe leaves nothing that moves.
+    pub(super) fn release_at_once(&mut self) {
+        let Some(mut lent) = self.lent.take() else {
+            return;
+        };
+        lent.backend.spent |= self.rare.class == Class::Write;
+        self.step(Event::ReturnBegan);
+        self.let_go(lent, Cause::Voluntary);
     }
 
     fn pins(&self, found: &Found, reported: &Rc<Parameters>) -> Pins {
@@ -123,11 +149,11 @@ impl Session {
         pins
     }
 
-    fn let_go(&mut self, mut lent: Lent, found: Found, cause: Cause) {
+    fn let_go(&mut self, mut lent: Lent, cause: Cause) {
         self.rare.told = lent.backend.parameters.clone();
-        // Even a session without settings may leave something that the probe can't see, such as lastval().
+        self.rare.class = Class::Read;
+        self.rare.pinned = false;
         lent.backend.home = Home::Of(self.id);
-        self.rare.saved = Some(found.state);
         self.shared.ledger.aim(self.slot, None);
         self.step(Event::Returned);
         self.shared.metrics.returned(cause, "detach");
@@ -172,7 +198,8 @@ impl Session {
             && self.tracker.is_settled()
             && self.inbound.is_between_frames()
             && self.outbound.is_between_frames()
-            && self.to_backend.is_empty();
+            && self.to_backend.is_empty()
+            && !leaves_traces(self.rare.sticky);
         let scrubs = async {
             if let Some(lent) = held {
                 if reusable {
@@ -187,6 +214,13 @@ impl Session {
         };
         tokio::join!(farewell, scrubs);
     }
+}
+
+/// Whether a session leaves something in its backend that DISCARD ALL doesn't undo: the next one must not find it.
+fn leaves_traces(sticky: Pins) -> bool {
+    sticky
+        .iter()
+        .any(|pin| matches!(pin, Pin::Load | Pin::Setseed))
 }
 
 /// Says the last words, and closes.
@@ -218,7 +252,12 @@ async fn abandon(shared: &super::Shared, lent: Lent, running: bool) {
     if running {
         let upstream = &shared.config.upstream;
         // The backend may be gone; then there is nothing left to cancel.
-        let _ = cancel::send(upstream, &lent.backend.key, shared.config.tcp_user_timeout).await;
+        let _ = cancel::send(
+            upstream,
+            &lent.backend.key.key,
+            shared.config.tcp_user_timeout,
+        )
+        .await;
     }
     drop(lent);
 }

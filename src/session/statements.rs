@@ -1,9 +1,9 @@
 //! Owns the session's prepared statements: what Parse made, so that another backend can be given the same.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::backend::Parameters;
+use crate::backend::prepared::{Made, Prepared, reads_alike};
 use crate::wire::extended::Statement;
 
 /// The longest Parse message that is kept, in bytes.
@@ -12,7 +12,7 @@ pub(super) const MAX_KEPT: usize = 1 << 20;
 /// The prepared statements of one session.
 #[derive(Debug, Default)]
 pub(super) struct Statements {
-    named: Option<Box<Named>>,
+    named: Option<Box<Prepared>>,
     /// The body of the last Parse of the unnamed statement.
     unnamed: Vec<u8>,
     fate: Unnamed,
@@ -20,29 +20,6 @@ pub(super) struct Statements {
     unnamed_under: Option<Rc<Parameters>>,
     /// A statement was too large to be kept.
     large: bool,
-}
-
-#[derive(Debug, Default)]
-struct Named(HashMap<Box<[u8]>, Made>);
-
-/// A statement that exists, and the settings that its text was read under.
-#[derive(Debug)]
-struct Made {
-    statement: Rc<Statement>,
-    under: Rc<Parameters>,
-}
-
-/// The reported settings that literals in a text are read by. PostgreSQL keeps what it read; a new Parse reads again.
-const READ_BY: [&str; 5] = [
-    "DateStyle",
-    "IntervalStyle",
-    "TimeZone",
-    "client_encoding",
-    "standard_conforming_strings",
-];
-
-fn reads_alike(one: &Rc<Parameters>, other: &Rc<Parameters>) -> bool {
-    Rc::ptr_eq(one, other) || READ_BY.iter().all(|name| one.get(name) == other.get(name))
 }
 
 /// What became of the unnamed statement.
@@ -88,21 +65,19 @@ impl Statements {
         self.large
     }
 
+    /// Whether every statement can be made anew.
+    pub fn are_known(&self) -> bool {
+        !self.is_incomplete() && !self.is_in_doubt()
+    }
+
     /// Whether it can't be told what the unnamed statement is.
     pub fn is_in_doubt(&self) -> bool {
         self.fate == Unnamed::Unknown
     }
 
-    /// A statement exists now; its text was read under these reported settings.
-    pub fn made(&mut self, statement: Rc<Statement>, under: &Rc<Parameters>) {
-        let made = Made {
-            statement: statement.clone(),
-            under: under.clone(),
-        };
-        self.named
-            .get_or_insert_default()
-            .0
-            .insert(statement.name.clone(), made);
+    /// A statement exists now.
+    pub fn made(&mut self, made: Made) {
+        self.named.get_or_insert_default().insert(made);
     }
 
     /// The unnamed statement exists now, likewise.
@@ -119,7 +94,7 @@ impl Statements {
         let named = self
             .named
             .iter()
-            .flat_map(|named| named.0.values().map(|made| &made.under));
+            .flat_map(|named| named.iter().map(|made| &made.under));
         unnamed.chain(named).all(|made| reads_alike(made, under))
     }
 
@@ -130,11 +105,9 @@ impl Statements {
         }
     }
 
-    /// A named statement was closed.
-    pub fn closed(&mut self, name: &[u8]) {
-        if let Some(named) = &mut self.named {
-            named.0.remove(name);
-        }
+    /// A named statement is closed: gives what it was.
+    pub fn close(&mut self, name: &[u8]) -> Option<Made> {
+        self.named.as_mut()?.remove(name)
     }
 
     /// DISCARD ALL or DEALLOCATE ALL: every named statement is gone.
@@ -146,27 +119,26 @@ impl Statements {
     /// Only the named statements that PostgreSQL says exist remain.
     pub fn reconcile(&mut self, exists: impl Fn(&str) -> bool) {
         if let Some(named) = &mut self.named {
-            // A name outside of ASCII may have another form in the session's own encoding.
-            named
-                .0
-                .retain(|name, _| !name.is_ascii() || exists(&String::from_utf8_lossy(name)));
-            if named.0.is_empty() {
+            named.reconcile(exists);
+            if named.is_empty() {
                 self.named = None;
             }
         }
     }
 
     /// The named statement.
-    pub fn get(&self, name: &[u8]) -> Option<&Rc<Statement>> {
-        Some(&self.named.as_ref()?.0.get(name)?.statement)
+    pub fn get(&self, name: &[u8]) -> Option<&Made> {
+        self.named.as_ref()?.get(name)
     }
 
     /// Every named statement, in no order.
-    pub fn all(&self) -> Vec<Rc<Statement>> {
-        self.named
-            .iter()
-            .flat_map(|named| named.0.values().map(|made| made.statement.clone()))
-            .collect()
+    pub fn all(&self) -> impl Iterator<Item = &Made> {
+        self.named.iter().flat_map(|named| named.iter())
+    }
+
+    /// How many named statements there are.
+    pub fn len(&self) -> usize {
+        self.named.as_ref().map_or(0, |named| named.len())
     }
 
     /// Whether there is no named statement.

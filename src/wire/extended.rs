@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use crate::wire::frame::cstr;
+use crate::wire::sql::{Class, class, is_bracket};
 
 /// A prepared statement, as its Parse message said it.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,6 +14,10 @@ pub struct Statement {
     pub text: Rc<[u8]>,
     /// The parameter types, as they stand in the message.
     types: Box<[u8]>,
+    /// What running it may leave in the session.
+    pub class: Class,
+    /// It only opens or closes a transaction.
+    pub bracket: bool,
 }
 
 impl Statement {
@@ -25,6 +30,8 @@ impl Statement {
             name: name.into(),
             text: text.into(),
             types: types.into(),
+            class: class(text),
+            bracket: is_bracket(text),
         })
     }
 

@@ -9,6 +9,7 @@ use pgwire::messages::startup::{
 };
 
 use crate::lease::Status;
+use crate::wire::frame::{HEADER, Header};
 
 /// Whose fault an error is: the one value that feeds the log, the metric and the SQLSTATE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,6 +103,19 @@ pub fn notice(message: &str, hint: &str) -> Vec<u8> {
     info.severity_nonlocalized = Some("NOTICE".to_owned());
     info.hint = Some(hint.to_owned());
     encode(&NoticeResponse::from(info))
+}
+
+/// Puts `session` in the place of the process id `backend` in every NotificationResponse of `frames`: by it, a client
+/// tells its own notifications from others'.
+pub fn sign(frames: &mut [u8], backend: u32, session: u32) {
+    let mut at = 0;
+    while let Ok(Some(header)) = Header::read(&frames[at..]) {
+        let pid = frames.get_mut(at + HEADER..at + HEADER + 4);
+        if let Some(pid) = pid.filter(|pid| **pid == backend.to_be_bytes()) {
+            pid.copy_from_slice(&session.to_be_bytes());
+        }
+        at = (at + header.total()).min(frames.len());
+    }
 }
 
 /// AuthenticationOk.
@@ -208,6 +222,19 @@ mod tests {
             }
         );
         assert!(text.contains("Hraise max_backends"));
+    }
+
+    #[test]
+    fn only_a_sessions_own_notifications_bear_its_id() {
+        let notification = |pid: u32| [b"A\0\0\0\x0C", &pid.to_be_bytes()[..], b"c1\0\0"].concat();
+        let mut frames = [notification(4711), notification(4712)].concat();
+
+        sign(&mut frames, 4711, 10_000_001);
+
+        assert_eq!(
+            frames,
+            [notification(10_000_001), notification(4712)].concat()
+        );
     }
 
     #[test]

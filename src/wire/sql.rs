@@ -2,6 +2,7 @@
 //!
 //! Refuses to decide what a statement does: PostgreSQL itself is asked for that.
 
+mod class;
 mod fingerprint;
 pub mod virtual_setting;
 mod watch;
@@ -39,8 +40,50 @@ pub fn is_bracket(sql: &[u8]) -> bool {
     }
 }
 
+pub use class::{Class, class};
 pub use fingerprint::fingerprint;
 pub use watch::{Watch, watch};
+
+/// Whether the tag of a CommandComplete belongs to a command that leaves no state in the session by itself.
+#[must_use]
+pub fn leaves_nothing(tag: &[u8]) -> bool {
+    const TAGS: [&[u8]; 18] = [
+        b"SELECT",
+        b"INSERT",
+        b"UPDATE",
+        b"DELETE",
+        b"MERGE",
+        b"BEGIN",
+        b"COMMIT",
+        b"ROLLBACK",
+        b"START",
+        b"SAVEPOINT",
+        b"RELEASE",
+        b"FETCH",
+        b"MOVE",
+        b"CLOSE",
+        b"COPY",
+        b"SHOW",
+        b"DECLARE",
+        b"PREPARE TRANSACTION",
+    ];
+    TAGS.iter().any(|known| tag.starts_with(known))
+}
+
+/// Whether a text names prepared statements in SQL: then it must find just those of its session.
+#[must_use]
+pub fn names_statements(sql: &[u8]) -> bool {
+    const WORDS: [&[u8]; 4] = [b"execute", b"deallocate", b"prepare", b"discard"];
+    let starts = |at: usize| {
+        WORDS.iter().any(|word| {
+            sql.get(at..at + word.len())
+                .is_some_and(|text| text.eq_ignore_ascii_case(word))
+        })
+    };
+    memchr::memchr3_iter(b'e', b'd', b'p', sql)
+        .chain(memchr::memchr3_iter(b'E', b'D', b'P', sql))
+        .any(starts)
+}
 
 #[cfg(test)]
 mod tests {

@@ -33,9 +33,11 @@ enum Pending {
     Parse(Rc<Statement>, Origin),
     UnnamedParse,
     /// Close of the named statement; `None` for a portal.
-    Close(Option<Rc<[u8]>>),
+    Close(Option<Rc<[u8]>>, Origin),
     /// CopyDone or CopyFail.
     CopyEnd,
+    /// A whole request of ours: all its answers are ours, up to its ReadyForQuery.
+    Own,
 }
 
 /// What a reply means for the session.
@@ -45,6 +47,10 @@ pub enum Seen {
     Plain,
     /// It answers one of our own messages: the client never sees it.
     Ours,
+    /// So does this, and the backend has this statement now.
+    OursPrepared(Rc<Statement>),
+    /// So does this, and the backend no longer has this statement.
+    OursClosed(Rc<[u8]>),
     /// A request is answered.
     Ready(Status),
     /// This statement exists now.
@@ -147,8 +153,13 @@ impl Tracker {
     }
 
     /// A Close was sent, of a statement or (`None`) of a portal.
-    pub fn sent_close(&mut self, statement: Option<Rc<[u8]>>) {
-        self.push(Pending::Close(statement));
+    pub fn sent_close(&mut self, statement: Option<Rc<[u8]>>, origin: Origin) {
+        self.push(Pending::Close(statement, origin));
+    }
+
+    /// A whole request of ours was sent: one that ends in one ReadyForQuery.
+    pub fn sent_own(&mut self) {
+        self.push(Pending::Own);
     }
 
     /// A CopyDone or CopyFail was sent. Outside COPY, PostgreSQL ignores it.
@@ -176,6 +187,10 @@ impl Tracker {
 
     /// A message of type `kind` came from PostgreSQL. `body` may be cut short for all but ReadyForQuery.
     pub fn seen(&mut self, kind: u8, body: &[u8]) -> Seen {
+        if matches!(self.pending.front(), Some(Pending::Own)) && !matches!(kind, b'S' | b'N' | b'A')
+        {
+            return self.seen_own(kind, body);
+        }
         match kind {
             b'Z' => self.seen_ready(body),
             b'E' => self.seen_error(),
@@ -198,6 +213,17 @@ impl Tracker {
             }
             _ => Seen::Plain,
         }
+    }
+
+    fn seen_own(&mut self, kind: u8, body: &[u8]) -> Seen {
+        if kind == b'Z' {
+            self.pending.pop_front();
+            match body.first().copied().and_then(Status::from_byte) {
+                Some(status) => self.status = status,
+                None => self.ambiguous = true,
+            }
+        }
+        Seen::Ours
     }
 
     fn settle_doubt(&mut self) {
@@ -224,14 +250,14 @@ impl Tracker {
     fn pop_answered(&mut self) {
         loop {
             match self.pending.pop_front() {
-                Some(Pending::Query | Pending::Function | Pending::Sync) => {
+                Some(Pending::Query | Pending::Function | Pending::Sync | Pending::Own) => {
                     if self.doubt == Doubt::Open {
                         self.doubt = Doubt::Lingering;
                     }
                     break;
                 }
                 Some(Pending::Extended | Pending::CopyEnd) => {}
-                Some(Pending::Parse(..) | Pending::UnnamedParse | Pending::Close(_)) => {
+                Some(Pending::Parse(..) | Pending::UnnamedParse | Pending::Close(..)) => {
                     self.ambiguous = true
                 }
                 None => {
@@ -270,15 +296,15 @@ impl Tracker {
                     self.doubt = Doubt::Open;
                 }
                 Pending::Sync => return Seen::Failed(aftermath),
-                Pending::Query | Pending::Function => {
+                Pending::Query | Pending::Function | Pending::Own => {
                     self.ambiguous = true;
                     return Seen::Failed(aftermath);
                 }
                 Pending::CopyEnd => ignores_sync = false,
                 Pending::UnnamedParse if first => {}
                 Pending::UnnamedParse => aftermath = Aftermath::Unknown,
-                Pending::Close(Some(name)) if name.is_empty() => aftermath = Aftermath::Unknown,
-                Pending::Extended | Pending::Parse(..) | Pending::Close(_) => {}
+                Pending::Close(Some(name), _) if name.is_empty() => aftermath = Aftermath::Unknown,
+                Pending::Extended | Pending::Parse(..) | Pending::Close(..) => {}
             }
             first = false;
             self.pending.pop_front();
@@ -292,12 +318,13 @@ impl Tracker {
             self.pending.pop_front();
         }
         match (kind, self.pending.pop_front()) {
-            (b'1', Some(Pending::Parse(_, Origin::Proxy))) => Seen::Ours,
+            (b'1', Some(Pending::Parse(statement, Origin::Proxy))) => Seen::OursPrepared(statement),
             (b'1', Some(Pending::Parse(statement, Origin::Client))) => Seen::Prepared(statement),
             (b'1', Some(Pending::Parse(statement, Origin::Adopted))) => Seen::Adopted(statement),
             (b'1', Some(Pending::UnnamedParse)) => Seen::UnnamedPrepared,
-            (b'3', Some(Pending::Close(Some(name)))) => Seen::Closed(name),
-            (b'3', Some(Pending::Close(None))) => Seen::Plain,
+            (b'3', Some(Pending::Close(Some(name), Origin::Client))) => Seen::Closed(name),
+            (b'3', Some(Pending::Close(Some(name), Origin::Proxy))) => Seen::OursClosed(name),
+            (b'3', Some(Pending::Close(None, _))) => Seen::Plain,
             (_, other) => {
                 self.pending.extend(other);
                 self.ambiguous = true;
@@ -326,16 +353,22 @@ impl Tracker {
         self.status
     }
 
+    /// Whether PostgreSQL skips what is sent now.
+    #[must_use]
+    pub const fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// Whether what comes now answers a request of ours.
+    #[must_use]
+    pub fn hears_own(&self) -> bool {
+        matches!(self.pending.front(), Some(Pending::Own))
+    }
+
     /// Whether nothing is unanswered, as far as the account knows.
     #[must_use]
     pub fn is_answered(&self) -> bool {
         self.pending.is_empty() && !self.skipping && !self.copy_in
-    }
-
-    /// Whether PostgreSQL skips what it is sent, up to a Sync that the client hasn't sent yet.
-    #[must_use]
-    pub const fn is_skipping(&self) -> bool {
-        self.skipping
     }
 
     /// Whether every request is answered for certain: nothing more will come unless the client asks, or PostgreSQL notifies.
@@ -364,7 +397,10 @@ impl Tracker {
                 .rev()
                 .find(|pending| !matches!(pending, Pending::CopyEnd))
                 .is_some_and(|last| {
-                    matches!(last, Pending::Query | Pending::Function | Pending::Sync)
+                    matches!(
+                        last,
+                        Pending::Query | Pending::Function | Pending::Sync | Pending::Own
+                    )
                 })
     }
 }

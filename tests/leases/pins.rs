@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::stage::{idle_after, lease, outcome, reload, stage};
+use crate::support::eventually;
 
 /// The account of one idle session of which `sql` was the last statement.
 #[track_caller]
@@ -102,15 +103,22 @@ fn a_client_s_own_timeouts_and_output_settings_hinder_no_return() {
         "SET client_min_messages = debug5",
         "SET debug_print_plan = on; SET log_duration = on",
     ];
-    if crate::support::no_valet() {
+    let Some((_postgres, valet)) = stage(&[]) else {
         return;
-    }
+    };
     for sql in settings {
-        assert_eq!(
-            outcome_after(sql),
-            ("returned".to_owned(), String::new()),
-            "after {sql}"
-        );
+        let client = idle_after(&valet, "app", sql);
+        // On a busy machine 1 ms may be over before the probe has lifted the timeout: that pins, and may be tried again.
+        eventually(&format!("it is returned after {sql}"), || {
+            let report = reload(&valet, &json!({"deadline": "5s"}));
+            let (outcome, reason) = outcome(&report, client.session());
+            assert!(
+                outcome == "returned" || reason == "probe_failed",
+                "after {sql}: {report}"
+            );
+            outcome == "returned"
+        });
+        client.goodbye();
     }
 }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use tokio::net::UnixStream;
 
 use super::*;
+use crate::backend::capture::State;
+use crate::backend::prepared::Prepared;
 use crate::lease::{BackendId, Generation};
+use crate::ledger::CancelTarget;
 use crate::net::Stream;
 use crate::wire::reply::Fault;
 use crate::wire::startup::CancelKey;
@@ -32,10 +35,13 @@ impl House {
             id: BackendId(id),
             stream: Stream::Unix(near),
             armed: false,
-            key: CancelKey {
-                pid: 1,
-                secret: Box::default(),
-            },
+            key: Rc::new(CancelTarget {
+                key: CancelKey {
+                    pid: 1,
+                    secret: Box::default(),
+                },
+                in_flight: Cell::new(0),
+            }),
             parameters: Rc::default(),
             baseline: self.baseline.clone(),
             application: "".into(),
@@ -43,14 +49,18 @@ impl House {
             born: Moment::default(),
             rested: Moment::default(),
             generation: Generation::default(),
-            cancels: Rc::new(Cell::new(0)),
+            carries: Rc::default(),
+            prepared: Prepared::default(),
+            spent: false,
             unread: Vec::new(),
         })
     }
 
     fn ask(&self, session: u32) -> Option<Grant> {
         let now = Moment::from_micros(10_000_000);
+        let state = Rc::default();
         let request = Request {
+            state: &state,
             session: SessionId::new(session),
             baseline: &self.baseline,
             elsewhere: false,
@@ -66,6 +76,11 @@ impl House {
         };
         let mut backend = self.backend(id);
         backend.home = Home::Of(SessionId::new(session));
+        // Another state than the blank one that sessions ask for here.
+        backend.carries = Rc::new(State {
+            role: Some(format!("role {session}")),
+            ..State::default()
+        });
         self.pool
             .give_back(Lent { backend, permit }, Moment::from_micros(10_000_000));
     }
@@ -222,4 +237,15 @@ fn a_refused_login_is_not_tried_again_at_once() {
             .begin_opening(now.after(Duration::from_secs(1)))
             .is_ok()
     );
+}
+
+#[test]
+fn a_backend_that_carries_the_same_state_is_as_good_as_a_clean_one() {
+    on_a_runtime(|| {
+        let mut house = House::new(3);
+        house.park(1, 11);
+        house.park(2, 12);
+        house.pool.state.borrow_mut().idle[1].backend.carries = Rc::default();
+        assert_eq!(lent(house.ask(13)), 2);
+    });
 }

@@ -74,7 +74,7 @@ fn the_reply_to_our_own_parse_is_ours() {
     tracker.sent_parse(statement("a"), Origin::Proxy);
     tracker.sent_extended();
     tracker.sent_sync();
-    assert!(matches!(tracker.seen(b'1', b""), Seen::Ours));
+    assert!(matches!(tracker.seen(b'1', b""), Seen::OursPrepared(_)));
     assert!(matches!(tracker.seen(b'2', b""), Seen::Plain));
     ready(&mut tracker);
     assert!(tracker.is_settled());
@@ -156,4 +156,20 @@ fn a_reply_out_of_order_makes_the_account_ambiguous() {
     tracker.sent_query();
     tracker.seen(b'1', b"");
     assert!(tracker.is_ambiguous());
+}
+
+#[test]
+fn all_answers_to_a_request_of_ours_are_ours() {
+    let mut tracker = Tracker::default();
+    tracker.sent_own();
+    tracker.sent_query();
+    assert!(matches!(
+        tracker.seen(b'C', b"DISCARD SEQUENCES\0"),
+        Seen::Ours
+    ));
+    assert!(matches!(tracker.seen(b'S', b"a\0b\0"), Seen::Plain));
+    assert!(matches!(tracker.seen(b'Z', b"I"), Seen::Ours));
+    assert!(!tracker.is_answered());
+    ready(&mut tracker);
+    assert!(tracker.is_settled());
 }

@@ -1,0 +1,194 @@
+//! Owns the bringing of prepared statements to a backend that another session used: each when it is named, and no sooner.
+//!
+//! A statement that is made anew is closed first: closing what isn't there does no harm, and what another session left
+//! under the same name must not answer for it. Two sessions with the same text share what is there.
+
+use std::rc::Rc;
+
+use crate::backend::prepared::There;
+use crate::lease::Status;
+use crate::session::Session;
+use crate::wire::extended::{Statement, write_frame};
+use crate::wire::tracker::Origin;
+
+/// Up to this many statements are brought along at once: more are made when they are named.
+const FEW: usize = 64;
+
+/// What a name needs before it may be used.
+enum Need {
+    Nothing,
+    /// Another session left it here.
+    Closed,
+    /// The backend hasn't got it, or another one.
+    Made(Rc<Statement>),
+}
+
+impl Session {
+    /// Adds what the backend must be told before the session names a statement.
+    pub(super) fn adapt(&mut self, name: &[u8], extra: &mut Option<Vec<u8>>) {
+        if self.rare.at_home || self.tracker.is_skipping() {
+            return;
+        }
+        let out = match self.need(name) {
+            Need::Nothing => return,
+            Need::Closed => {
+                let out = extra.get_or_insert_default();
+                write_close(out, name);
+                self.tracker.sent_close(Some(name.into()), Origin::Proxy);
+                None
+            }
+            Need::Made(statement) => {
+                let out = extra.get_or_insert_default();
+                write_close(out, name);
+                self.tracker.sent_close(Some(name.into()), Origin::Proxy);
+                statement.write_parse(out);
+                self.tracker.sent_parse(statement, Origin::Proxy);
+                Some(())
+            }
+        };
+        self.note_adapted(name, out.is_some());
+    }
+
+    fn need(&self, name: &[u8]) -> Need {
+        let Some(lent) = &self.lent else {
+            return Need::Nothing;
+        };
+        match (self.statements.get(name), lent.backend.prepared.there(name)) {
+            (None, There::Nothing) => Need::Nothing,
+            (None, There::Made(_) | There::Doubtful) => Need::Closed,
+            (Some(mine), There::Made(there)) if mine.is_like(there) => Need::Nothing,
+            (Some(mine), _) => Need::Made(mine.statement.clone()),
+        }
+    }
+
+    /// The backend has, or hasn't, the session's own statement of this name from here on.
+    fn note_adapted(&mut self, name: &[u8], made: bool) {
+        let Some(lent) = &mut self.lent else { return };
+        match self.statements.get(name).filter(|_| made) {
+            Some(mine) => {
+                lent.backend.prepared.insert(mine.clone());
+                self.rare.adapted.push(name.into());
+            }
+            None => drop(lent.backend.prepared.remove(name)),
+        }
+    }
+
+    /// After a failure it can't be told which statements were made anew: they will be again.
+    pub(super) fn forget_adapted(&mut self) {
+        if let Some(lent) = &mut self.lent {
+            for name in self.rare.adapted.drain(..) {
+                lent.backend.prepared.doubt(&name);
+            }
+        }
+    }
+
+    /// The client closes a statement: whatever it names in the same breath, the statement isn't there any more.
+    pub(super) fn close_statement(&mut self, name: &[u8]) {
+        self.statements.sent_close(name);
+        if self.tracker.is_skipping() || name.is_empty() {
+            return;
+        }
+        if let Some(mine) = self.statements.close(name) {
+            self.rare.closing.push(mine);
+        }
+        if let Some(lent) = &mut self.lent {
+            lent.backend.prepared.remove(name);
+        }
+    }
+
+    /// A Close was skipped: the session has the statement still. The backend may have it, too; it will be made anew.
+    pub(super) fn reopen_skipped(&mut self) {
+        if !self.rare.closing.is_empty() {
+            self.rare.at_home = false;
+        }
+        for made in self.rare.closing.drain(..) {
+            if let Some(lent) = &mut self.lent {
+                lent.backend.prepared.doubt(&made.statement.name);
+            }
+            self.statements.made(made);
+        }
+    }
+
+    /// A Close was carried out.
+    pub(super) fn note_closed(&mut self, name: &[u8]) {
+        if let Some(at) = self
+            .rare
+            .closing
+            .iter()
+            .position(|made| *made.statement.name == *name)
+        {
+            self.rare.closing.remove(at);
+        }
+    }
+
+    /// Not all could be made: each will be made, or refused, when it is named. What others left was closed first.
+    pub(super) fn stay_abroad(&mut self) {
+        self.rare.at_home = false;
+        if let Some(lent) = &mut self.lent {
+            for mine in self.statements.all() {
+                lent.backend.prepared.doubt(&mine.statement.name);
+            }
+        }
+    }
+
+    /// The unnamed statement's Parse, when the backend hasn't got it.
+    pub(super) fn recall_unnamed(&mut self) -> Option<Vec<u8>> {
+        let statement = self.statements.recall_unnamed()?;
+        let mut parse = Vec::new();
+        statement.write_parse(&mut parse);
+        self.tracker.sent_parse(statement, Origin::Proxy);
+        Some(parse)
+    }
+
+    /// Brings the session home to a backend that it takes over, where that is little work: it will find there just what
+    /// it would have found on its own.
+    pub(super) fn settle_in(&mut self) {
+        if !self.rare.at_home && self.statements.len() <= FEW {
+            let out = self.come_home().unwrap_or_default();
+            self.to_backend.push(&out);
+        }
+    }
+
+    /// Makes the backend have all of the session's statements, and no others: SQL is about to name some.
+    pub(super) fn come_home(&mut self) -> Option<Vec<u8>> {
+        // In a failed transaction nothing can be made; nor can anything be run that would need it.
+        if self.tracker.status() == Status::Failed || self.tracker.is_skipping() {
+            return None;
+        }
+        self.rare.at_home = true;
+        let lent = self.lent.as_mut()?;
+        let mut out = Vec::new();
+        let left = lent
+            .backend
+            .prepared
+            .names()
+            .filter(|name| self.statements.get(name).is_none());
+        left.for_each(|name| write_close(&mut out, name));
+        for mine in self.statements.all() {
+            let name = &mine.statement.name;
+            if !lent
+                .backend
+                .prepared
+                .get(name)
+                .is_some_and(|there| there.is_like(mine))
+            {
+                write_close(&mut out, name);
+                mine.statement.write_parse(&mut out);
+            }
+        }
+        lent.backend.prepared.clear();
+        for mine in self.statements.all() {
+            lent.backend.prepared.insert(mine.clone());
+        }
+        if out.is_empty() {
+            return None;
+        }
+        write_frame(&mut out, b'S', b"");
+        self.tracker.sent_own();
+        Some(out)
+    }
+}
+
+fn write_close(out: &mut Vec<u8>, name: &[u8]) {
+    write_frame(out, b'C', &[b"S", name, b"\0"].concat());
+}

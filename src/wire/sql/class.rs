@@ -1,0 +1,339 @@
+//! Owns the conservative reading of a text: might it leave anything in the session?
+//!
+//! It decides only whether PostgreSQL has to be asked afterwards. A statement or function that isn't on a list counts as
+//! one that leaves something; triggers and views are beyond any reader of texts, and documented as such.
+
+/// What a text may leave in its session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// Nothing at all.
+    #[default]
+    Read,
+    /// What sequences remember (`currval`, `lastval`), and nothing else.
+    Write,
+    /// Anything: PostgreSQL has to be asked.
+    Unknown,
+}
+
+/// First words of statements that leave nothing by themselves.
+const READS: [&[u8]; 16] = [
+    b"select",
+    b"values",
+    b"table",
+    b"with",
+    b"begin",
+    b"start",
+    b"commit",
+    b"end",
+    b"rollback",
+    b"abort",
+    b"savepoint",
+    b"release",
+    b"show",
+    b"fetch",
+    b"move",
+    b"close",
+];
+
+/// First words of statements that may move sequences.
+const WRITES: [&[u8]; 5] = [b"insert", b"update", b"delete", b"merge", b"copy"];
+
+/// Words that may stand before a parenthesis, and call nothing that leaves anything.
+const HARMLESS: [&[u8]; 84] = [
+    b"abs",
+    b"all",
+    b"and",
+    b"any",
+    b"array_agg",
+    b"array_length",
+    b"as",
+    b"avg",
+    b"between",
+    b"by",
+    b"case",
+    b"cast",
+    b"ceil",
+    b"char_length",
+    b"coalesce",
+    b"concat",
+    b"conflict",
+    b"count",
+    b"date_part",
+    b"date_trunc",
+    b"dense_rank",
+    b"distinct",
+    b"else",
+    b"except",
+    b"exists",
+    b"extract",
+    b"filter",
+    b"first_value",
+    b"floor",
+    b"from",
+    b"generate_series",
+    b"greatest",
+    b"group",
+    b"having",
+    b"ilike",
+    b"in",
+    b"intersect",
+    b"is",
+    b"join",
+    b"json_agg",
+    b"json_build_object",
+    b"jsonb_agg",
+    b"jsonb_build_object",
+    b"lag",
+    b"lateral",
+    b"lead",
+    b"least",
+    b"length",
+    b"like",
+    b"limit",
+    b"lower",
+    b"max",
+    b"min",
+    b"not",
+    b"now",
+    b"nullif",
+    b"offset",
+    b"on",
+    b"or",
+    b"order",
+    b"over",
+    b"partition",
+    b"rank",
+    b"replace",
+    b"returning",
+    b"round",
+    b"row",
+    b"row_number",
+    b"select",
+    b"set",
+    b"some",
+    b"string_agg",
+    b"substr",
+    b"substring",
+    b"sum",
+    b"then",
+    b"trim",
+    b"union",
+    b"upper",
+    b"using",
+    b"values",
+    b"when",
+    b"where",
+    b"with",
+];
+
+/// Reads a text.
+#[must_use]
+pub fn class(sql: &[u8]) -> Class {
+    let mut reader = Reader {
+        sql,
+        at: 0,
+        class: Class::Read,
+        last: Word::None,
+        first: true,
+        into: false,
+    };
+    while reader.class != Class::Unknown && reader.at < sql.len() {
+        reader.step();
+    }
+    reader.class
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// The last token was no word.
+    None,
+    Harmless,
+    /// The name of a table that is written: columns follow.
+    Target,
+    Other,
+}
+
+struct Reader<'a> {
+    sql: &'a [u8],
+    at: usize,
+    class: Class,
+    last: Word,
+    /// The next word is the first one of a statement.
+    first: bool,
+    /// The last word was the INTO of an INSERT.
+    into: bool,
+}
+
+impl Reader<'_> {
+    fn peek(&self, ahead: usize) -> u8 {
+        self.sql.get(self.at + ahead).copied().unwrap_or(0)
+    }
+
+    fn step(&mut self) {
+        match (self.peek(0), self.peek(1)) {
+            (b'-', b'-') => {
+                self.at += memchr::memchr(b'\n', &self.sql[self.at..]).unwrap_or(self.sql.len())
+            }
+            (b'/', b'*') => self.comment(),
+            (b'\'', _) => self.quoted(b'\''),
+            // A quoted name may be anything, and an E'' or $$ literal is read by others better.
+            (b'"' | b'$', next) if !next.is_ascii_digit() => self.class = Class::Unknown,
+            (b'\\', _) => self.class = Class::Unknown,
+            (b'(', _) => {
+                if self.last == Word::Other {
+                    self.class = Class::Unknown;
+                }
+                self.other();
+            }
+            (b';', _) => {
+                self.first = true;
+                self.other();
+            }
+            (letter, _) if letter.is_ascii_alphabetic() || letter == b'_' || letter >= 0x80 => {
+                self.word()
+            }
+            (space, _) if space.is_ascii_whitespace() => self.at += 1,
+            _ => self.other(),
+        }
+    }
+
+    fn other(&mut self) {
+        self.last = Word::None;
+        self.at += 1;
+    }
+
+    fn comment(&mut self) {
+        match memchr::memmem::find(&self.sql[self.at + 2..], b"*/") {
+            // A comment within a comment: rare enough not to be followed.
+            Some(end)
+                if memchr::memmem::find(&self.sql[self.at + 2..self.at + 2 + end], b"/*")
+                    .is_none() =>
+            {
+                self.at += end + 4;
+            }
+            _ => self.class = Class::Unknown,
+        }
+    }
+
+    fn quoted(&mut self, quote: u8) {
+        match memchr::memchr(quote, &self.sql[self.at + 1..]) {
+            Some(end) => self.at += end + 2,
+            None => self.class = Class::Unknown,
+        }
+        self.last = Word::None;
+    }
+
+    fn word(&mut self) {
+        let rest = &self.sql[self.at..];
+        let end = rest
+            .iter()
+            .position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80));
+        let word = &rest[..end.unwrap_or(rest.len())];
+        self.at += word.len();
+        let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
+        if self.peek(0) == b'\'' && word.len() == 1 {
+            // E'', B'', X'', N'': a backslash could hide the literal's end.
+            self.class = Class::Unknown;
+        } else if self.first {
+            self.first = false;
+            self.last = Word::Harmless;
+            if WRITES.iter().any(|name| is(name)) {
+                self.class = self.class.max(Class::Write);
+            } else if !READS.iter().any(|name| is(name)) {
+                self.class = Class::Unknown;
+            }
+        } else if is(b"into") {
+            // SELECT … INTO makes a table, perhaps a temporary one.
+            self.into = self.class == Class::Write;
+            if !self.into {
+                self.class = Class::Unknown;
+            }
+            self.last = Word::Harmless;
+            return;
+        } else if is(b"nextval") || is(b"insert") || is(b"update") || is(b"delete") {
+            self.class = self.class.max(Class::Write);
+            self.last = Word::Harmless;
+        } else {
+            self.last = if self.into {
+                Word::Target
+            } else if HARMLESS.iter().any(|name| is(name)) {
+                Word::Harmless
+            } else {
+                Word::Other
+            };
+        }
+        // `INSERT INTO schema.table (`: the name goes on behind a dot.
+        self.into = self.into && self.peek(0) == b'.';
+        if self.into {
+            self.at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_leaves_nothing_is_told_from_the_rest() {
+        let cases = [
+            (
+                Class::Read,
+                "SELECT abalance FROM pgbench_accounts WHERE aid = 1;",
+            ),
+            (
+                Class::Read,
+                "select count(*), max(x) from t where a in (1, 2) and b = 'it''s' -- (trailing f(x))",
+            ),
+            (Class::Read, "BEGIN"),
+            (Class::Read, "/* app:web */ SELECT $1::int"),
+            (
+                Class::Write,
+                "INSERT INTO pgbench_history (tid, mtime) VALUES (1, CURRENT_TIMESTAMP)",
+            ),
+            (
+                Class::Write,
+                "INSERT INTO public.jobs(name) VALUES ($1) RETURNING id",
+            ),
+            (Class::Write, "UPDATE t SET a = a + 1 WHERE b = 2"),
+            (Class::Write, "SELECT nextval('s')"),
+            (Class::Write, "SELECT 1; DELETE FROM t"),
+            (Class::Unknown, "SET app.tenant = 7"),
+            (Class::Unknown, "SELECT set_config('a.b', 'c', false)"),
+            (Class::Unknown, "SELECT pg_advisory_lock(1)"),
+            (Class::Unknown, "SELECT a.f (1)"),
+            (Class::Unknown, "SELECT * INTO TEMP t FROM u"),
+            (Class::Unknown, "CREATE TEMP TABLE t ()"),
+            (Class::Unknown, "SELECT 1; LISTEN a"),
+            (Class::Unknown, "SELECT \"set_config\"('a.b', 'c', false)"),
+            (Class::Unknown, "SELECT E'\\'', set_config('a', 'b', false)"),
+            (Class::Unknown, "SELECT '\\', f('x')"),
+            (Class::Unknown, "SELECT f/**/('x')"),
+            (Class::Unknown, "EXECUTE p"),
+            (Class::Unknown, "INSERT INTO t SELECT f(1)"),
+            (Class::Unknown, "SELECT 'open"),
+        ];
+        for (expected, sql) in cases {
+            assert_eq!(class(sql.as_bytes()), expected, "{sql}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(sql in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = class(&sql);
+        }
+
+        #[test]
+        fn an_unknown_call_is_found_wherever_it_stands(before in "[a-z0-9 ,.'()=;*/-]{0,40}", after in "[ -~]{0,20}") {
+            let sql = format!("SELECT {before} ;SELECT set_config('a.b', 'c', false) {after}");
+            // Where the text before opens a literal or a comment, the call is inside it, and PostgreSQL refuses the text
+            // or doesn't call it: only a text that is closed counts.
+            if before.matches('\'').count() % 2 == 0 && !before.contains("--") && !before.contains("/*") {
+                prop_assert_eq!(class(sql.as_bytes()), Class::Unknown);
+            }
+        }
+    }
+}
