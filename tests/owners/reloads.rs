@@ -81,20 +81,30 @@ fn busy_close_ends_what_is_busy_at_the_deadline() {
 
 #[test]
 fn a_session_that_ends_its_work_in_time_is_neither_cancelled_nor_closed() {
-    let Some((_postgres, valet)) = stage(&[]) else {
+    let Some((postgres, valet)) = stage(&[]) else {
         return;
     };
     for how in ["cancel", "close"] {
+        let mut holder = Raw::connect(postgres.port());
+        holder.query("SELECT pg_advisory_lock(1)");
         let mut client = session(&valet);
-        client.send(&messages::query("SELECT pg_sleep(2)"));
+        client.send(&messages::query("SELECT pg_advisory_xact_lock(1)"));
         eventually("it runs", || shown(&valet, &client)["state"] == "active");
-        let record = reload(&valet, &json!({"busy": how, "deadline": "20s"}));
+        holder.send(&messages::query(
+            "SELECT pg_sleep(0.2); SELECT pg_advisory_unlock(1)",
+        ));
+        let record = reload(
+            &valet,
+            &json!({"busy": how, "deadline": "20s", "application": "app"}),
+        );
         assert_eq!(
             outcome(&record, &client),
             ("returned".into(), String::new())
         );
         assert_eq!(tags(&client.until_ready()), "TDCZ");
         assert_eq!(client.value("SELECT 1"), "1");
+        client.goodbye();
+        holder.until_ready();
     }
 }
 
