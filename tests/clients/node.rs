@@ -9,7 +9,7 @@ fn case(case: &str) {
         Ok(home) => {
             // Modules are looked up beside the script, so it runs from where they are installed.
             let script = home.join("node_postgres.mjs");
-            let fresh = home.join(format!("node_postgres.{}.mjs", std::process::id()));
+            let fresh = home.join(format!("node_postgres.{}.{case}.mjs", std::process::id()));
             std::fs::copy(scripts().join("node_postgres.mjs"), &fresh)
                 .expect("the script can be copied");
             std::fs::rename(&fresh, &script).expect("the script can be put in place");
