@@ -192,12 +192,7 @@ async fn drain(shared: &Shared, mut shutdown: Shutdown) {
         let mut ticks = interval(Duration::from_millis(20));
         while !shared.ledger.book().is_empty() {
             ticks.tick().await;
-            let ids: Vec<_> = shared
-                .ledger
-                .book()
-                .entries()
-                .map(|(_, entry)| entry.id)
-                .collect();
+            let ids = shared.ledger.book().ids();
             for id in ids.into_iter().filter(|id| told.insert(*id)) {
                 shared.ledger.order(id, Order::Drain);
             }
@@ -222,12 +217,7 @@ async fn drain(shared: &Shared, mut shutdown: Shutdown) {
 
 /// Ends every session that is left: its client is told, its statement cancelled.
 async fn cut(shared: &Shared) {
-    let ids: Vec<_> = shared
-        .ledger
-        .book()
-        .entries()
-        .map(|(_, entry)| entry.id)
-        .collect();
+    let ids = shared.ledger.book().ids();
     for id in ids {
         shared.ledger.order(id, Order::End(Cause::Drained));
     }

@@ -147,6 +147,12 @@ impl Book {
             .filter_map(|(index, entry)| Some((Slot(u32::try_from(index).ok()?), entry.as_ref()?)))
     }
 
+    /// The id of every session, in no order.
+    #[must_use]
+    pub fn ids(&self) -> Vec<SessionId> {
+        self.by_id.keys().copied().collect()
+    }
+
     /// How many sessions there are.
     #[must_use]
     pub fn len(&self) -> usize {

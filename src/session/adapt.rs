@@ -29,24 +29,19 @@ impl Session {
         if self.rare.at_home || self.tracker.is_skipping() {
             return;
         }
-        let out = match self.need(name) {
+        let statement = match self.need(name) {
             Need::Nothing => return,
-            Need::Closed => {
-                let out = extra.get_or_insert_default();
-                write_close(out, name);
-                self.tracker.sent_close(Some(name.into()), Origin::Proxy);
-                None
-            }
-            Need::Made(statement) => {
-                let out = extra.get_or_insert_default();
-                write_close(out, name);
-                self.tracker.sent_close(Some(name.into()), Origin::Proxy);
-                statement.write_parse(out);
-                self.tracker.sent_parse(statement, Origin::Proxy);
-                Some(())
-            }
+            Need::Closed => None,
+            Need::Made(statement) => Some(statement),
         };
-        self.note_adapted(name, out.is_some());
+        let out = extra.get_or_insert_default();
+        write_close(out, name);
+        self.tracker.sent_close(Some(name.into()), Origin::Proxy);
+        self.note_adapted(name, statement.is_some());
+        if let Some(statement) = statement {
+            statement.write_parse(out);
+            self.tracker.sent_parse(statement, Origin::Proxy);
+        }
     }
 
     fn need(&self, name: &[u8]) -> Need {

@@ -93,9 +93,8 @@ impl Session {
                     self.statements.made_unnamed(&lent.backend.parameters);
                 }
             }
+            // The account of the backend's statements was kept when ours were sent.
             Seen::Ours => return Heard::Ours,
-            // The account of the backend's statements was kept when these were sent.
-            Seen::OursPrepared(_) | Seen::OursClosed(_) => return Heard::Ours,
             Seen::Ready(status) => self.hear_ready(status),
             Seen::Prepared(statement) => self.hear_prepared(statement),
             Seen::Adopted(statement) => {

@@ -47,10 +47,6 @@ pub enum Seen {
     Plain,
     /// It answers one of our own messages: the client never sees it.
     Ours,
-    /// So does this, and the backend has this statement now.
-    OursPrepared(Rc<Statement>),
-    /// So does this, and the backend no longer has this statement.
-    OursClosed(Rc<[u8]>),
     /// A request is answered.
     Ready(Status),
     /// This statement exists now.
@@ -318,12 +314,12 @@ impl Tracker {
             self.pending.pop_front();
         }
         match (kind, self.pending.pop_front()) {
-            (b'1', Some(Pending::Parse(statement, Origin::Proxy))) => Seen::OursPrepared(statement),
+            (b'1', Some(Pending::Parse(_, Origin::Proxy))) => Seen::Ours,
             (b'1', Some(Pending::Parse(statement, Origin::Client))) => Seen::Prepared(statement),
             (b'1', Some(Pending::Parse(statement, Origin::Adopted))) => Seen::Adopted(statement),
             (b'1', Some(Pending::UnnamedParse)) => Seen::UnnamedPrepared,
             (b'3', Some(Pending::Close(Some(name), Origin::Client))) => Seen::Closed(name),
-            (b'3', Some(Pending::Close(Some(name), Origin::Proxy))) => Seen::OursClosed(name),
+            (b'3', Some(Pending::Close(Some(_), Origin::Proxy))) => Seen::Ours,
             (b'3', Some(Pending::Close(None, _))) => Seen::Plain,
             (_, other) => {
                 self.pending.extend(other);
