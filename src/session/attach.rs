@@ -51,7 +51,7 @@ impl Session {
                 true
             }
             Some(grant) => {
-                self.rare.granted = Some(grant);
+                self.rare.granted = Some(Box::new(grant));
                 false
             }
             None => false,
@@ -109,10 +109,10 @@ impl Session {
             Err(NoBackend::Refused(error)) => {
                 self.shared.metrics.fault(error.fault, &error.code);
                 tracing::info!(session = %self.id, sqlstate = %error.code, "no backend: {}", error.message);
-                self.rare.refusing = Some(Refusal {
+                self.rare.refusing = Some(Box::new(Refusal {
                     error: *error,
                     told: false,
-                });
+                }));
             }
         }
         Ok(())
@@ -151,7 +151,13 @@ impl Session {
     }
 
     async fn acquire(&mut self) -> Result<Grant, NoBackend> {
-        if let Some(grant) = self.rare.granted.take().or_else(|| self.try_acquire()) {
+        if let Some(grant) = self
+            .rare
+            .granted
+            .take()
+            .map(|grant| *grant)
+            .or_else(|| self.try_acquire())
+        {
             return Ok(grant);
         }
         let mut wait = self.pool.wait();
@@ -319,7 +325,7 @@ impl Session {
             }
             Err(NotRestored::Lost(error)) => {
                 tracing::warn!(session = %self.id, "a backend was lost while a session was restored on it: {error}");
-                Err(NoBackend::Refused(Box::new(super::returning::lost())))
+                Err(NoBackend::Refused(super::returning::lost()))
             }
             Err(error @ (NotRestored::Refused(_) | NotRestored::Different(_))) => {
                 tracing::warn!(session = %self.id, "{error}");
@@ -331,7 +337,7 @@ impl Session {
                 .detail(error.to_string())
                 .hint("Reconnect; the session is closed rather than continued on a guess.");
                 Err(NoBackend::Ended(Box::new(End::Told(
-                    told,
+                    Box::new(told),
                     crate::ledger::Cause::Lost,
                 ))))
             }

@@ -73,8 +73,9 @@ impl<'a> Edits<'a> {
     }
 }
 
-pub(super) fn violation(error: BadLength) -> ClientError {
-    ClientError::new(Fault::Client, "08P01", "invalid message length").detail(error.to_string())
+pub(super) fn violation(error: BadLength) -> Box<ClientError> {
+    let told = ClientError::new(Fault::Client, "08P01", "invalid message length");
+    Box::new(told.detail(error.to_string()))
 }
 
 impl Session {
@@ -84,7 +85,7 @@ impl Session {
         if self.inbound.carry.is_empty() {
             return self.take_client(cx, bytes);
         }
-        let mut all = std::mem::take(&mut self.inbound.carry);
+        let mut all = std::mem::take(&mut self.inbound.carry).into_vec();
         all.extend_from_slice(bytes);
         self.take_client(cx, &all)
     }
@@ -126,8 +127,12 @@ impl Session {
     fn scan_client<'a>(&mut self, bytes: &'a [u8]) -> Result<(Cow<'a, [u8]>, bool), End> {
         let mut edits = Edits::new(bytes);
         let mut at = self.pass_rest(bytes, &mut edits);
-        while at < bytes.len() {
+        loop {
+            at += self.pass_copy_data(&bytes[at..]);
             let rest = &bytes[at..];
+            if rest.is_empty() {
+                break;
+            }
             let header = Header::read(rest).map_err(|error| End::Broken(violation(error)))?;
             let Some(header) =
                 header.filter(|header| rest.len() >= header.total().min(self.needed(header.kind)))
@@ -174,6 +179,21 @@ impl Session {
             edits.cut(0, count);
         }
         count
+    }
+
+    /// How many bytes at the front are whole CopyData messages that PostgreSQL awaits.
+    fn pass_copy_data(&self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        if self.tracker.expects_copy_data() && !self.virtuals.is_in_use() {
+            while let [b'd', a, b, c, d, ..] = &bytes[at..] {
+                let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+                if length < 4 || length >= bytes.len() - at {
+                    break;
+                }
+                at += 1 + length;
+            }
+        }
+        at
     }
 
     fn judge(&mut self, header: Header, body: &[u8]) -> Verdict {

@@ -18,7 +18,7 @@ pub(super) struct Cursor {
     /// `carry` begins with a frame that waits until everything before it is answered: nothing more is read meanwhile.
     pub held: bool,
     /// The beginning of a frame that can't be judged yet. Empty, and without memory, at most moments.
-    pub carry: Vec<u8>,
+    pub carry: Box<[u8]>,
 }
 
 impl Cursor {
@@ -29,7 +29,11 @@ impl Cursor {
 
     /// Keeps the beginning of a frame.
     pub fn keep(&mut self, bytes: &[u8]) {
-        self.carry.extend_from_slice(bytes);
+        if self.carry.is_empty() {
+            self.carry = bytes.into();
+        } else {
+            self.carry = [&self.carry, bytes].concat().into();
+        }
     }
 }
 

@@ -143,14 +143,21 @@ pub fn class(sql: &[u8]) -> Class {
     reader.class
 }
 
+/// Whether a parenthesis behind this word calls nothing that leaves anything.
+fn is_harmless(word: &[u8]) -> bool {
+    HARMLESS
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(word))
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Word {
     /// The last token was no word.
     None,
+    /// A parenthesis behind it calls nothing: the name of a table that is written, or a word of the grammar.
     Harmless,
-    /// The name of a table that is written: columns follow.
-    Target,
-    Other,
+    /// The word from here to there, which nobody has looked at yet.
+    At(usize, usize),
 }
 
 struct Reader<'a> {
@@ -180,7 +187,9 @@ impl Reader<'_> {
             (b'"' | b'$', next) if !next.is_ascii_digit() => self.class = Class::Unknown,
             (b'\\', _) => self.class = Class::Unknown,
             (b'(', _) => {
-                if self.last == Word::Other {
+                if let Word::At(from, to) = self.last
+                    && !is_harmless(&self.sql[from..to])
+                {
                     self.class = Class::Unknown;
                 }
                 self.other();
@@ -223,6 +232,20 @@ impl Reader<'_> {
         self.last = Word::None;
     }
 
+    /// SELECT … INTO makes a table, perhaps a temporary one; INSERT INTO names one.
+    fn note_into(&mut self) {
+        self.into = self.class == Class::Write;
+        if !self.into {
+            self.class = Class::Unknown;
+        }
+        self.last = Word::Harmless;
+    }
+
+    fn write(&mut self) {
+        self.class = self.class.max(Class::Write);
+        self.last = Word::Harmless;
+    }
+
     fn word(&mut self) {
         let rest = &self.sql[self.at..];
         let end = rest
@@ -242,25 +265,14 @@ impl Reader<'_> {
             } else if !READS.iter().any(|name| is(name)) {
                 self.class = Class::Unknown;
             }
-        } else if is(b"into") {
-            // SELECT … INTO makes a table, perhaps a temporary one.
-            self.into = self.class == Class::Write;
-            if !self.into {
-                self.class = Class::Unknown;
-            }
-            self.last = Word::Harmless;
-            return;
-        } else if is(b"nextval") || is(b"insert") || is(b"update") || is(b"delete") {
-            self.class = self.class.max(Class::Write);
-            self.last = Word::Harmless;
         } else {
-            self.last = if self.into {
-                Word::Target
-            } else if HARMLESS.iter().any(|name| is(name)) {
-                Word::Harmless
-            } else {
-                Word::Other
-            };
+            match word.len() {
+                4 if is(b"into") => return self.note_into(),
+                6 if is(b"insert") || is(b"update") || is(b"delete") => self.write(),
+                7 if is(b"nextval") => self.write(),
+                _ if self.into => self.last = Word::Harmless,
+                length => self.last = Word::At(self.at - length, self.at),
+            }
         }
         // `INSERT INTO schema.table (`: the name goes on behind a dot.
         self.into = self.into && self.peek(0) == b'.';

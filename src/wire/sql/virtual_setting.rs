@@ -7,6 +7,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
+use crate::wire::sql::mentions::mentions;
 use scan::Scan;
 
 /// The longest text that can be such a statement, in bytes.
@@ -82,10 +83,10 @@ enum Value {
 }
 
 /// Reads a text that is exactly one statement about a virtual setting; comments, white space and semicolons around it
-/// don't matter. Gives up at the second word of nearly every other text.
+/// don't matter.
 #[must_use]
 pub fn read(sql: &[u8]) -> Option<Virtual> {
-    if sql.len() > LONGEST {
+    if sql.len() > LONGEST || !mentions(sql, b"pgvalet", 2) {
         return None;
     }
     let mut scan = Scan::new(sql);

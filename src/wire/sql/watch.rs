@@ -1,6 +1,7 @@
 //! Owns what to watch for in passing SQL: state that the probe can't see afterwards.
 
 use crate::lease::{Pin, Pins};
+use crate::wire::sql::mentions::mentions;
 
 /// What a text may leave behind that PostgreSQL can't be asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,9 @@ pub struct Watch {
 /// It errs on the side of finding: a word inside a comment or a literal counts.
 #[must_use]
 pub fn watch(sql: &[u8]) -> Option<Watch> {
+    if !mentions(sql, b"set", 2) && !mentions(sql, b"load", 3) {
+        return None;
+    }
     let mut found = Watch::default();
     let mut any = false;
     let mut rest = sql;
