@@ -6,8 +6,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, ReadBuf};
-
 use crate::backend::capture::write_statement;
 use crate::backend::pool::Request;
 use crate::backend::reset::reset;
@@ -121,7 +119,9 @@ impl Session {
     /// The session holds this backend from here on.
     fn hold(&mut self, lent: Lent) {
         let backend = &lent.backend;
-        push_news(&mut self.to_client, &backend.parameters, &self.rare.told);
+        if !Rc::ptr_eq(&backend.parameters, &self.rare.told) {
+            push_news(&mut self.to_client, &backend.parameters, &self.rare.told);
+        }
         let same = backend.home == Home::Of(self.id);
         let spent = backend.spent;
         self.shared.metrics.restored(same);
@@ -219,15 +219,19 @@ impl Session {
         {
             return Err(End::ClientBroken);
         }
-        self.client_armed = false;
-        let mut chunk = [0; 4096];
+        let mut scratch = self.shared.scratch.take();
+        let ahead = self.read_ahead(cx, &mut scratch);
+        self.shared.scratch.put(scratch);
+        ahead
+    }
+
+    fn read_ahead(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<(), End> {
         while self.inbound.carry.len() < MAX_AHEAD {
-            let mut buf = ReadBuf::new(&mut chunk);
-            match Pin::new(&mut self.client).poll_read(cx, &mut buf) {
+            match self.client.poll_recv(cx, scratch, &mut self.client_armed) {
                 Poll::Pending => break,
                 Poll::Ready(Err(_)) => return Err(End::ClientBroken),
-                Poll::Ready(Ok(())) if buf.filled().is_empty() => return Err(End::Client),
-                Poll::Ready(Ok(())) => self.inbound.keep(buf.filled()),
+                Poll::Ready(Ok(0)) => return Err(End::Client),
+                Poll::Ready(Ok(count)) => self.inbound.keep(&scratch[..count]),
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use crate::session::{Phase, Session};
 use crate::wire::extended::{self, Statement, Target};
 use crate::wire::frame::{BadLength, HEADER, Header};
 use crate::wire::reply::{ClientError, Fault};
-use crate::wire::sql::{self, Class};
+use crate::wire::sql::{self, Class, Words};
 use crate::wire::tracker::Origin;
 
 /// How much of a frame whose names or text we read is awaited before it is judged, in bytes.
@@ -142,7 +142,18 @@ impl Session {
             };
             let end = header.total().min(rest.len());
             self.inbound.dropping = false;
-            match self.own(header, &rest[HEADER..end]) {
+            let body = &rest[HEADER..end];
+            let words = if matches!(header.kind, b'Q' | b'P') {
+                Words::of(body)
+            } else {
+                Words::default()
+            };
+            let own = if words.own || self.virtuals.is_in_use() {
+                self.own(header, body)
+            } else {
+                Own::No
+            };
+            match own {
                 Own::No => {}
                 Own::Done => {
                     edits.cut(at, at + end);
@@ -156,7 +167,7 @@ impl Session {
                 }
                 Own::After(extra) => edits.insert(at, &extra),
             }
-            match self.judge(header, &rest[HEADER..end]) {
+            match self.judge(header, body, words) {
                 Verdict::Pass => {}
                 Verdict::Drop => {
                     self.inbound.dropping = true;
@@ -196,19 +207,19 @@ impl Session {
         at
     }
 
-    fn judge(&mut self, header: Header, body: &[u8]) -> Verdict {
+    fn judge(&mut self, header: Header, body: &[u8], words: Words) -> Verdict {
         match header.kind {
             b'Q' => {
                 self.begin(1);
                 self.statements.drop_unnamed();
                 let text = body.strip_suffix(b"\0").unwrap_or(body);
-                let extra = self.note_text(text, body.len() == header.body);
+                let extra = self.note_text(text, body.len() == header.body, words);
                 self.tracker.sent_query();
                 return extra.map_or(Verdict::Pass, Verdict::After);
             }
             b'P' => {
                 self.begin(0);
-                return self.judge_parse(header, body);
+                return self.judge_parse(header, body, words);
             }
             b'B' => {
                 self.begin(0);
@@ -260,9 +271,10 @@ impl Session {
         }
     }
 
-    fn judge_parse(&mut self, header: Header, body: &[u8]) -> Verdict {
+    fn judge_parse(&mut self, header: Header, body: &[u8], words: Words) -> Verdict {
         let whole = body.len() == header.body;
-        let mut extra = self.note_text(extended::parse_text(body).unwrap_or_default(), whole);
+        let text = extended::parse_text(body).unwrap_or_default();
+        let mut extra = self.note_text(text, whole, words);
         let name = extended::parse_name(body).unwrap_or_default();
         if !name.is_empty() {
             self.adapt(name, &mut extra);
@@ -321,7 +333,7 @@ impl Session {
 
     /// Keeps a statement's text for people, and looks for what the probe can't see afterwards. Gives what has to be sent
     /// first, where the text needs the session's statements to be just where they would be.
-    fn note_text(&mut self, text: &[u8], whole: bool) -> Option<Vec<u8>> {
+    fn note_text(&mut self, text: &[u8], whole: bool, words: Words) -> Option<Vec<u8>> {
         let mut book = self.shared.ledger.book_mut();
         let statement = &mut book.entry_mut(self.slot).statement;
         // Whoever looks for a culprit wants to see its work, not the COMMIT behind it.
@@ -329,7 +341,9 @@ impl Session {
             statement.set(text);
         }
         drop(book);
-        if let Some(mut found) = sql::watch(text) {
+        if words.state
+            && let Some(mut found) = sql::watch(text)
+        {
             if found
                 .settings
                 .extract_if(.., |name| name.starts_with("pgvalet."))

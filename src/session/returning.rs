@@ -128,7 +128,6 @@ impl Session {
             return;
         };
         lent.backend.spent |= self.rare.class == Class::Write;
-        self.step(Event::ReturnBegan);
         self.let_go(lent, Cause::Voluntary);
     }
 

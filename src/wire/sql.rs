@@ -4,9 +4,9 @@
 
 mod class;
 mod fingerprint;
-mod mentions;
 pub mod virtual_setting;
 mod watch;
+mod words;
 
 /// Whether a text only opens or closes a transaction, or is empty: it is no work of its own.
 #[must_use]
@@ -38,6 +38,7 @@ pub fn is_bracket(sql: &[u8]) -> bool {
 pub use class::{Class, class};
 pub use fingerprint::fingerprint;
 pub use watch::{Watch, watch};
+pub use words::Words;
 
 /// Whether the tag of a CommandComplete belongs to a command that leaves no state in the session by itself.
 #[must_use]

@@ -150,6 +150,34 @@ fn is_harmless(word: &[u8]) -> bool {
         .any(|known| known.eq_ignore_ascii_case(word))
 }
 
+/// What a byte may begin.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    /// A word: letters, underscores, and whatever isn't ASCII.
+    Letter,
+    Digit,
+    Space,
+    /// Anything else.
+    Sign,
+}
+
+const SORTS: [Sort; 256] = {
+    let mut sorts = [Sort::Sign; 256];
+    let mut byte = 0;
+    while byte < sorts.len() {
+        let ascii = byte as u8;
+        if ascii.is_ascii_alphabetic() || ascii == b'_' || !ascii.is_ascii() {
+            sorts[byte] = Sort::Letter;
+        } else if ascii.is_ascii_digit() {
+            sorts[byte] = Sort::Digit;
+        } else if ascii.is_ascii_whitespace() {
+            sorts[byte] = Sort::Space;
+        }
+        byte += 1;
+    }
+    sorts
+};
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Word {
     /// The last token was no word.
@@ -177,6 +205,15 @@ impl Reader<'_> {
     }
 
     fn step(&mut self) {
+        match SORTS[self.peek(0) as usize] {
+            Sort::Letter => self.word(),
+            Sort::Space => self.at += 1,
+            Sort::Digit => self.other(),
+            Sort::Sign => self.sign(),
+        }
+    }
+
+    fn sign(&mut self) {
         match (self.peek(0), self.peek(1)) {
             (b'-', b'-') => {
                 self.at += memchr::memchr(b'\n', &self.sql[self.at..]).unwrap_or(self.sql.len())
@@ -198,10 +235,6 @@ impl Reader<'_> {
                 self.first = true;
                 self.other();
             }
-            (letter, _) if letter.is_ascii_alphabetic() || letter == b'_' || letter >= 0x80 => {
-                self.word()
-            }
-            (space, _) if space.is_ascii_whitespace() => self.at += 1,
             _ => self.other(),
         }
     }
@@ -250,7 +283,7 @@ impl Reader<'_> {
         let rest = &self.sql[self.at..];
         let end = rest
             .iter()
-            .position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80));
+            .position(|byte| !matches!(SORTS[*byte as usize], Sort::Letter | Sort::Digit));
         let word = &rest[..end.unwrap_or(rest.len())];
         self.at += word.len();
         let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
