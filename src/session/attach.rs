@@ -13,6 +13,7 @@ use crate::backend::restore::{self, NotRestored, Wanted};
 use crate::backend::{Baseline, Grant, Home, Lent, Parameters, Pool};
 use crate::config::ChaosReturn;
 use crate::lease::{Event, SessionId, Status};
+use crate::session::client::words;
 use crate::session::leg::Spill;
 use crate::session::relay::{End, Flow};
 use crate::session::virtual_settings::{LONGEST_FRAME, Own};
@@ -20,6 +21,7 @@ use crate::session::{Name, Phase, Refusal, Session, Shared};
 use crate::wire::extended::write_frame;
 use crate::wire::frame::{HEADER, Header};
 use crate::wire::reply::{self, ClientError, Fault};
+use crate::wire::sql::Words;
 
 /// After this long in the queue, the client is told what it waits for.
 const NOTICE_AFTER: Duration = Duration::from_secs(5);
@@ -35,6 +37,9 @@ enum NoBackend {
     Refused(Box<ClientError>),
     Ended(Box<End>),
 }
+
+/// Bytes that need a backend, and what the text of the first frame mentions, if it was looked at.
+type Rest<'a> = (&'a [u8], Option<Words>);
 
 impl Session {
     /// Takes a backend without waiting, when one is there that needs nothing done to it.
@@ -349,11 +354,11 @@ impl Session {
     }
 
     /// Handles bytes while there is no backend: goodbyes, stray COPY data, and what follows a refused request.
-    /// Gives the rest, when it needs a backend.
+    /// Gives the rest, when it needs a backend, and what the text of its first frame mentions, if it was looked at.
     pub(super) fn without_backend<'a>(
         &mut self,
         mut bytes: &'a [u8],
-    ) -> Result<Option<&'a [u8]>, End> {
+    ) -> Result<Option<Rest<'a>>, End> {
         loop {
             let count = self.inbound.skip.min(bytes.len());
             self.inbound.skip -= count;
@@ -367,12 +372,15 @@ impl Session {
                 self.inbound.keep(bytes);
                 return Ok(None);
             };
+            let mut known = None;
             if self.rare.refusing.is_none() && header.body <= LONGEST_FRAME {
                 let Some(body) = bytes.get(HEADER..header.total()) else {
                     self.inbound.keep(bytes);
                     return Ok(None);
                 };
-                if let Own::Done = self.own(header, body) {
+                let words = words(header.kind, body);
+                known = Some(words);
+                if let Own::Done = self.own(header, body, words) {
                     bytes = &bytes[header.total()..];
                     continue;
                 }
@@ -382,7 +390,7 @@ impl Session {
                 b'd' | b'c' | b'f' => {}
                 kind => {
                     if !self.refuse(kind) {
-                        return Ok(Some(bytes));
+                        return Ok(Some((bytes, known)));
                     }
                 }
             }

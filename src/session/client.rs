@@ -73,6 +73,14 @@ impl<'a> Edits<'a> {
     }
 }
 
+/// What the text of a frame mentions, where it has one.
+pub(super) fn words(kind: u8, body: &[u8]) -> Words {
+    match kind {
+        b'Q' | b'P' => Words::of(body),
+        _ => Words::default(),
+    }
+}
+
 pub(super) fn violation(error: BadLength) -> Box<ClientError> {
     let told = ClientError::new(Fault::Client, "08P01", "invalid message length");
     Box::new(told.detail(error.to_string()))
@@ -97,19 +105,19 @@ impl Session {
     }
 
     fn take_client(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<Flow, End> {
-        let bytes = if self.lent.is_none() || self.rare.refusing.is_some() {
+        let (bytes, known) = if self.lent.is_none() || self.rare.refusing.is_some() {
             match self.without_backend(bytes)? {
                 Some(rest) => rest,
                 None => return Ok(Flow::Moved),
             }
         } else {
-            bytes
+            (bytes, None)
         };
         if self.lent.is_none() && !self.attach_at_once() {
             self.inbound.keep(bytes);
             return Ok(Flow::NeedBackend);
         }
-        let (forward, terminated) = self.scan_client(bytes)?;
+        let (forward, terminated) = self.scan_client(bytes, known)?;
         if let Some(lent) = &mut self.lent {
             // A backend that is gone has mostly said why: its last words are read before the session ends.
             let _ = self
@@ -123,8 +131,13 @@ impl Session {
         }
     }
 
-    /// Judges every frame; gives what to forward, and whether the client said goodbye.
-    fn scan_client<'a>(&mut self, bytes: &'a [u8]) -> Result<(Cow<'a, [u8]>, bool), End> {
+    /// Judges every frame; gives what to forward, and whether the client said goodbye. `known` is what the first one's text
+    /// mentions, if it was looked at already.
+    fn scan_client<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        mut known: Option<Words>,
+    ) -> Result<(Cow<'a, [u8]>, bool), End> {
         let mut edits = Edits::new(bytes);
         let mut at = self.pass_rest(bytes, &mut edits);
         loop {
@@ -143,17 +156,8 @@ impl Session {
             let end = header.total().min(rest.len());
             self.inbound.dropping = false;
             let body = &rest[HEADER..end];
-            let words = if matches!(header.kind, b'Q' | b'P') {
-                Words::of(body)
-            } else {
-                Words::default()
-            };
-            let own = if words.own || self.virtuals.is_in_use() {
-                self.own(header, body)
-            } else {
-                Own::No
-            };
-            match own {
+            let words = known.take().unwrap_or_else(|| words(header.kind, body));
+            match self.own(header, body, words) {
                 Own::No => {}
                 Own::Done => {
                     edits.cut(at, at + end);

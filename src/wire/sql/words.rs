@@ -23,7 +23,15 @@ impl Words {
         };
         let (mut state, mut own, mut at) = (0, 0, 0);
         loop {
-            let [a, b, c, d] = [0, 1, 2, 3].map(|offset| lower(text, at + offset));
+            let window = text[at..]
+                .first_chunk()
+                .expect("the last place leaves room for all lanes");
+            let (a, b, c, d) = (
+                lower::<0>(window),
+                lower::<1>(window),
+                lower::<2>(window),
+                lower::<3>(window),
+            );
             let set = differ(a, b's') | differ(b, b'e') | differ(c, b't');
             let load = differ(a, b'l') | differ(b, b'o') | differ(c, b'a') | differ(d, b'd');
             let pgv = differ(a, b'p') | differ(b, b'g') | differ(c, b'v');
@@ -60,22 +68,22 @@ const LANES: usize = size_of::<u64>();
 const MARGIN: usize = 3;
 
 /// Eight bytes of the text, letters in lower case.
-#[inline]
-fn lower(text: &[u8], at: usize) -> u64 {
-    let bytes = text[at..]
+#[inline(always)]
+fn lower<const OFFSET: usize>(window: &[u8; LANES + MARGIN]) -> u64 {
+    let bytes = window[OFFSET..]
         .first_chunk()
-        .expect("the last place leaves room for all lanes");
+        .expect("no offset is beyond the margin");
     u64::from_ne_bytes(*bytes) | (EACH * 0x20)
 }
 
 /// Zero in the lanes that hold this letter.
-#[inline]
+#[inline(always)]
 const fn differ(lanes: u64, letter: u8) -> u64 {
     lanes ^ (EACH * letter as u64)
 }
 
 /// Not zero when a lane is zero.
-#[inline]
+#[inline(always)]
 const fn zeros(lanes: u64) -> u64 {
     lanes.wrapping_sub(EACH) & !lanes & (EACH * 0x80)
 }
