@@ -34,6 +34,8 @@ pub struct Pool {
     pub database: Rc<str>,
     pub user: Rc<str>,
     max: usize,
+    /// The state of a session that has set nothing, shared by all of them.
+    pub blank: Rc<State>,
     /// What its sessions did so far.
     pub counters: Counters,
     /// Backends of older generations are replaced once nobody holds them.
@@ -146,6 +148,7 @@ impl Pool {
             database,
             user,
             max,
+            blank: Rc::default(),
             counters: Counters::default(),
             oldest: Cell::default(),
             state: RefCell::default(),

@@ -360,8 +360,7 @@ impl Session {
         mut bytes: &'a [u8],
     ) -> Result<Option<Rest<'a>>, End> {
         loop {
-            let count = self.inbound.skip.min(bytes.len());
-            self.inbound.skip -= count;
+            let count = self.inbound.pass(bytes.len());
             bytes = &bytes[count..];
             if bytes.is_empty() {
                 return Ok(None);
@@ -394,7 +393,7 @@ impl Session {
                     }
                 }
             }
-            self.inbound.skip = header.total();
+            self.inbound.expect(header.total());
             self.inbound.dropping = true;
             debug_assert!(header.total() >= HEADER);
         }

@@ -180,7 +180,7 @@ impl Session {
                 Verdict::After(extra) => edits.insert(at, &extra),
                 Verdict::Terminate => return Ok((edits.finish(at), true)),
             }
-            self.inbound.skip = header.total() - end;
+            self.inbound.expect(header.total() - end);
             at += end;
         }
         Ok((edits.finish(at), false))
@@ -188,8 +188,7 @@ impl Session {
 
     /// Passes over the rest of a frame that was judged before.
     fn pass_rest(&mut self, bytes: &[u8], edits: &mut Edits<'_>) -> usize {
-        let count = self.inbound.skip.min(bytes.len());
-        self.inbound.skip -= count;
+        let count = self.inbound.pass(bytes.len());
         if self.inbound.dropping && count > 0 {
             edits.cut(0, count);
         }

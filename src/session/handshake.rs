@@ -238,6 +238,7 @@ impl Door<'_> {
         welcome.extend_from_slice(&reply::ready(Status::Idle));
         let mut to_client = Spill::default();
         to_client.push(&welcome);
+        let blank = pool.blank.clone();
         Box::new(Session {
             shared: self.shared.clone(),
             pool,
@@ -254,7 +255,7 @@ impl Door<'_> {
             outbound: Cursor::default(),
             to_client,
             phase: Phase::Resting,
-            rare: Rare::new(application, baseline, told),
+            rare: Rare::new(application, baseline, told, blank),
         })
     }
 }

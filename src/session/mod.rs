@@ -235,13 +235,18 @@ struct Rare {
 
 impl Rare {
     /// What a session begins with.
-    fn new(application: Rc<str>, baseline: Rc<Baseline>, told: Rc<Parameters>) -> Self {
+    fn new(
+        application: Rc<str>,
+        baseline: Rc<Baseline>,
+        told: Rc<Parameters>,
+        saved: Rc<State>,
+    ) -> Self {
         Self {
             application,
             name: Name::Own,
             baseline,
             told,
-            saved: Rc::default(),
+            saved,
             class: Class::Read,
             pinned: false,
             at_home: true,

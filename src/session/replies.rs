@@ -42,8 +42,7 @@ impl Session {
 
     fn take_backend(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), End> {
         let mut edits = Edits::new(bytes);
-        let mut at = self.outbound.skip.min(bytes.len());
-        self.outbound.skip -= at;
+        let mut at = self.outbound.pass(bytes.len());
         loop {
             at += self.pass_plain(&bytes[at..]);
             let rest = &bytes[at..];
@@ -66,7 +65,7 @@ impl Session {
                     edits.insert(at + end, &other);
                 }
             }
-            self.outbound.skip = header.total() - end;
+            self.outbound.expect(header.total() - end);
             at += end;
         }
         let forward = edits.finish(at);
