@@ -126,6 +126,7 @@ impl Door<'_> {
         let mut told = self.reports(&pool, &baseline, &application).await?;
         if told.get("application_name") != Some(&application) {
             Rc::make_mut(&mut told).set("application_name", &application);
+            told = pool.share(told);
         }
         let (client, process) = describe(peer);
         let profile = Profile {
