@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::backend::capture::State;
+use crate::backend::login::{Credentials, Proof};
 use crate::backend::{Backend, Baseline, Home, Parameters};
 use crate::lease::{Generation, Moment, SessionId};
 use crate::wire::reply::ClientError;
@@ -36,6 +37,8 @@ pub struct Pool {
     max: usize,
     /// What its sessions did so far.
     pub counters: Counters,
+    /// What its clients' logins have shown, to log in upstream with.
+    pub credentials: Credentials,
     /// Backends of older generations are replaced once nobody holds them.
     oldest: Cell<Generation>,
     state: RefCell<Inner>,
@@ -147,6 +150,7 @@ impl Pool {
             user,
             max,
             counters: Counters::default(),
+            credentials: Credentials::default(),
             oldest: Cell::default(),
             state: RefCell::default(),
         })
@@ -303,6 +307,13 @@ impl Pool {
         state.known.push((baseline.clone(), parameters.clone()));
         if state.known.len() > KNOWN_BASELINES {
             state.known.remove(0);
+        }
+    }
+
+    /// Takes in what a client's login has shown. What was refused without it is tried again at once.
+    pub fn learn_proof(&self, proof: Proof) {
+        if self.credentials.learn(proof) {
+            self.state.borrow_mut().failure = None;
         }
     }
 

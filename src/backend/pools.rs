@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::backend::connect::{self, Login};
+use crate::backend::login::Proof;
 use crate::backend::{Backend, Baseline, Dialer, Lent, Permit, Pool};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -99,7 +100,8 @@ impl Pools {
             dialer: &self.dialer,
             database: &pool.database,
             user: &pool.user,
-            password: self.config.password_for(&pool.database, &pool.user),
+            proof: self.proof(pool).await,
+            credentials: &pool.credentials,
             application,
             baseline: baseline.clone(),
             timeout: self.config.connect_timeout,
@@ -117,5 +119,19 @@ impl Pools {
             backend: Box::new(backend),
             permit,
         })
+    }
+
+    /// What to log in with for this pool.
+    async fn proof(&self, pool: &Pool) -> Proof {
+        let (database, user) = (pool.database.clone(), pool.user.clone());
+        let secret = if self.config.reads_a_file(&user) {
+            let config = self.config.clone();
+            let (database, user) = (database.to_string(), user.to_string());
+            let read = move || config.secret_for(&database, &user);
+            tokio::task::spawn_blocking(read).await.ok().flatten()
+        } else {
+            self.config.secret_for(&database, &user)
+        };
+        pool.credentials.proof(secret)
     }
 }

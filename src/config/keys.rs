@@ -42,6 +42,8 @@ pub enum Kind {
     Users,
     /// The `[[rules]]` tables.
     Rules,
+    /// The `[[logins]]` tables.
+    Logins,
     /// One address.
     Address(Slot<Address>),
     /// One address or more.
@@ -126,7 +128,7 @@ pub static KEYS: &[Key] = &[
     key(
         "auth",
         choice!(auth: "scram" => Auth::Scram, "trust" => Auth::Trust),
-        "How clients prove who they are; `trust` only on loopback and unix listeners",
+        "How clients prove who they are, where there are no `[[logins]]`; `trust` only on loopback and unix listeners",
     ),
     key(
         "tls",
@@ -242,7 +244,12 @@ pub static KEYS: &[Key] = &[
     key(
         "users",
         Kind::Users,
-        "Passwords of users other than the URL's: `[users.NAME]` tables with `password`",
+        "Users other than the URL's: `[users.NAME]` tables with `password` or `password_file`",
+    ),
+    key(
+        "logins",
+        Kind::Logins,
+        "Who may log in how: the first that matches decides, and nobody else gets in",
     ),
     key(
         "rules",
@@ -260,7 +267,7 @@ impl Key {
     /// The flag that carries it, without leading dashes; tables have none.
     pub fn flag(&self) -> Option<String> {
         match self.kind {
-            Kind::Users | Kind::Rules => None,
+            Kind::Users | Kind::Rules | Kind::Logins => None,
             _ => Some(self.name.replace('_', "-")),
         }
     }
@@ -276,7 +283,8 @@ impl Kind {
                  ?sslmode=, sslrootcert=, sslcert= and sslkey= as in libpq"
                     .to_owned()
             }
-            Self::Users => "`[users.NAME]` with `password = \"...\"`".to_owned(),
+            Self::Users => super::file::USER.to_owned(),
+            Self::Logins => super::logins::ALLOWED.to_owned(),
             Self::Rules => super::rules::ALLOWED.to_owned(),
             Self::Address(_) => "host:port or unix:/path".to_owned(),
             Self::Addresses(_) => "host:port or unix:/directory, or several".to_owned(),
@@ -298,12 +306,12 @@ impl Kind {
         }
     }
 
-    /// Fills the key's field. `load` sees to the upstream, the users and the rules.
+    /// Fills the key's field. `load` sees to the upstream and the tables.
     pub(super) fn set(&self, config: &mut Config, raw: &Raw) -> Result<(), ValueProblem> {
         match self {
             Self::Upstream => {}
             // Tables are taken as they are read: this is something else.
-            Self::Users | Self::Rules => {
+            Self::Users | Self::Rules | Self::Logins => {
                 raw.text()?;
                 return Err(ValueProblem::Type { found: "a string" });
             }
@@ -343,7 +351,7 @@ impl Kind {
             toml::Value::Array(list.into_iter().map(toml::Value::String).collect())
         };
         Some(match self {
-            Self::Upstream | Self::Users | Self::Rules => return None,
+            Self::Upstream | Self::Users | Self::Rules | Self::Logins => return None,
             Self::Address(slot) => toml::Value::String(slot(config).to_string()),
             Self::Addresses(slot) => match slot(config).as_slice() {
                 [address] => toml::Value::String(address.to_string()),
