@@ -73,7 +73,7 @@ impl Credentials {
 
     /// What to log in with, where the configuration says `secret`.
     #[must_use]
-    pub fn proof(&self, secret: Option<Secret>) -> Proof {
+    pub fn proof(&self, secret: Option<Secret>, asks_postgresql: bool) -> Proof {
         let shown = self.shown.borrow().clone();
         match (secret, shown) {
             (Some(Secret::Password(password)), _) => Proof::Password(password),
@@ -85,6 +85,7 @@ impl Credentials {
             }
             (Some(Secret::Verifier(_)), _) => Proof::Unseen,
             (None, Some(shown)) => shown,
+            (None, None) if asks_postgresql => Proof::Unseen,
             (None, None) => Proof::None,
         }
     }
@@ -242,7 +243,7 @@ impl Talk<'_> {
                     self.login.user
                 );
                 let error = ClientError::new(Fault::Proxy, "28000", text);
-                Err(error.hint("Copy it from pg_authid.rolpassword, and log in again."))
+                Err(error.hint("Copy it from pg_authid.rolpassword, or let auth_query ask for it, and log in again."))
             }
             Proof::Md5(_) | Proof::Unseen | Proof::None => Err(self.ignorant("the password")),
         }
@@ -345,8 +346,9 @@ mod tests {
         let verifier = Arc::new(keys.verifier(salt, crate::wire::scram::ITERATIONS));
         let secret = || Some(Secret::Verifier(verifier.clone()));
         let credentials = Credentials::default();
-        assert!(matches!(credentials.proof(secret()), Proof::Unseen));
-        assert!(matches!(credentials.proof(None), Proof::None));
+        assert!(matches!(credentials.proof(secret(), false), Proof::Unseen));
+        assert!(matches!(credentials.proof(None, true), Proof::Unseen));
+        assert!(matches!(credentials.proof(None, false), Proof::None));
         let shown = Proof::Keys(verifier.clone(), Arc::new(keys));
         assert!(credentials.learn(shown.clone()), "it is news");
         assert!(!credentials.learn(shown), "it is known");
@@ -354,9 +356,12 @@ mod tests {
             !credentials.learn(Proof::None),
             "a certificate shows nothing"
         );
-        assert!(matches!(credentials.proof(secret()), Proof::Keys(..)));
+        assert!(matches!(
+            credentials.proof(secret(), false),
+            Proof::Keys(..)
+        ));
         let other = Arc::new(Verifier::mock(b"pepper", "user"));
         let changed = Some(Secret::Verifier(other));
-        assert!(matches!(credentials.proof(changed), Proof::Unseen));
+        assert!(matches!(credentials.proof(changed, false), Proof::Unseen));
     }
 }

@@ -8,6 +8,7 @@ pub mod connect;
 pub mod dial;
 mod exchange;
 pub mod login;
+pub mod lookup;
 pub mod parameters;
 pub mod pool;
 pub mod pools;

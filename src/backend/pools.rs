@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use crate::backend::connect::{self, Login};
 use crate::backend::login::Proof;
+use crate::backend::lookup::Lookup;
 use crate::backend::{Backend, Baseline, Dialer, Lent, Permit, Pool};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::lease::{BackendId, Generation};
+use crate::lease::{BackendId, Generation, Moment};
 use crate::wire::reply::ClientError;
 
 /// The pools of one data thread.
@@ -22,6 +23,8 @@ pub struct Pools {
     /// The bound of each pool: this thread's share of `max_backends`.
     share: usize,
     pools: RefCell<HashMap<(String, String), Rc<Pool>>>,
+    /// Whether, and how, PostgreSQL is asked for users' secrets.
+    lookup: Option<Box<Lookup>>,
     next: Cell<u64>,
 }
 
@@ -29,7 +32,9 @@ impl Pools {
     /// No pools yet. `share` bounds each of them.
     #[must_use]
     pub fn new(config: Arc<Config>, dialer: Dialer, clock: Clock, share: usize) -> Self {
+        let lookup = Lookup::new(&config).map(Box::new);
         Self {
+            lookup,
             config,
             dialer,
             clock,
@@ -43,6 +48,14 @@ impl Pools {
     #[must_use]
     pub fn dialer(&self) -> &Dialer {
         &self.dialer
+    }
+
+    pub(super) fn lookup(&self) -> Option<&Lookup> {
+        self.lookup.as_deref()
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        self.clock.now()
     }
 
     /// The pool of a database and user.
@@ -77,6 +90,10 @@ impl Pools {
                 self.config.backend_lifetime,
                 self.config.backend_idle_timeout,
             );
+        }
+        if let Some(lookup) = &self.lookup {
+            let config = &self.config;
+            lookup.tend(now, config.backend_lifetime, config.backend_idle_timeout);
         }
         self.pools
             .borrow_mut()
@@ -132,6 +149,6 @@ impl Pools {
         } else {
             self.config.secret_for(&database, &user)
         };
-        pool.credentials.proof(secret)
+        pool.credentials.proof(secret, self.lookup.is_some())
     }
 }

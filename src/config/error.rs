@@ -176,6 +176,9 @@ pub enum ValueProblem {
     /// No network.
     #[error("`{text}` isn't an address or a network")]
     NotANetwork { text: String },
+    /// A query that can't tell users apart.
+    #[error("the query has no $1, which stands for the user's name")]
+    NoParameter,
     /// A key that has to be there.
     #[error("it isn't given")]
     Missing,

@@ -60,6 +60,10 @@ pub enum Kind {
     Filter(Slot<String>),
     /// A file.
     Path(Slot<Option<PathBuf>>),
+    /// A name.
+    Name(Slot<Option<String>>),
+    /// A query for secrets.
+    Query(Slot<Option<String>>),
 }
 
 /// One of some words, and how it is written to and read from its field.
@@ -89,6 +93,8 @@ macro_rules! duration {
     };
 }
 
+/// A password that was changed is taken for the old one for no longer.
+const HOUR: Duration = Duration::from_secs(3600);
 /// Longer durations are typing errors, and might overflow sums of times.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// TCP_USER_TIMEOUT is a signed count of milliseconds.
@@ -129,6 +135,21 @@ pub static KEYS: &[Key] = &[
         "auth",
         choice!(auth: "scram" => Auth::Scram, "trust" => Auth::Trust),
         "How clients prove who they are, where there are no `[[logins]]`; `trust` only on loopback and unix listeners",
+    ),
+    key(
+        "auth_query",
+        Kind::Query(|c| &mut c.auth_query),
+        "How PostgreSQL is asked for the secrets of users that aren't in the configuration; off without it and `auth_user`",
+    ),
+    key(
+        "auth_user",
+        Kind::Name(|c| &mut c.auth_user),
+        "Who asks `auth_query`; the URL's user by default",
+    ),
+    key(
+        "auth_query_cache",
+        duration!(auth_query_cache, Off, HOUR),
+        "How long the answer of `auth_query` is good for",
     ),
     key(
         "tls",
@@ -303,6 +324,10 @@ impl Kind {
                 "off, error, warn, info, debug or trace, or a filter such as \"info,pgvalet::session=debug\"".to_owned()
             }
             Self::Path(_) => "the absolute path of a PEM file".to_owned(),
+            Self::Name(_) => "a name".to_owned(),
+            Self::Query(_) => {
+                "\"default\", or a query for name and secret with the user's name in $1, all names qualified".to_owned()
+            }
         }
     }
 
@@ -339,6 +364,8 @@ impl Kind {
             }
             Self::Filter(slot) => *slot(config) = value::filter(raw.text()?.trim())?,
             Self::Path(slot) => *slot(config) = Some(value::path(raw.text()?)?),
+            Self::Name(slot) => *slot(config) = Some(raw.text()?.to_owned()),
+            Self::Query(slot) => *slot(config) = Some(value::auth_query(raw.text()?)?),
         }
         Ok(())
     }
@@ -371,6 +398,7 @@ impl Kind {
             Self::Path(slot) => {
                 toml::Value::String(slot(config).as_ref()?.to_string_lossy().into_owned())
             }
+            Self::Name(slot) | Self::Query(slot) => toml::Value::String(slot(config).clone()?),
         })
     }
 }

@@ -49,6 +49,12 @@ pub struct Config {
     pub auth: Auth,
     /// How clients prove who they are: the first rule that covers one decides, and without one it stays outside.
     pub logins: Vec<LoginRule>,
+    /// How PostgreSQL is asked for the secret of a user whom the configuration doesn't know; `None` for the usual query.
+    pub auth_query: Option<String>,
+    /// Who asks it; `None` for the upstream URL's user.
+    pub auth_user: Option<String>,
+    /// How long its answer is good for; zero means for one login only.
+    pub auth_query_cache: Duration,
     /// Whether clients on TCP may or must encrypt.
     pub tls: Tls,
     /// The certificate that clients see, with its intermediates: PEM.
@@ -313,6 +319,12 @@ impl Config {
         known.is_some_and(|known| known.password_file.is_some())
     }
 
+    /// Whether PostgreSQL is asked about users whom the configuration doesn't know.
+    #[must_use]
+    pub fn asks_postgresql(&self) -> bool {
+        self.auth_query.is_some() || self.auth_user.is_some()
+    }
+
     /// The defaults, in front of `upstream`.
     pub fn for_upstream(upstream: Upstream) -> Self {
         let loopback = |port| Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
@@ -323,6 +335,9 @@ impl Config {
             metrics: loopback(9127),
             auth: Auth::Scram,
             logins: Vec::new(),
+            auth_query: None,
+            auth_user: None,
+            auth_query_cache: Duration::from_secs(10),
             tls: Tls::Disable,
             tls_cert: None,
             tls_key: None,

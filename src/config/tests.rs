@@ -100,6 +100,7 @@ listen = "127.0.0.1:6432"
 admin = "127.0.0.1:6433"
 metrics = "127.0.0.1:9127"
 auth = "scram"
+auth_query_cache = "10s"
 tls = "disable"
 mode = "session"
 max_backends = 20

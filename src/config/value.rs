@@ -123,6 +123,16 @@ pub(super) fn path(text: &str) -> Result<PathBuf, ValueProblem> {
     }
 }
 
+/// A query with the user's name in `$1`, or the word for the usual one.
+pub(super) fn auth_query(text: &str) -> Result<String, ValueProblem> {
+    let text = text.trim();
+    if text == "default" || text.contains("$1") {
+        Ok(text.to_owned())
+    } else {
+        Err(ValueProblem::NoParameter)
+    }
+}
+
 /// A whole number in `range`.
 pub(super) fn count(raw: &Raw, least: usize, most: usize) -> Result<usize, ValueProblem> {
     let number = match raw {

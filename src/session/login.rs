@@ -62,7 +62,7 @@ impl Door<'_> {
         Ok(shown)
     }
 
-    /// What the configuration knows of the user.
+    /// What is known of the user: by the configuration, or else by PostgreSQL.
     async fn secret(&self, knock: &Knock<'_>) -> Result<Option<Secret>, ClientError> {
         let (database, user) = (knock.database, knock.user);
         let config = self.shared.config.clone();
@@ -72,7 +72,10 @@ impl Door<'_> {
         } else {
             config.secret_for(database, user)
         };
-        Ok(known)
+        match known {
+            Some(known) => Ok(Some(known)),
+            None => Box::pin(self.shared.pools.look_up(user)).await,
+        }
     }
 
     async fn scram(&mut self, user: &str, secret: Option<Secret>) -> Result<Proof, Refusal> {
@@ -88,7 +91,9 @@ impl Door<'_> {
         let (answer, exchange) = challenge.first(&body)?;
         self.line.say(&answer).await?;
         let body = self.answer(MAX_SASL).await?;
-        let (answer, keys) = exchange.last(&body, user)?;
+        let (answer, keys) = exchange
+            .last(&body, user)
+            .inspect_err(|_| self.shared.pools.doubt(user))?;
         self.line.say(&answer).await?;
         Ok(match secret {
             Some(Secret::Verifier(verifier)) => Proof::Keys(verifier, Arc::new(keys)),
@@ -102,7 +107,7 @@ impl Door<'_> {
         let scram = match &secret {
             Some(Secret::Verifier(_)) => true,
             Some(Secret::Password(_) | Secret::Md5(_)) => false,
-            None => false,
+            None => self.shared.config.asks_postgresql(),
         };
         if scram {
             return self.scram(user, secret).await;
@@ -121,7 +126,7 @@ impl Door<'_> {
             }
         };
         if !bool::from(answer.ct_eq(expected.as_bytes())) {
-            return Err(auth::failed(user).into());
+            return Err(self.failed(user));
         }
         Ok(match secret {
             Some(Secret::Md5(hash)) => Proof::Md5(hash),
@@ -135,7 +140,12 @@ impl Door<'_> {
         let typed = self.password().await?;
         let (verifiers, name) = (self.shared.verifiers.clone(), user.to_owned());
         let checked = aside(move || check(&verifiers, &name, secret, &typed)).await?;
-        checked.ok_or_else(|| auth::failed(user).into())
+        checked.ok_or_else(|| self.failed(user))
+    }
+
+    fn failed(&self, user: &str) -> Refusal {
+        self.shared.pools.doubt(user);
+        auth::failed(user).into()
     }
 
     async fn certificate(

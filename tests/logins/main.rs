@@ -9,6 +9,8 @@ mod programs;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod drivers;
+mod lookup;
 mod malformed;
 mod methods;
 mod passthrough;

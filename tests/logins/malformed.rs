@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::stage::Stage;
 use crate::support::messages::{frame, startup};
-use crate::support::{Auth, Postgres, Raw, Valet, no_valet};
+use crate::support::{Auth, Postgres, Raw, Valet, eventually, no_valet};
 
 fn asked(port: u16, user: &str) -> (Raw, Vec<u8>) {
     let mut client = Raw::dial(port);
@@ -71,6 +71,31 @@ fn a_sasl_message_beyond_postgresql_s_bound_is_refused() {
             if nonce < 1024 { b'R' } else { b'E' },
             "{answer:?}"
         );
+    }
+}
+
+#[test]
+fn a_name_that_somebody_made_up_writes_no_line_of_the_log() {
+    if no_valet() {
+        return;
+    }
+    let postgres = Postgres::start_with(Auth::Scram, &[]);
+    for config in [
+        "[[logins]]\nmethod = \"reject\"\n",
+        "auth_query = \"SELECT 1/0, $1::text\"\n",
+    ] {
+        let stage = Stage::new(&postgres, "postgres:postgres", config);
+        let user = "mallory\nFORGED by a client\u{1b}[31m";
+        Raw::refused(
+            stage.valet.port(),
+            &[("user", user), ("database", "postgres")],
+        );
+        eventually("the log tells of it", || {
+            stage.valet.log().contains("FORGED")
+        });
+        let log = stage.valet.log();
+        assert!(log.lines().all(|line| !line.starts_with("FORGED")), "{log}");
+        assert!(!log.contains('\u{1b}'), "{log}");
     }
 }
 

@@ -164,3 +164,20 @@ fn auth_beside_rules_says_nothing() {
         "{refused}"
     );
 }
+
+#[test]
+fn a_query_for_secrets_names_the_user() {
+    let refused = refused(&with_flag("auth_query", "SELECT 1"));
+    assert!(
+        refused.contains("auth_query: the query has no $1"),
+        "{refused}"
+    );
+    let config = loaded(&with_flag("auth_query", "default")).config;
+    assert!(config.asks_postgresql() && config.auth_user.is_none());
+    assert!(
+        loaded(&with_flag("auth_user", "asker"))
+            .config
+            .asks_postgresql()
+    );
+    assert!(!loaded(&sources()).config.asks_postgresql());
+}
