@@ -28,7 +28,7 @@ pub(super) async fn greet(
     stream: Stream,
     peer: Peer,
     listener: usize,
-) -> Option<Session> {
+) -> Option<Box<Session>> {
     let (line, startup) = match first::open(shared, stream).await {
         Opened::Startup(line, startup) => (line, startup),
         Opened::Done => return None,
@@ -177,7 +177,7 @@ impl Door<'_> {
         attach::first_login(self.shared, pool, baseline, application).await
     }
 
-    fn into_session(self, admitted: Admitted) -> Session {
+    fn into_session(self, admitted: Admitted) -> Box<Session> {
         let Admitted {
             pool,
             baseline,
@@ -204,8 +204,8 @@ impl Door<'_> {
         welcome.extend_from_slice(&reply::ready(Status::Idle));
         let mut to_client = Spill::default();
         to_client.push(&welcome);
-        let rare = Rare::new(application, baseline, told);
-        Session {
+        let blank = pool.blank.clone();
+        Box::new(Session {
             shared: self.shared.clone(),
             pool,
             id,
@@ -221,8 +221,8 @@ impl Door<'_> {
             outbound: Cursor::default(),
             to_client,
             phase: Phase::Resting,
-            rare: Box::new(rare),
-        }
+            rare: Rare::new(application, baseline, told, blank),
+        })
     }
 }
 
