@@ -23,7 +23,7 @@ use crate::net::Bound;
 use crate::net::listen::Listener;
 use crate::net::tls::{ClientTls, Handshakes};
 use crate::session::auth::Verifiers;
-use crate::session::{CancelDesk, Scratch, Shared, serve, turn_away};
+use crate::session::{CancelDesk, Scratch, Secrets, Shared, serve, turn_away};
 use crate::wire::reply::{ClientError, Fault};
 use crate::wire::startup::CancelKey;
 
@@ -113,6 +113,7 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         verifiers,
         metrics,
         scratch: Scratch::default(),
+        secrets: Secrets::default(),
         cancels: Box::new(desk),
     });
     let mut accepting = Vec::new();

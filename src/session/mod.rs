@@ -17,7 +17,7 @@ mod rules;
 mod statements;
 mod virtual_settings;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -64,6 +64,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The one buffer that every session reads into: no session owns one.
     pub scratch: Scratch,
+    /// Keys for cancel requests.
+    pub secrets: Secrets,
     /// Whether a cancel reaches its session on another data thread.
     pub cancels: CancelRoute,
 }
@@ -78,6 +80,31 @@ pub trait CancelDesk: std::fmt::Debug {
         &self,
         key: crate::wire::startup::CancelKey,
     ) -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
+}
+
+/// Randomness, taken from the system a kilobyte at a time.
+#[derive(Default)]
+pub struct Secrets(RefCell<Vec<u8>>);
+
+impl Secrets {
+    const STOCK: usize = 1024;
+
+    /// A secret of `length` bytes, at most a kilobyte.
+    fn draw(&self, length: usize) -> Box<[u8]> {
+        let mut stock = self.0.borrow_mut();
+        if stock.len() < length {
+            stock.resize(Self::STOCK, 0);
+            getrandom::fill(&mut stock).expect("the system gave randomness when pgvalet started");
+        }
+        let rest = stock.len() - length;
+        stock.split_off(rest).into()
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secrets")
+    }
 }
 
 /// A buffer that is lent for one read, and back before the task yields.
