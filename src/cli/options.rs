@@ -62,6 +62,7 @@ fn placeholder(kind: &Kind) -> String {
         Kind::Patterns(_) => "PATTERN".to_owned(),
         Kind::Filter(_) => "FILTER".to_owned(),
         Kind::Path(_) => "FILE".to_owned(),
-        Kind::Users | Kind::Rules => "TABLE".to_owned(),
+        Kind::Names(_) => "NAME".to_owned(),
+        Kind::Users | Kind::Rules | Kind::Secret(_) => "TABLE".to_owned(),
     }
 }
