@@ -6,7 +6,7 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-use crate::admin::{self, TokenError};
+use crate::admin::{self, Averages, Console, TokenError};
 use crate::backend::Dialer;
 use crate::clock::Clock;
 use crate::config::{Address, Config};
@@ -139,6 +139,15 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let admin_tls = listeners.certificates.admin.clone();
     let encryption = admin_tls.map(|tls| (tls, transport.handshakes.clone()));
     let (shards, receivers) = Shards::new(config.threads);
+    let desk = admin::Desk::new(
+        config.clone(),
+        clock,
+        shards.clone(),
+        metrics.clone(),
+        shutdown.clone(),
+    );
+    let averages = Arc::new(Averages::default());
+    let console = Arc::new(Console::new(desk.clone(), averages.clone()));
     announce(&listeners);
     let mut ends = Vec::new();
     for (number, commands) in (0..).zip(receivers) {
@@ -151,6 +160,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
             metrics: metrics.clone(),
             commands,
             shards: shards.clone(),
+            console: console.clone(),
             number,
             shutdown: shutdown.clone(),
         };
@@ -158,14 +168,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     }
     // The sockets live on in the data threads; the names of unix sockets are theirs to remove.
     drop(listeners.clients);
-    let desk = admin::Desk::new(config, clock, shards, metrics, shutdown.clone());
-    let serving = async {
-        let api = admin::admin(desk.clone());
-        let api = admin::serve(listeners.admin, api, encryption, shutdown.clone());
-        let scrape = admin::scrape(desk);
-        let scrape = admin::serve(listeners.metrics, scrape, None, shutdown.clone());
-        tokio::try_join!(api, scrape).map_err(RunError::Start)
-    };
+    let bound = (listeners.admin, listeners.metrics);
+    let serving = serve_http(bound, desk, encryption, &averages);
     let working = async {
         for end in ends {
             end.await
@@ -183,6 +187,29 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
             Err(error) => Err(error),
         },
     }
+}
+
+/// Serves the API and the scrape endpoint, and keeps the averages that the console shows.
+async fn serve_http(
+    (api, scrape): (Bound, Bound),
+    desk: admin::Desk,
+    encryption: admin::Encryption,
+    averages: &Averages,
+) -> Result<(), RunError> {
+    let (shards, shutdown) = (desk.shards.clone(), desk.shutdown.clone());
+    let api = admin::serve(
+        api,
+        admin::admin(desk.clone()),
+        encryption,
+        shutdown.clone(),
+    );
+    let scrape = admin::serve(scrape, admin::scrape(desk), None, shutdown);
+    let counting = async {
+        averages.keep(&shards).await;
+        Ok(())
+    };
+    let served = tokio::try_join!(api, scrape, counting);
+    served.map(drop).map_err(RunError::Start)
 }
 
 /// What encrypts both legs, with a thread for its handshakes.

@@ -4,6 +4,7 @@
 
 mod access;
 mod bodies;
+mod console;
 mod guard;
 mod idempotency;
 mod openapi;
@@ -24,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::shard::Shards;
 
 pub use access::{Role, TokenError, check as check_tokens};
+pub use console::{Averages, Console};
 pub use routes::{admin, scrape};
 pub use serve::{Encryption, serve};
 pub use table::routes;

@@ -62,18 +62,18 @@ pub(super) struct Owners {
 /// What one owner holds.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub(super) struct Owner {
-    owner: String,
-    evidence: &'static str,
-    sessions: usize,
-    leases: usize,
-    active: usize,
-    in_transaction: usize,
-    idle: usize,
-    resting: usize,
-    parked: usize,
+    pub owner: String,
+    pub evidence: &'static str,
+    pub sessions: usize,
+    pub leases: usize,
+    pub active: usize,
+    pub in_transaction: usize,
+    pub idle: usize,
+    pub resting: usize,
+    pub parked: usize,
     #[serde(serialize_with = "span")]
     #[schema(value_type = String)]
-    longest_idle: Duration,
+    pub longest_idle: Duration,
 }
 
 impl Owners {

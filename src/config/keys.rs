@@ -314,6 +314,16 @@ impl Key {
         format!("PGVALET_{}", self.name.to_ascii_uppercase())
     }
 
+    /// Its value as people read it; secrets are hidden, tables are not shown.
+    pub fn shown(&self, config: &Config) -> String {
+        match (&self.kind, self.kind.get(config)) {
+            (Kind::Upstream, _) => config.upstream.to_string(),
+            (_, Some(toml::Value::String(text))) => text,
+            (_, Some(value)) => value.to_string(),
+            (_, None) => String::new(),
+        }
+    }
+
     /// The flag that carries it, without leading dashes; tables have none.
     pub fn flag(&self) -> Option<String> {
         match self.kind {

@@ -16,7 +16,7 @@ use crate::session::first::{self, Line, Opened};
 use crate::session::leg::{Cursor, Spill};
 use crate::session::statements::Statements;
 use crate::session::virtual_settings::Virtuals;
-use crate::session::{Phase, Rare, Session, Shared, attach, auth};
+use crate::session::{Guest, Phase, Rank, Rare, Session, Shared, attach, auth, console};
 use crate::wire::frame::Header;
 use crate::wire::options;
 use crate::wire::reply::{self, ClientError, Fault};
@@ -26,8 +26,15 @@ use crate::wire::tracker::Tracker;
 /// The longest password message that is read, in bytes.
 const MAX_PASSWORD: usize = 4096;
 
+/// Who has come in.
+pub(super) enum Greeted {
+    Session(Session),
+    /// A guest of the console.
+    Guest(Guest),
+}
+
 /// Leads one connection through its login. `None` when it asked for a cancel only, or was refused.
-pub(super) async fn greet(shared: &Rc<Shared>, stream: Stream, peer: Peer) -> Option<Session> {
+pub(super) async fn greet(shared: &Rc<Shared>, stream: Stream, peer: Peer) -> Option<Greeted> {
     let (line, startup) = match first::open(shared, stream).await {
         Opened::Startup(line, startup) => (line, startup),
         Opened::Done => return None,
@@ -42,7 +49,17 @@ pub(super) async fn greet(shared: &Rc<Shared>, stream: Stream, peer: Peer) -> Op
         minor: startup.minor.min(NEWEST_MINOR),
     };
     match door.admit(startup, &peer).await {
-        Ok(admitted) => Some(door.into_session(admitted)),
+        Ok(Welcome::Session(admitted)) => Some(Greeted::Session(door.into_session(*admitted))),
+        Ok(Welcome::Guest {
+            rank,
+            user,
+            application,
+        }) => Some(Greeted::Guest(Guest {
+            stream: door.line.stream,
+            rank,
+            user,
+            application,
+        })),
         Err(Refusal::Told(error)) => {
             refuse(shared, &mut door.line.stream, &error).await;
             None
@@ -105,8 +122,19 @@ struct Admitted {
     owner: Option<String>,
 }
 
+/// Where a client wants to, and may go.
+enum Welcome {
+    Session(Box<Admitted>),
+    /// To the console.
+    Guest {
+        rank: Rank,
+        user: String,
+        application: String,
+    },
+}
+
 impl Door<'_> {
-    async fn admit(&mut self, mut startup: Startup, peer: &Peer) -> Result<Admitted, Refusal> {
+    async fn admit(&mut self, mut startup: Startup, peer: &Peer) -> Result<Welcome, Refusal> {
         if startup.minor > NEWEST_MINOR || !startup.options.is_empty() {
             let offer = reply::negotiate(self.minor, startup.options.clone());
             self.line.say(&offer).await?;
@@ -116,11 +144,19 @@ impl Door<'_> {
         let (database, user) = whom(parameters, &self.shared.config.upstream.database)?;
         let demand = self.shared.config.tls;
         first::judge(demand, &self.line, peer, (&database, &user))?;
-        self.authenticate(&database, &user).await?;
         let application = parameters
             .get("application_name")
             .cloned()
             .unwrap_or_default();
+        if console::VIRTUAL.contains(&&*database) {
+            let rank = self.let_in(&user).await?;
+            return Ok(Welcome::Guest {
+                rank,
+                user,
+                application,
+            });
+        }
+        self.authenticate(&database, &user).await?;
         let pool = self.shared.pools.get(&database, &user);
         let baseline = pool.intern(Baseline::of_startup(parameters));
         let mut told = self.reports(&pool, &baseline, &application).await?;
@@ -134,14 +170,25 @@ impl Door<'_> {
             application: application.into(),
             client,
         };
-        Ok(Admitted {
+        Ok(Welcome::Session(Box::new(Admitted {
             pool,
             baseline,
             told,
             profile,
             process,
             owner: ours.get("owner").filter(|owner| !owner.is_empty()).cloned(),
-        })
+        })))
+    }
+
+    /// Lets a guest of the console in. The password is that of the URL's database.
+    async fn let_in(&mut self, user: &str) -> Result<Rank, Refusal> {
+        if console::is_own(&self.line.stream, user) {
+            self.line.say(&reply::authentication_ok()).await?;
+            return Ok(Rank::Operator);
+        }
+        let database = self.shared.config.upstream.database.clone();
+        self.authenticate(&database, user).await?;
+        Ok(console::rank(&self.shared.config, user)?)
     }
 
     /// What PostgreSQL reports to a new session: known from an earlier login, or asked for by opening a backend now.

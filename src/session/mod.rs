@@ -6,6 +6,7 @@ mod adapt;
 mod attach;
 pub mod auth;
 mod client;
+mod console;
 mod first;
 mod handshake;
 mod leg;
@@ -40,6 +41,7 @@ use crate::wire::sql::Class;
 use crate::wire::tracker::Tracker;
 
 use auth::Verifiers;
+use handshake::Greeted;
 use leg::{Cursor, Spill};
 use statements::Statements;
 use virtual_settings::Virtuals;
@@ -64,7 +66,11 @@ pub struct Shared {
     pub scratch: Scratch,
     /// Whether a cancel reaches its session on another data thread.
     pub cancels: CancelRoute,
+    /// Who serves the console.
+    pub console: Arc<dyn ConsoleDesk>,
 }
+
+pub use console::{ConsoleDesk, Guest, Rank};
 
 /// Hands a cancel request to whoever knows the session.
 pub type CancelRoute = Box<dyn CancelDesk>;
@@ -124,8 +130,10 @@ pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer) {
             }
         }
     };
-    if let Some(session) = greeted {
-        session.run().await;
+    match greeted {
+        Some(Greeted::Session(session)) => session.run().await,
+        Some(Greeted::Guest(guest)) => shared.console.serve(guest).await,
+        None => {}
     }
 }
 

@@ -10,5 +10,8 @@ mod programs;
 mod support;
 
 mod access;
+mod console;
+mod exporter;
 mod limits;
 mod openapi;
+mod pgbouncer;
