@@ -28,7 +28,7 @@ const MAX_PASSWORD: usize = 4096;
 
 /// Who has come in.
 pub(super) enum Greeted {
-    Session(Session),
+    Session(Box<Session>),
     /// A guest of the console.
     Guest(Guest),
 }
@@ -258,7 +258,7 @@ impl Door<'_> {
         Ok(body)
     }
 
-    fn into_session(self, admitted: Admitted) -> Session {
+    fn into_session(self, admitted: Admitted) -> Box<Session> {
         let Admitted {
             pool,
             baseline,
@@ -285,8 +285,8 @@ impl Door<'_> {
         welcome.extend_from_slice(&reply::ready(Status::Idle));
         let mut to_client = Spill::default();
         to_client.push(&welcome);
-        let rare = Rare::new(application, baseline, told);
-        Session {
+        let blank = pool.blank.clone();
+        Box::new(Session {
             shared: self.shared.clone(),
             pool,
             id,
@@ -302,8 +302,8 @@ impl Door<'_> {
             outbound: Cursor::default(),
             to_client,
             phase: Phase::Resting,
-            rare: Box::new(rare),
-        }
+            rare: Rare::new(application, baseline, told, blank),
+        })
     }
 }
 
