@@ -4,8 +4,10 @@
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -70,6 +72,12 @@ pub enum Order {
 pub struct CancelTarget {
     /// PostgreSQL's key of the backend.
     pub key: CancelKey,
+    /// When the backend was opened.
+    pub born: Moment,
+    /// Both ends of the connection; none for a unix socket.
+    pub ends: Option<[SocketAddr; 2]>,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
     /// How many cancels are under way: the backend changes hands only at zero.
     pub in_flight: Cell<u32>,
 }
@@ -181,12 +189,15 @@ impl Ledger {
         self.book.borrow_mut()
     }
 
-    /// Takes one transition of a session's lease.
+    /// Takes one transition of a session's lease. Gives the state that it leaves, and for how long it lasted.
     ///
     /// # Errors
     /// The book's: always a defect of pgvalet.
-    pub fn step(&self, slot: Slot, event: Event) -> Result<LeaseState, BookError> {
-        self.book.borrow_mut().step(slot, event, self.clock.now())
+    pub fn step(&self, slot: Slot, event: Event) -> Result<(LeaseState, Duration), BookError> {
+        let (mut book, now) = (self.book.borrow_mut(), self.clock.now());
+        let before = book.entry(slot).state;
+        book.step(slot, event, now)?;
+        Ok((before, now.since(before.since())))
     }
 
     /// Leaves an order for a session, and wakes its task. `false` when there is no such session.
@@ -245,6 +256,12 @@ impl Ledger {
             .target
             .as_ref()
             .map(|target| target.key.pid)
+    }
+
+    /// What is known of the backend behind a session's lease.
+    #[must_use]
+    pub fn target(&self, slot: Slot) -> Option<Rc<CancelTarget>> {
+        self.mail.borrow()[slot.index()].target.clone()
     }
 
     /// The key with which a session's client would cancel what it runs.

@@ -6,6 +6,7 @@ mod adapt;
 mod attach;
 pub mod auth;
 mod client;
+mod console;
 mod first;
 mod handshake;
 mod leg;
@@ -42,6 +43,7 @@ use crate::wire::tracker::Tracker;
 
 use adapt::Moving;
 use auth::Verifiers;
+use handshake::Greeted;
 use leg::{Cursor, Spill};
 use statements::Statements;
 use virtual_settings::Virtuals;
@@ -66,7 +68,11 @@ pub struct Shared {
     pub scratch: Scratch,
     /// Whether a cancel reaches its session on another data thread.
     pub cancels: CancelRoute,
+    /// Who serves the console.
+    pub console: Arc<dyn ConsoleDesk>,
 }
+
+pub use console::{ConsoleDesk, Guest, Rank};
 
 /// Hands a cancel request to whoever knows the session.
 pub type CancelRoute = Box<dyn CancelDesk>;
@@ -126,9 +132,11 @@ pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer, listener: usi
             }
         }
     };
-    // A task of its own: what the login needed is freed, and the session's future is as small as its life.
-    if let Some(session) = greeted {
-        spawn_local(session.run());
+    match greeted {
+        // A task of its own: what the login needed is freed, and the session's future is as small as its life.
+        Some(Greeted::Session(session)) => drop(spawn_local(session.run())),
+        Some(Greeted::Guest(guest)) => drop(spawn_local(shared.console.serve(guest))),
+        None => {}
     }
 }
 
