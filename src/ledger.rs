@@ -4,8 +4,10 @@
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -70,6 +72,12 @@ pub enum Order {
 pub struct CancelTarget {
     /// PostgreSQL's key of the backend.
     pub key: CancelKey,
+    /// When the backend was opened.
+    pub born: Moment,
+    /// Both ends of the connection; none for a unix socket.
+    pub ends: Option<[SocketAddr; 2]>,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
     /// How many cancels are under way: the backend changes hands only at zero.
     pub in_flight: Cell<u32>,
 }
@@ -83,6 +91,31 @@ struct Mailbox {
     target: Option<Rc<CancelTarget>>,
 }
 
+/// Randomness, taken from the system a kilobyte at a time.
+#[derive(Default)]
+struct Secrets(RefCell<Vec<u8>>);
+
+impl Secrets {
+    const STOCK: usize = 1024;
+
+    /// A secret of `length` bytes, at most a kilobyte.
+    fn draw(&self, length: usize) -> Box<[u8]> {
+        let mut stock = self.0.borrow_mut();
+        if stock.len() < length {
+            stock.resize(Self::STOCK, 0);
+            getrandom::fill(&mut stock).expect("the system gave randomness when pgvalet started");
+        }
+        let rest = stock.len() - length;
+        stock.split_off(rest).into()
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secrets")
+    }
+}
+
 /// The book and the mailboxes of one data thread.
 #[derive(Debug)]
 pub struct Ledger {
@@ -92,6 +125,7 @@ pub struct Ledger {
     /// The rules under which sessions are about to take a lease, one entry a session.
     acquiring: RefCell<Vec<usize>>,
     history: RefCell<History>,
+    secrets: Secrets,
     /// Ids are dealt in steps of `stride` from here, so that shards never deal the same one.
     next: Cell<u32>,
     stride: u32,
@@ -107,6 +141,7 @@ impl Ledger {
             mail: RefCell::default(),
             acquiring: RefCell::default(),
             history: RefCell::default(),
+            secrets: Secrets::default(),
             next: Cell::new(SessionId::FIRST + shard),
             stride: shards,
         }
@@ -128,6 +163,11 @@ impl Ledger {
     #[must_use]
     pub const fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// A key for the cancel requests of a new session, of so many bytes.
+    pub fn draw_secret(&self, length: usize) -> Box<[u8]> {
+        self.secrets.draw(length)
     }
 
     /// Enters a new session.
@@ -181,12 +221,15 @@ impl Ledger {
         self.book.borrow_mut()
     }
 
-    /// Takes one transition of a session's lease.
+    /// Takes one transition of a session's lease. Gives the state that it leaves, and for how long it lasted.
     ///
     /// # Errors
     /// The book's: always a defect of pgvalet.
-    pub fn step(&self, slot: Slot, event: Event) -> Result<LeaseState, BookError> {
-        self.book.borrow_mut().step(slot, event, self.clock.now())
+    pub fn step(&self, slot: Slot, event: Event) -> Result<(LeaseState, Duration), BookError> {
+        let (mut book, now) = (self.book.borrow_mut(), self.clock.now());
+        let before = book.entry(slot).state;
+        book.step(slot, event, now)?;
+        Ok((before, now.since(before.since())))
     }
 
     /// Leaves an order for a session, and wakes its task. `false` when there is no such session.
@@ -245,6 +288,12 @@ impl Ledger {
             .target
             .as_ref()
             .map(|target| target.key.pid)
+    }
+
+    /// What is known of the backend behind a session's lease.
+    #[must_use]
+    pub fn target(&self, slot: Slot) -> Option<Rc<CancelTarget>> {
+        self.mail.borrow()[slot.index()].target.clone()
     }
 
     /// The key with which a session's client would cancel what it runs.

@@ -6,7 +6,7 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-use crate::admin;
+use crate::admin::{self, Averages, Console, TokenError};
 use crate::backend::Dialer;
 use crate::clock::Clock;
 use crate::config::{Address, Config};
@@ -30,6 +30,7 @@ pub struct Listeners {
 #[derive(Clone, Debug)]
 pub struct Certificates {
     clients: Option<ClientTls>,
+    admin: Option<ClientTls>,
     backends: Option<BackendTls>,
 }
 
@@ -47,6 +48,8 @@ pub enum RunError {
         key: &'static str,
         source: Box<TlsError>,
     },
+    #[error("no token for the admin API: {0}")]
+    Token(#[from] TokenError),
     #[error("can't start: {0}")]
     Start(#[source] io::Error),
     #[error("the system has no randomness to give: {0}")]
@@ -61,6 +64,7 @@ impl Listeners {
     /// # Errors
     /// The first address that can't be bound, with its key.
     pub fn bind(config: &Config) -> Result<Self, RunError> {
+        admin::check_tokens(&config.admin_access)?;
         let named = |key, address: &Address, bound: io::Result<Bound>| {
             let address = address.clone();
             bound.map_err(|source| RunError::Bind {
@@ -95,13 +99,15 @@ impl Certificates {
         };
         Ok(Self {
             clients: ClientTls::load(config).map_err(failed("tls"))?,
+            admin: ClientTls::load_for_admin(&config.admin_access)
+                .map_err(failed("admin_tls_cert"))?,
             backends: BackendTls::load(&config.upstream).map_err(failed("upstream"))?,
         })
     }
 
     /// Reads them again where they have changed. Sessions and backends keep what they have.
     pub fn refresh(&self) {
-        if let Some(clients) = &self.clients {
+        for clients in [&self.clients, &self.admin].into_iter().flatten() {
             clients.refresh();
         }
         if let Some(backends) = &self.backends {
@@ -111,8 +117,8 @@ impl Certificates {
 
     /// Looks at them from time to time, on the thread for handshakes.
     fn watch(&self, handshakes: &Handshakes) {
-        if let Some(clients) = self.clients.clone() {
-            handshakes.spawn(clients.watch());
+        for clients in [&self.clients, &self.admin].into_iter().flatten() {
+            handshakes.spawn(clients.clone().watch());
         }
         if let Some(backends) = self.backends.clone() {
             handshakes.spawn(backends.watch());
@@ -131,7 +137,18 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let verifiers = Arc::new(Verifiers::new().map_err(RunError::Randomness)?);
     warm(&verifiers, &config)?;
     let transport = transport(&config, listeners.certificates.clone())?;
+    let admin_tls = listeners.certificates.admin.clone();
+    let encryption = admin_tls.map(|tls| (tls, transport.handshakes.clone()));
     let (shards, receivers) = Shards::new(config.threads);
+    let desk = admin::Desk::new(
+        config.clone(),
+        clock,
+        shards.clone(),
+        metrics.clone(),
+        shutdown.clone(),
+    );
+    let averages = Arc::new(Averages::default());
+    let console = Arc::new(Console::new(desk.clone(), averages.clone()));
     announce(&listeners);
     let mut ends = Vec::new();
     for (number, commands) in (0..).zip(receivers) {
@@ -144,6 +161,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
             metrics: metrics.clone(),
             commands,
             shards: shards.clone(),
+            console: console.clone(),
             number,
             shutdown: shutdown.clone(),
         };
@@ -151,16 +169,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     }
     // The sockets live on in the data threads; the names of unix sockets are theirs to remove.
     drop(listeners.clients);
-    let desk = admin::Desk::new(config, clock, shards, metrics, shutdown.clone());
-    let serving = async {
-        let api = admin::serve(
-            listeners.admin,
-            admin::admin(desk.clone()),
-            shutdown.clone(),
-        );
-        let scrape = admin::serve(listeners.metrics, admin::scrape(desk), shutdown.clone());
-        tokio::try_join!(api, scrape).map_err(RunError::Start)
-    };
+    let bound = (listeners.admin, listeners.metrics);
+    let serving = serve_http(bound, desk, encryption, &averages);
     let working = async {
         for end in ends {
             end.await
@@ -190,11 +200,36 @@ fn warm(verifiers: &Arc<Verifiers>, config: &Arc<Config>) -> Result<(), RunError
     started.map(drop).map_err(RunError::Start)
 }
 
+/// Serves the API and the scrape endpoint, and keeps the averages that the console shows.
+async fn serve_http(
+    (api, scrape): (Bound, Bound),
+    desk: admin::Desk,
+    encryption: admin::Encryption,
+    averages: &Averages,
+) -> Result<(), RunError> {
+    let (shards, shutdown) = (desk.shards.clone(), desk.shutdown.clone());
+    let api = admin::serve(
+        api,
+        admin::admin(desk.clone()),
+        encryption,
+        shutdown.clone(),
+    );
+    let scrape = admin::serve(scrape, admin::scrape(desk), None, shutdown);
+    let counting = async {
+        averages.keep(&shards).await;
+        Ok(())
+    };
+    let served = tokio::try_join!(api, scrape, counting);
+    served.map(drop).map_err(RunError::Start)
+}
+
 /// What encrypts both legs, with a thread for its handshakes.
 fn transport(config: &Arc<Config>, certificates: Certificates) -> Result<Transport, RunError> {
     let handshakes = Handshakes::start().map_err(RunError::Start)?;
     certificates.watch(&handshakes);
-    let Certificates { clients, backends } = certificates;
+    let Certificates {
+        clients, backends, ..
+    } = certificates;
     Ok(Transport {
         clients,
         dialer: Dialer::new(config.clone(), backends, handshakes.clone()),

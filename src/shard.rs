@@ -3,6 +3,7 @@
 //! The thread shares nothing but messages: whoever wants to know or change something sends a command.
 
 mod commands;
+mod console;
 mod sample;
 
 use std::rc::Rc;
@@ -23,11 +24,12 @@ use crate::net::Bound;
 use crate::net::listen::Listener;
 use crate::net::tls::{ClientTls, Handshakes};
 use crate::session::auth::Verifiers;
-use crate::session::{CancelDesk, Scratch, Secrets, Shared, serve, turn_away};
+use crate::session::{CancelDesk, ConsoleDesk, Scratch, Shared, serve, turn_away};
 use crate::wire::reply::{ClientError, Fault};
 use crate::wire::startup::CancelKey;
 
 pub use commands::{ClaimWish, Command, Gone, OwnerParks, ReloadWish, Shards};
+pub use console::{Ask, BackendFigures, Change, PoolFigures, SessionFigures, Totals};
 
 /// How often pools are tended.
 const TEND_EVERY: Duration = Duration::from_secs(1);
@@ -49,6 +51,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub commands: mpsc::Receiver<Command>,
     pub shards: Shards,
+    /// Who serves the console.
+    pub console: Arc<dyn ConsoleDesk>,
     pub number: u32,
     pub shutdown: Shutdown,
 }
@@ -84,6 +88,7 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         metrics,
         commands,
         shards,
+        console,
         number,
         shutdown,
     } = parts;
@@ -113,8 +118,8 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         verifiers,
         metrics,
         scratch: Scratch::default(),
-        secrets: Secrets::default(),
         cancels: Box::new(desk),
+        console,
     });
     let mut accepting = Vec::new();
     for (place, bound) in listeners.into_iter().enumerate() {

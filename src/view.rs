@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::clock::Clock;
 use crate::lease::rules::Policies;
@@ -12,7 +13,7 @@ use crate::lease::{ClaimState, Entry, Moment, Verdict};
 use crate::wire::sql::fingerprint;
 
 /// One session with its lease, as every view shows it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LeaseView {
     /// The lease's id: its session's.
     pub id: u32,
@@ -31,6 +32,7 @@ pub struct LeaseView {
     pub claim: &'static str,
     /// How long its owner has held it, by the claim.
     #[serde(serialize_with = "maybe_span")]
+    #[schema(value_type = Option<String>)]
     pub held_for: Option<Duration>,
     /// Where in its code the owner is, by the claim, or by the last statement's comment.
     #[serde(rename = "where")]
@@ -38,6 +40,7 @@ pub struct LeaseView {
     /// When the state began, as RFC 3339.
     pub since: String,
     #[serde(serialize_with = "span")]
+    #[schema(value_type = String)]
     pub idle: Duration,
     pub idle_seconds: f64,
     pub last_statement: Option<String>,
@@ -48,7 +51,7 @@ pub struct LeaseView {
 }
 
 /// A client's process.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ProcessView {
     pub pid: u32,
     pub command: String,

@@ -1,12 +1,13 @@
 # frozen_string_literal: true
 
 # pgvalet's glue for ActiveRecord 6.1 to 8.1 (docs/rails.md). Drop it into config/initializers, or require it from a
-# plain script; without PGVALET_ADMIN_URL (http://host:port or unix:/path) in the environment it does nothing.
+# plain script; without PGVALET_ADMIN_URL (http:// or https://host:port, or unix:/path) in the environment it does nothing.
 # It owns a note on each connection, of who leased it and when, and the reload. It refuses to force a connection away
 # from its owner, to touch a transaction or an explicit checkout, to raise in the reloader, to do I/O in a checkout.
 require "active_record"
 require "json"
 require "net/http"
+require "openssl"
 
 module Pgvalet
   extend self
@@ -17,7 +18,7 @@ module Pgvalet
     session: "the adapter has neither @raw_connection nor @connection: nothing is submitted, nothing is taken back",
     executor: "Reloader#require_unload_lock! or Interlock#raw_state is gone: who blocks the reloader is not named",
   }.freeze
-  ADMIN, TOKEN = ENV["PGVALET_ADMIN_URL"].to_s, ENV["PGVALET_ADMIN_TOKEN"]
+  ADMIN, FILES = ENV["PGVALET_ADMIN_URL"].to_s, %w[TOKEN_FILE CA CERT KEY].to_h { |it| [it, ENV["PGVALET_ADMIN_#{it}"]] }
   CONNECT, ANSWER, LARGEST = 0.25, 0.5, 8 << 20 # s, s, bytes; past them the app goes on as if there were no pgvalet
   PARK_AFTER = ENV.fetch("PGVALET_PARK_AFTER", "5s").then { |text| text.to_f / (text.end_with?("ms") ? 1000 : 1) } # s
   Taken = Class.new(ActiveRecord::ConnectionNotEstablished)         # what the fence raises, with nothing executed
@@ -160,13 +161,25 @@ module Pgvalet
   def call(verb, path, body)
     uri, json = URI(ADMIN), JSON.generate(body)
     socket = Timeout.timeout(CONNECT) { uri.scheme == "unix" ? UNIXSocket.new(uri.path) : TCPSocket.new(uri.hostname, uri.port) }
+    socket = Timeout.timeout(CONNECT) { encrypted(socket, uri.hostname) } if uri.scheme == "https"
     head = ["#{verb} #{path} HTTP/1.0", "Host: localhost", "Content-Type: application/json", "Content-Length: #{json.bytesize}"]
-    head << "Authorization: Bearer #{TOKEN}" if TOKEN
+    token = FILES["TOKEN_FILE"] ? File.read(FILES["TOKEN_FILE"]).strip : ENV["PGVALET_ADMIN_TOKEN"].to_s
+    head << "Authorization: Bearer #{token}" unless token.empty?
     answer = Timeout.timeout(ANSWER) { socket.write([*head, "", json].join("\r\n")) && socket.read(LARGEST) }
     raise "it answers #{answer.to_s[0, 60].inspect}" unless answer.to_s.match?(%r{\AHTTP/1\.\d 2\d\d}n)
     JSON.parse(answer.split("\r\n\r\n", 2).last)
   ensure
     socket&.close
+  end
+
+  def encrypted(socket, host)
+    context = OpenSSL::SSL::SSLContext.new
+    context.set_params(FILES["CA"] ? { ca_file: FILES["CA"] } : {}) # verifies, against the system's roots by default
+    context.cert, context.key = OpenSSL::X509::Certificate.new(File.read(FILES["CERT"])), OpenSSL::PKey.read(File.read(FILES["KEY"])) if FILES["CERT"]
+    OpenSSL::SSL::SSLSocket.new(socket, context).tap do |encrypted|
+      encrypted.sync_close, encrypted.hostname = true, host
+      encrypted.connect.post_connection_check(host)
+    end
   end
 
   # Its transaction's status and pgvalet's id of its session, both from libpq's memory. (raw_connection connects, from 7.1 on.)

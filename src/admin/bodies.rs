@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
 
 use super::problem::Problem;
 use crate::lease::reload::{Busy, Method, Pinned, Selector, Wish};
@@ -97,7 +98,7 @@ fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, 
 }
 
 /// One claim: the app's word on a session.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ClaimBody {
     id: u32,
@@ -107,12 +108,13 @@ struct ClaimBody {
     #[serde(default)]
     state: StateBody,
     #[serde(default, deserialize_with = "span")]
+    #[schema(value_type = Option<String>, example = "500ms")]
     held_for: Option<Duration>,
     #[serde(rename = "where")]
     place: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum StateBody {
     #[default]
@@ -144,7 +146,7 @@ impl From<ClaimBody> for ClaimWish {
 }
 
 /// `PUT /v1/claims`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ClaimsBody {
     source: Option<String>,
@@ -164,7 +166,7 @@ impl ClaimsBody {
 }
 
 /// `POST /v1/reloads`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReloadBody {
     #[serde(default)]
@@ -175,8 +177,10 @@ pub(super) struct ReloadBody {
     application: Option<String>,
     process: Option<u32>,
     #[serde(default, deserialize_with = "span")]
+    #[schema(value_type = Option<String>, example = "500ms")]
     min_idle: Option<Duration>,
     #[serde(default, deserialize_with = "span")]
+    #[schema(value_type = Option<String>, example = "500ms")]
     deadline: Option<Duration>,
     #[serde(default)]
     busy: BusyBody,
@@ -194,7 +198,7 @@ pub(super) struct ReloadBody {
 }
 
 /// The same selector, one level down.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SelectorBody {
     database: Option<String>,
@@ -203,10 +207,11 @@ struct SelectorBody {
     application: Option<String>,
     process: Option<u32>,
     #[serde(default, deserialize_with = "span")]
+    #[schema(value_type = Option<String>, example = "500ms")]
     min_idle: Option<Duration>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum BusyBody {
     #[default]
@@ -216,7 +221,7 @@ enum BusyBody {
     Close,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum PinnedBody {
     #[default]
@@ -233,7 +238,7 @@ impl From<PinnedBody> for Pinned {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum MethodBody {
     #[default]
@@ -307,7 +312,7 @@ impl ReloadBody {
 }
 
 /// `POST /v1/leases/{id}/return` and `POST /v1/owners/{owner}/return`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReturnBody {
     #[serde(default)]

@@ -2,13 +2,17 @@
 //!
 //! Refuses to touch sessions: it sends commands to the data threads, and shows what they answer.
 
+mod access;
 mod bodies;
+mod console;
 mod guard;
 mod idempotency;
+mod openapi;
 mod problem;
 mod processes;
 mod routes;
 mod serve;
+mod table;
 mod views;
 
 use std::collections::VecDeque;
@@ -20,8 +24,11 @@ use crate::drain::Shutdown;
 use crate::metrics::Metrics;
 use crate::shard::Shards;
 
+pub use access::{Role, TokenError, check as check_tokens};
+pub use console::{Averages, Console};
 pub use routes::{admin, scrape};
-pub use serve::serve;
+pub use serve::{Encryption, serve};
+pub use table::routes;
 pub use views::ReloadRecord;
 
 /// How many reloads are remembered.

@@ -1,6 +1,9 @@
 //! Owns the errors of the admin API: problem+json (RFC 9457).
 
 use axum::Json;
+use axum::extract::FromRequestParts;
+use axum::extract::rejection::PathRejection;
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
@@ -13,6 +16,8 @@ pub(super) struct Problem {
     status: StatusCode,
     detail: String,
     members: Map<String, Value>,
+    /// What a caller without a proof is asked for: WWW-Authenticate.
+    challenge: Option<HeaderValue>,
 }
 
 impl Problem {
@@ -22,13 +27,34 @@ impl Problem {
             status,
             detail: detail.into(),
             members: Map::new(),
+            challenge: None,
         }
+    }
+
+    /// With what the caller has to show.
+    pub fn challenge(mut self, challenge: HeaderValue) -> Self {
+        self.challenge = Some(challenge);
+        self
     }
 
     /// With a further member.
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.members.insert(name.to_owned(), value.into());
         self
+    }
+}
+
+/// The one parameter of a path.
+#[derive(Debug)]
+pub(super) struct Path(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Path {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let taken = axum::extract::Path::<String>::from_request_parts(parts, state).await;
+        let wrong = |error: PathRejection| Problem::new(error.status(), error.body_text());
+        taken.map(|path| Self(path.0)).map_err(wrong)
     }
 }
 
@@ -54,6 +80,11 @@ impl IntoResponse for Problem {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
+        if let Some(challenge) = self.challenge {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, challenge);
+        }
         response
     }
 }

@@ -3,17 +3,20 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use serde_json::json;
 
-use super::bodies::{self, ClaimsBody, MAX_BODY, ReloadBody, ReturnBody};
-use super::problem::Problem;
-use super::views::{AccountView, Course, Leaks, Leases, Owners, ReloadRecord, Sessions};
+use super::bodies::{self, ClaimsBody, ReloadBody, ReturnBody};
+use super::problem::{Path, Problem};
+use super::serve::bounded;
+use super::table::{Listeners, ROUTES, Route};
+use super::views::{
+    AccountView, Course, Leaks, Leases, OwnerReturn, Owners, ReloadRecord, Reloads, Returned,
+    Sessions, TakenClaims,
+};
 use super::{Desk, guard, idempotency};
 use crate::drain::Phase;
 use crate::lease::SessionId;
@@ -26,37 +29,27 @@ type Answer<T> = Result<Json<T>, Problem>;
 
 /// The admin API. It includes what the scrape endpoint has.
 pub fn admin(desk: Desk) -> Router {
-    let api = Router::new()
-        .route("/v1/leases", get(leases))
-        .route("/v1/leases/{id}/return", post(return_lease))
-        .route("/v1/sessions", get(sessions))
-        .route("/v1/owners", get(owners))
-        .route("/v1/owners/{owner}/return", post(return_owner))
-        .route("/v1/leaks", get(leaks))
-        .route("/v1/claims", put(claims))
-        .route("/v1/reloads", get(reloads).post(reload))
-        .route("/v1/reloads/{id}", get(reload_by_id));
-    finish(health(api), desk).layer(middleware::from_fn(guard::programs_only))
+    let guarded = guard::Guard::new(&desk.config);
+    let judged = middleware::from_fn_with_state(guarded, guard::admit);
+    router(|_| true).layer(judged).with_state(desk)
 }
 
 /// What a scraper and an orchestrator need, and nothing else.
 pub fn scrape(desk: Desk) -> Router {
-    finish(health(Router::new()), desk)
+    router(|route| route.listeners == Listeners::Both).with_state(desk)
 }
 
-fn health(router: Router<Desk>) -> Router<Desk> {
-    router
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-}
-
-fn finish(router: Router<Desk>, desk: Desk) -> Router {
+/// The routes of the table that `served` picks. Their requests are read whole before they get anywhere.
+fn router(served: impl Fn(&Route) -> bool) -> Router<Desk> {
+    let mut router = Router::new();
+    for route in ROUTES.iter().filter(|route| served(route)) {
+        router = router.route(route.path, (route.serve)(route.method.filter()));
+    }
     router
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(desk)
+        .layer(middleware::from_fn(bounded))
+        .layer(DefaultBodyLimit::disable())
 }
 
 async fn not_found(uri: Uri) -> Problem {
@@ -74,12 +67,12 @@ async fn wrong_method(uri: Uri) -> Problem {
 }
 
 /// The process runs and answers.
-async fn healthz() -> &'static str {
+pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
 /// Clients may connect.
-async fn readyz(State(desk): State<Desk>) -> Result<&'static str, Problem> {
+pub(super) async fn readyz(State(desk): State<Desk>) -> Result<&'static str, Problem> {
     if desk.shutdown.is_at(Phase::Draining) {
         return Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -89,7 +82,7 @@ async fn readyz(State(desk): State<Desk>) -> Result<&'static str, Problem> {
     Ok("ready\n")
 }
 
-async fn metrics(State(desk): State<Desk>) -> Result<Response, Problem> {
+pub(super) async fn metrics(State(desk): State<Desk>) -> Result<Response, Problem> {
     let sample = desk.shards.sample().await?;
     let text = desk.metrics.render(&sample);
     let text =
@@ -104,13 +97,13 @@ async fn metrics(State(desk): State<Desk>) -> Result<Response, Problem> {
         .into_response())
 }
 
-async fn leases(State(desk): State<Desk>) -> Answer<Leases> {
+pub(super) async fn leases(State(desk): State<Desk>) -> Answer<Leases> {
     let (generation, mut leases) = desk.sessions().await?;
     leases.retain(|lease| lease.state != "none");
     Ok(Json(Leases { generation, leases }))
 }
 
-async fn sessions(State(desk): State<Desk>) -> Answer<Sessions> {
+pub(super) async fn sessions(State(desk): State<Desk>) -> Answer<Sessions> {
     let (generation, sessions) = desk.sessions().await?;
     Ok(Json(Sessions {
         generation,
@@ -118,21 +111,21 @@ async fn sessions(State(desk): State<Desk>) -> Answer<Sessions> {
     }))
 }
 
-async fn owners(State(desk): State<Desk>) -> Answer<Owners> {
+pub(super) async fn owners(State(desk): State<Desk>) -> Answer<Owners> {
     Ok(Json(Owners::of(desk.sessions().await?.1)))
 }
 
-async fn leaks(State(desk): State<Desk>) -> Answer<Leaks> {
+pub(super) async fn leaks(State(desk): State<Desk>) -> Answer<Leaks> {
     let (_, sessions) = desk.sessions().await?;
     let parks = desk.shards.parks().await?;
     Ok(Json(Leaks::of(sessions, &parks, desk.config.park_after)))
 }
 
-async fn claims(
+pub(super) async fn claims(
     State(desk): State<Desk>,
     headers: HeaderMap,
     body: Bytes,
-) -> Answer<serde_json::Value> {
+) -> Answer<TakenClaims> {
     let (source, claims) = bodies::require::<ClaimsBody>(&headers, &body)?.into_parts();
     let count = claims.len();
     let unknown: Vec<u32> = desk
@@ -142,12 +135,15 @@ async fn claims(
         .into_iter()
         .map(SessionId::get)
         .collect();
-    Ok(Json(
-        json!({ "accepted": count - unknown.len(), "unknown": unknown }),
-    ))
+    let accepted = count - unknown.len();
+    Ok(Json(TakenClaims { accepted, unknown }))
 }
 
-async fn reload(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> Answer<ReloadRecord> {
+pub(super) async fn reload(
+    State(desk): State<Desk>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer<ReloadRecord> {
     let wish = bodies::read::<ReloadBody>(&headers, &body)?.into_wish()?;
     let record = match idempotency::key(&headers)? {
         None => carry_out(&desk, wish).await?,
@@ -188,16 +184,16 @@ async fn carry_out(desk: &Desk, wish: ReloadWish) -> Result<ReloadRecord, Proble
     Ok(record)
 }
 
-async fn reloads(State(desk): State<Desk>) -> Json<serde_json::Value> {
+pub(super) async fn reloads(State(desk): State<Desk>) -> Json<Reloads> {
     let records: Vec<ReloadRecord> = desk
         .recall_all()
         .iter()
         .map(|record| record.as_ref().clone())
         .collect();
-    Json(json!({ "reloads": records }))
+    Json(Reloads { reloads: records })
 }
 
-async fn reload_by_id(State(desk): State<Desk>, Path(id): Path<String>) -> Answer<ReloadRecord> {
+pub(super) async fn reload_by_id(State(desk): State<Desk>, Path(id): Path) -> Answer<ReloadRecord> {
     let missing = || {
         Problem::new(
             StatusCode::NOT_FOUND,
@@ -207,12 +203,12 @@ async fn reload_by_id(State(desk): State<Desk>, Path(id): Path<String>) -> Answe
     Ok(Json(desk.recall(&id).ok_or_else(missing)?.as_ref().clone()))
 }
 
-async fn return_lease(
+pub(super) async fn return_lease(
     State(desk): State<Desk>,
-    Path(id): Path<String>,
+    Path(id): Path,
     headers: HeaderMap,
     body: Bytes,
-) -> Answer<serde_json::Value> {
+) -> Answer<Returned> {
     let method = bodies::read::<ReturnBody>(&headers, &body)?.method();
     let missing = || Problem::new(StatusCode::NOT_FOUND, format!("no session has the id {id}"));
     let number: u32 = id.parse().map_err(|_| missing())?;
@@ -227,8 +223,11 @@ async fn return_lease(
         "return by a call: {}",
         outcome.word()
     );
-    let answer =
-        json!({ "session": number, "outcome": outcome.word(), "reason": outcome.reason() });
+    let answer = Returned {
+        session: number,
+        outcome: outcome.word(),
+        reason: outcome.reason().map(ToOwned::to_owned),
+    };
     match outcome {
         Outcome::Returned(_) | Outcome::Gone => Ok(Json(answer)),
         Outcome::Resting
@@ -249,12 +248,12 @@ async fn return_lease(
     }
 }
 
-async fn return_owner(
+pub(super) async fn return_owner(
     State(desk): State<Desk>,
-    Path(owner): Path<String>,
+    Path(owner): Path,
     headers: HeaderMap,
     body: Bytes,
-) -> Answer<serde_json::Value> {
+) -> Answer<OwnerReturn> {
     let method = bodies::read::<ReturnBody>(&headers, &body)?.method();
     let (_, sessions) = desk.sessions().await?;
     let mut accounts = Vec::new();
@@ -280,5 +279,8 @@ async fn return_owner(
             format!("no session belongs to the owner \"{owner}\""),
         ));
     }
-    Ok(Json(json!({ "owner": owner, "leases": accounts })))
+    Ok(Json(OwnerReturn {
+        owner,
+        leases: accounts,
+    }))
 }

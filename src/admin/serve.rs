@@ -1,48 +1,151 @@
-//! Owns the serving of HTTP on a bound listener, TCP or unix.
+//! Owns the serving of HTTP on a bound listener: TCP, TLS over it, or unix. Whoever is slow or many is bounded.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
+use super::access::Link;
+use super::bodies::MAX_BODY;
+use super::problem::Problem;
 use crate::drain::{Phase, Shutdown};
 use crate::net::Stream;
 use crate::net::listen::{Bound, Listener, Peer};
+use crate::net::tls::{ClientTls, Handshakes};
 
 /// How long to pause after an accept that failed: out of file descriptors must not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How many connections a listener serves at once; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 256;
+/// How long a request's head may take to come, and a connection may idle between two.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request's body may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How large a request's head may be, in bytes.
+const MAX_HEAD: usize = 32 << 10;
+/// How long a silent peer may leave an answer unacknowledged.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How callers on TCP encrypt, where they do.
+pub type Encryption = Option<(ClientTls, Handshakes)>;
 
 /// Serves `router` until pgvalet ends.
 ///
 /// # Errors
 /// The runtime refused the listener.
-pub async fn serve(bound: Bound, router: Router, mut shutdown: Shutdown) -> std::io::Result<()> {
+pub async fn serve(
+    bound: Bound,
+    router: Router,
+    encryption: Encryption,
+    mut shutdown: Shutdown,
+) -> std::io::Result<()> {
     let listener = Listener::new(bound)?;
     tokio::select! {
-        served = axum::serve(listener, router) => served,
-        () = shutdown.reached(Phase::Ending) => Ok(()),
+        () = accept(&listener, &router, &encryption) => {}
+        () = shutdown.reached(Phase::Ending) => {}
     }
+    Ok(())
 }
 
-impl axum::serve::Listener for Listener {
-    type Io = Stream;
-    type Addr = Peer;
-
-    async fn accept(&mut self) -> (Stream, Peer) {
-        loop {
-            match Listener::accept(self, Duration::ZERO).await {
-                Ok(accepted) => return accepted,
-                Err(error) => {
-                    tracing::warn!("accept on the admin listener: {error}");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+/// Takes connections in. Dropped, it drops them all.
+async fn accept(listener: &Listener, router: &Router, encryption: &Encryption) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        // The semaphore is never closed.
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept(USER_TIMEOUT).await {
+            Ok((stream, peer)) => {
+                while connections.try_join_next().is_some() {}
+                connections.spawn(converse(
+                    (stream, peer),
+                    router.clone(),
+                    encryption.clone(),
+                    place,
+                ));
+            }
+            Err(error) => {
+                tracing::warn!("accept on the admin listener: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
 
-    fn local_addr(&self) -> std::io::Result<Peer> {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().map(Peer::Tcp),
-            Self::Unix(..) => Ok(Peer::Unix { pid: 0, uid: None }),
+/// Serves one connection to its end.
+async fn converse(
+    (stream, peer): (Stream, Peer),
+    router: Router,
+    encryption: Encryption,
+    _place: OwnedSemaphorePermit,
+) {
+    let stream = match (encryption, &peer) {
+        (Some((tls, handshakes)), Peer::Tcp(address)) => {
+            let shaking = tls.accept(&handshakes, stream, Vec::new());
+            match timeout(HANDSHAKE_TIMEOUT, shaking).await {
+                Ok(Ok((stream, _))) => stream,
+                Ok(Err(error)) => {
+                    return tracing::info!(%address, "a TLS handshake on the admin listener failed: {error}");
+                }
+                Err(_) => return,
+            }
         }
+        (Some(_) | None, Peer::Unix { .. }) | (None, Peer::Tcp(_)) => stream,
+    };
+    let link = match peer {
+        Peer::Unix { .. } => Link::Unix,
+        Peer::Tcp(_) => Link::Tcp(stream.peer_certificate().cloned()),
+    };
+    let service = TowerToHyperService::new(router.layer(Extension(link)));
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!("a connection to the admin listener ended: {error}");
     }
+}
+
+/// Reads the whole body before anybody looks at the request: it is bounded in size and in time.
+pub(super) async fn bounded(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    let problem = match timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(body)) => return next.run(Request::from_parts(head, Body::from(body))).await,
+        Ok(Err(error)) if is_too_long(&error) => Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body is longer than {} MiB", MAX_BODY >> 20),
+        ),
+        Ok(Err(_)) => Problem::new(StatusCode::BAD_REQUEST, "the body can't be read"),
+        Err(_) => Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "the body took too long to come",
+        ),
+    };
+    problem.into_response()
+}
+
+fn is_too_long(error: &axum::Error) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }

@@ -4,45 +4,76 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::reload::{Account, Report};
 use crate::shard::OwnerParks;
 use crate::view::{LeaseView, ProcessView, duration, span};
 
 /// `GET /v1/leases`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Leases {
     pub generation: u64,
     pub leases: Vec<LeaseView>,
 }
 
 /// `GET /v1/sessions`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Sessions {
     pub generation: u64,
     pub sessions: Vec<LeaseView>,
 }
 
+/// `PUT /v1/claims`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TakenClaims {
+    pub accepted: usize,
+    /// Ids that no session has.
+    pub unknown: Vec<u32>,
+}
+
+/// `GET /v1/reloads`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Reloads {
+    pub reloads: Vec<ReloadRecord>,
+}
+
+/// `POST /v1/leases/{id}/return`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Returned {
+    pub outcome: &'static str,
+    pub reason: Option<String>,
+    pub session: u32,
+}
+
+/// `POST /v1/owners/{owner}/return`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct OwnerReturn {
+    pub owner: String,
+    pub leases: Vec<AccountView>,
+}
+
 /// `GET /v1/owners`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Owners {
     pub owners: Vec<Owner>,
 }
 
 /// What one owner holds.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub(super) struct Owner {
-    owner: String,
-    evidence: &'static str,
-    sessions: usize,
-    leases: usize,
-    active: usize,
-    in_transaction: usize,
-    idle: usize,
-    resting: usize,
-    parked: usize,
+    pub owner: String,
+    pub evidence: &'static str,
+    pub sessions: usize,
+    pub leases: usize,
+    pub active: usize,
+    pub in_transaction: usize,
+    pub idle: usize,
+    pub resting: usize,
+    pub parked: usize,
     #[serde(serialize_with = "span")]
-    longest_idle: Duration,
+    #[schema(value_type = String)]
+    pub longest_idle: Duration,
 }
 
 impl Owners {
@@ -74,9 +105,10 @@ impl Owners {
 }
 
 /// `GET /v1/leaks`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Leaks {
     #[serde(serialize_with = "span")]
+    #[schema(value_type = String)]
     park_after: Duration,
     leaks: Vec<Leak>,
     /// Every owner that parked in the last hour, the longest first.
@@ -84,12 +116,13 @@ pub(super) struct Leaks {
 }
 
 /// A parked lease, and what to do about it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Leak {
     #[serde(flatten)]
     lease: LeaseView,
     parked_since: String,
     #[serde(serialize_with = "span")]
+    #[schema(value_type = String)]
     parked_for: Duration,
     #[serde(flatten)]
     hour: Hour,
@@ -97,7 +130,7 @@ pub(super) struct Leak {
 }
 
 /// What an owner's parks came to.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct OwnerLeaks {
     owner: String,
     parked: usize,
@@ -106,10 +139,11 @@ struct OwnerLeaks {
 }
 
 /// How often and how long an owner's leases were parked in the last hour, and what that cost.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
 struct Hour {
     count_last_hour: u64,
     #[serde(serialize_with = "span")]
+    #[schema(value_type = String)]
     total_last_hour: Duration,
     backend_seconds: f64,
 }
@@ -172,7 +206,7 @@ fn remedy(lease: &LeaseView) -> String {
 }
 
 /// What became of one session: in a reload, or in a return.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct AccountView {
     id: u32,
     session: u32,
@@ -212,7 +246,7 @@ impl From<Account> for AccountView {
 }
 
 /// A reload as it went: `POST /v1/reloads`, `GET /v1/reloads/{id}`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ReloadRecord {
     pub(super) id: String,
     pub(super) generation: u64,
@@ -220,6 +254,7 @@ pub struct ReloadRecord {
     dry_run: bool,
     started: String,
     #[serde(serialize_with = "span")]
+    #[schema(value_type = String)]
     took: Duration,
     took_seconds: f64,
     counts: BTreeMap<&'static str, usize>,

@@ -198,14 +198,21 @@ impl<'a> Talk<'a> {
                 _ => {}
             }
         }
+        let ends = self
+            .stream
+            .tcp()
+            .and_then(|tcp| Some([tcp.local_addr().ok()?, tcp.peer_addr().ok()?]));
         Ok(Backend {
             id,
-            stream: self.stream,
             armed: false,
             key: Rc::new(CancelTarget {
                 key,
+                born: now,
+                ends,
+                encrypted: self.stream.is_tls(),
                 in_flight: Cell::new(0),
             }),
+            stream: self.stream,
             parameters: Rc::new(reported),
             baseline: self.login.baseline.clone(),
             application: self.login.application.into(),

@@ -186,7 +186,7 @@ impl Pools {
         };
         let grant = match lookup.pool.try_acquire(request) {
             Some(grant) => grant,
-            None => lookup.pool.wait().await,
+            None => lookup.pool.wait(request.session, request.now).await,
         };
         let (mut lent, fresh) = match grant {
             Grant::Lent(lent) => (lent, false),

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::backend::capture::State;
 use crate::backend::login::{Credentials, Proof};
 use crate::backend::{Backend, Baseline, Home, Parameters};
-use crate::lease::{Generation, Moment, SessionId};
+use crate::lease::{BackendId, Generation, LeaseState, Moment, SessionId};
 use crate::wire::reply::ClientError;
 
 #[cfg(test)]
@@ -43,6 +43,10 @@ pub struct Pool {
     pub credentials: Credentials,
     /// Backends of older generations are replaced once nobody holds them.
     oldest: Cell<Generation>,
+    /// So are those that were opened before this one.
+    renewed: Cell<BackendId>,
+    /// Nobody gets a backend, and none is kept.
+    paused: Cell<bool>,
     state: RefCell<Inner>,
 }
 
@@ -57,6 +61,29 @@ pub struct Counters {
     pub bytes_in: Cell<u64>,
     /// Bytes to clients.
     pub bytes_out: Cell<u64>,
+    /// Time in which requests were unanswered, in microseconds.
+    pub active: Cell<u64>,
+    /// The same, and that between requests inside transactions.
+    pub in_transaction: Cell<u64>,
+    /// Leases that were taken after some work: a wait, a login, a restore.
+    pub waits: Cell<u64>,
+    /// How long that took, in microseconds.
+    pub waited: Cell<u64>,
+}
+
+impl Counters {
+    /// Adds up how long a state of a lease lasted.
+    pub fn lasted(&self, left: LeaseState, lasted: Duration) {
+        let micros = lasted.as_micros() as usize;
+        match left {
+            LeaseState::Active { .. } => {
+                add(&self.active, micros);
+                add(&self.in_transaction, micros);
+            }
+            LeaseState::InTransaction { .. } => add(&self.in_transaction, micros),
+            LeaseState::Ended { .. } | LeaseState::Idle { .. } | LeaseState::Returning { .. } => {}
+        }
+    }
 }
 
 /// Adds to a count.
@@ -86,8 +113,11 @@ struct Inner {
     failure: Option<(ClientError, u32, Moment)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiter {
+    /// Who waits; no session's id while it logs in.
+    session: SessionId,
+    since: Moment,
     grant: RefCell<Option<Grant>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -157,13 +187,15 @@ impl Pool {
             counters: Counters::default(),
             credentials: Credentials::default(),
             oldest: Cell::default(),
+            renewed: Cell::new(BackendId(0)),
+            paused: Cell::default(),
             state: RefCell::default(),
         })
     }
 
     /// Grants a backend at once, or not: whoever waits already comes first.
     pub fn try_acquire(self: &Rc<Self>, request: Request<'_>) -> Option<Grant> {
-        if !self.state.borrow().waiters.is_empty() {
+        if self.paused.get() || !self.state.borrow().waiters.is_empty() {
             return None;
         }
         while let Some(mut lent) = self.pick(request) {
@@ -219,8 +251,13 @@ impl Pool {
 
     /// Waits in the queue for a grant. Cancel safe: a grant that came meanwhile goes to the next.
     #[must_use]
-    pub fn wait(self: &Rc<Self>) -> Wait {
-        let waiter = Rc::new(Waiter::default());
+    pub fn wait(self: &Rc<Self>, session: SessionId, now: Moment) -> Wait {
+        let waiter = Rc::new(Waiter {
+            session,
+            since: now,
+            grant: RefCell::default(),
+            waker: RefCell::default(),
+        });
         self.state.borrow_mut().waiters.push_back(waiter.clone());
         Wait {
             pool: self.clone(),
@@ -231,7 +268,8 @@ impl Pool {
 
     /// Takes a backend back. Whoever waits gets it at once.
     pub fn give_back(self: &Rc<Self>, mut lent: Lent, now: Moment) {
-        if lent.backend.generation < self.oldest.get() {
+        let old = lent.backend.generation < self.oldest.get();
+        if old || lent.backend.id < self.renewed.get() || self.paused.get() {
             // Its permit goes to whoever waits, who opens a new one.
             return drop(lent);
         }
@@ -244,7 +282,11 @@ impl Pool {
     }
 
     fn permit_dropped(self: &Rc<Self>) {
-        let waiter = self.state.borrow_mut().waiters.pop_front();
+        let waiter = if self.paused.get() {
+            None
+        } else {
+            self.state.borrow_mut().waiters.pop_front()
+        };
         match waiter {
             Some(waiter) => waiter.grant(Grant::Open(Permit {
                 pool: Rc::downgrade(self),
@@ -393,6 +435,69 @@ impl Pool {
         let old = |lent: &mut Lent| lent.backend.generation < generation;
         let closed: Vec<Lent> = self.state.borrow_mut().idle.extract_if(.., old).collect();
         drop(closed);
+    }
+
+    /// Replaces backends that were opened before this one, likewise.
+    pub fn renew(self: &Rc<Self>, before: BackendId) {
+        self.renewed.set(before);
+        let old = |lent: &mut Lent| lent.backend.id < before;
+        let closed: Vec<Lent> = self.state.borrow_mut().idle.extract_if(.., old).collect();
+        drop(closed);
+    }
+
+    /// Whether a backend is replaced once nobody holds it.
+    #[must_use]
+    pub fn is_old(&self, backend: BackendId) -> bool {
+        backend < self.renewed.get()
+    }
+
+    /// Lends nothing more until it is resumed. Backends that nobody holds are closed, others as they come back.
+    pub fn pause(self: &Rc<Self>) {
+        self.paused.set(true);
+        self.close_idle();
+    }
+
+    /// Lends again, to those who wait first.
+    pub fn resume(self: &Rc<Self>) {
+        self.paused.set(false);
+        loop {
+            let mut state = self.state.borrow_mut();
+            if state.permits >= self.max {
+                return;
+            }
+            let Some(waiter) = state.waiters.pop_front() else {
+                return;
+            };
+            state.permits += 1;
+            drop(state);
+            waiter.grant(Grant::Open(Permit {
+                pool: Rc::downgrade(self),
+            }));
+        }
+    }
+
+    /// Whether it is paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused.get()
+    }
+
+    /// Who waits, since when; the longest first.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<(SessionId, Moment)> {
+        let state = self.state.borrow();
+        state
+            .waiters
+            .iter()
+            .map(|waiter| (waiter.session, waiter.since))
+            .collect()
+    }
+
+    /// Looks at each backend that nobody holds.
+    pub fn each_idle(&self, mut look: impl FnMut(&Backend)) {
+        for lent in &self.state.borrow().idle {
+            look(&lent.backend);
+        }
     }
 
     /// Closes every backend that nobody holds.

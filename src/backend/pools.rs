@@ -1,7 +1,7 @@
 //! Owns the pools of one data thread, by database and user, and the opening of their backends.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -26,6 +26,14 @@ pub struct Pools {
     /// Whether, and how, PostgreSQL is asked for users' secrets.
     lookup: Option<Box<Lookup>>,
     next: Cell<u64>,
+    paused: RefCell<Paused>,
+}
+
+/// What is paused, pools that don't exist yet included.
+#[derive(Debug, Default)]
+struct Paused {
+    all: bool,
+    databases: BTreeSet<String>,
 }
 
 impl Pools {
@@ -41,6 +49,7 @@ impl Pools {
             share,
             pools: RefCell::default(),
             next: Cell::new(1),
+            paused: RefCell::default(),
         }
     }
 
@@ -62,10 +71,64 @@ impl Pools {
     pub fn get(&self, database: &str, user: &str) -> Rc<Pool> {
         let mut pools = self.pools.borrow_mut();
         let key = (database.to_owned(), user.to_owned());
+        let fresh = || {
+            let pool = Pool::new(database.into(), user.into(), self.share);
+            if self.is_paused(database) {
+                pool.pause();
+            }
+            pool
+        };
+        pools.entry(key).or_insert_with(fresh).clone()
+    }
+
+    /// The pools of a database, or all.
+    #[must_use]
+    pub fn of(&self, database: Option<&str>) -> Vec<Rc<Pool>> {
+        let mut pools = self.all();
+        pools.retain(|pool| database.is_none_or(|database| *pool.database == *database));
         pools
-            .entry(key)
-            .or_insert_with(|| Pool::new(database.into(), user.into(), self.share))
-            .clone()
+    }
+
+    /// Whether a database is paused.
+    #[must_use]
+    pub fn is_paused(&self, database: &str) -> bool {
+        let paused = self.paused.borrow();
+        paused.all || paused.databases.contains(database)
+    }
+
+    /// Lends nothing more in a database, or in all.
+    pub fn pause(&self, database: Option<&str>) {
+        let mut paused = self.paused.borrow_mut();
+        match database {
+            None => paused.all = true,
+            Some(database) => drop(paused.databases.insert(database.to_owned())),
+        }
+        drop(paused);
+        for pool in self.of(database) {
+            pool.pause();
+        }
+    }
+
+    /// Lends again in a database; or in all, whatever was paused.
+    pub fn resume(&self, database: Option<&str>) {
+        let mut paused = self.paused.borrow_mut();
+        match database {
+            None => *paused = Paused::default(),
+            Some(database) => drop(paused.databases.remove(database)),
+        }
+        drop(paused);
+        for pool in self.of(database) {
+            if !self.is_paused(&pool.database) {
+                pool.resume();
+            }
+        }
+    }
+
+    /// Replaces every backend of a database that was opened until now, once nobody holds it.
+    pub fn renew(&self, database: Option<&str>) {
+        for pool in self.of(database) {
+            pool.renew(BackendId(self.next.get()));
+        }
     }
 
     /// Every pool.

@@ -8,13 +8,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::Proof;
 
 /// An answer longer than this isn't pgvalet's: 10,000 sessions are some 8 MB.
 const LONGEST_ANSWER: usize = 256 << 20;
@@ -26,16 +31,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub enum AdminAddress {
     /// `host:port`.
     Tcp(String),
+    /// `host:port`, encrypted.
+    Tls(String),
     /// A socket's path.
     Unix(PathBuf),
 }
 
-/// `http://host:port`, `host:port`, or `unix:/path`.
+/// `http://host:port`, `https://host:port`, `host:port`, or `unix:/path`.
 impl std::str::FromStr for AdminAddress {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const ALLOWED: &str = "allowed: host:port, http://host:port or unix:/path";
+        const ALLOWED: &str =
+            "allowed: host:port, http://host:port, https://host:port or unix:/path";
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path
                 .strip_prefix("//")
@@ -47,8 +55,9 @@ impl std::str::FromStr for AdminAddress {
                 Err(ALLOWED)
             };
         }
-        let authority = text
-            .strip_prefix("http://")
+        let encrypted = text.strip_prefix("https://");
+        let authority = encrypted
+            .or_else(|| text.strip_prefix("http://"))
             .unwrap_or(text)
             .trim_end_matches('/');
         let port = authority
@@ -56,7 +65,12 @@ impl std::str::FromStr for AdminAddress {
             .map(|(host, port)| (host, port.parse::<u16>()));
         match port {
             Some((host, Ok(_))) if !host.is_empty() && !host.contains(['/', '@']) => {
-                Ok(Self::Tcp(authority.to_owned()))
+                let kind = if encrypted.is_some() {
+                    Self::Tls
+                } else {
+                    Self::Tcp
+                };
+                Ok(kind(authority.to_owned()))
             }
             Some(_) | None => Err(ALLOWED),
         }
@@ -67,6 +81,7 @@ impl fmt::Display for AdminAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(authority) => f.write_str(authority),
+            Self::Tls(authority) => write!(f, "https://{authority}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -140,12 +155,24 @@ pub struct Client {
     address: AdminAddress,
     /// How long an answer may take.
     patience: Duration,
+    proof: Proof,
 }
 
 impl Client {
     /// Asks at `address`, and waits `patience` for each answer.
     pub fn new(address: AdminAddress, patience: Duration) -> Self {
-        Self { address, patience }
+        Self {
+            address,
+            patience,
+            proof: Proof::default(),
+        }
+    }
+
+    /// The same, showing this.
+    #[must_use]
+    pub fn showing(mut self, proof: Proof) -> Self {
+        self.proof = proof;
+        self
     }
 
     /// GETs `path`, and returns the body.
@@ -175,6 +202,13 @@ impl Client {
                         .await?;
                     self.exchange(stream, method, path, body).await
                 }
+                AdminAddress::Tls(authority) => {
+                    let stream = self
+                        .connected(TcpStream::connect(authority.as_str()))
+                        .await?;
+                    let stream = self.encrypted(authority, stream).await?;
+                    self.exchange(stream, method, path, body).await
+                }
                 AdminAddress::Unix(socket) => {
                     let stream = self.connected(UnixStream::connect(socket)).await?;
                     self.exchange(stream, method, path, body).await
@@ -198,6 +232,26 @@ impl Client {
             }),
             Err(_) => Err(self.silent(CONNECT_TIMEOUT)),
         }
+    }
+
+    async fn encrypted(
+        &self,
+        authority: &str,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, ClientError> {
+        let strange = |detail: String| self.not_pgvalet(detail);
+        let host = authority
+            .rsplit_once(':')
+            .map_or(authority, |(host, _)| host);
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        let name = ServerName::try_from(host).map_err(|error| strange(error.to_string()))?;
+        let config = self.proof.tls.clone();
+        let config = config.ok_or_else(|| strange("no TLS was set up".to_owned()))?;
+        let shaken = TlsConnector::from(config).connect(name, stream).await;
+        shaken.map_err(|error| strange(format!("TLS: {error}")))
     }
 
     async fn exchange<S>(
@@ -234,7 +288,7 @@ impl Client {
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>, ClientError> {
         let host = match &self.address {
-            AdminAddress::Tcp(authority) => authority.as_str(),
+            AdminAddress::Tcp(authority) | AdminAddress::Tls(authority) => authority.as_str(),
             AdminAddress::Unix(_) => "localhost",
         };
         let mut request = Request::builder()
@@ -242,6 +296,9 @@ impl Client {
             .uri(path)
             .header(HOST, host)
             .header(ACCEPT, "application/json");
+        if let Some(authorization) = &self.proof.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, "application/json");
         }

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::client::{AdminAddress, Client, ClientError};
+use super::proof::ProofArgs;
 use super::views::{Leaks, Leases, Owners, Reload, Returns, Sessions};
 use super::{Exit, complain, print, tables};
 
@@ -21,9 +22,11 @@ const ADMIN: &str = "127.0.0.1:6433";
 /// What all client commands take.
 #[derive(Args, Debug)]
 pub(super) struct Common {
-    /// Where pgvalet's admin API listens: host:port, http://host:port or unix:/path
+    /// Where pgvalet's admin API listens: host:port, http://host:port, https://host:port or unix:/path
     #[arg(long, value_name = "ADDR", env = "PGVALET_ADMIN_URL", default_value = ADMIN, value_parser = admin)]
     admin: AdminAddress,
+    #[command(flatten)]
+    proof: ProofArgs,
     /// Print the answer as JSON, for programs
     #[arg(long)]
     json: bool,
@@ -144,7 +147,10 @@ pub(super) fn leaks(common: &Common) -> Exit {
 /// `pgvalet reload`.
 pub(super) fn reload(args: &ReloadArgs) -> Exit {
     let patience = PATIENCE + args.deadline.unwrap_or_default();
-    let client = Client::new(args.common.admin.clone(), patience);
+    let client = match args.common.client_with(patience) {
+        Ok(client) => client,
+        Err(exit) => return exit,
+    };
     let answer = block_on(client.post("/v1/reloads", args.body()));
     finish(
         &args.common,
@@ -155,7 +161,10 @@ pub(super) fn reload(args: &ReloadArgs) -> Exit {
 
 /// `pgvalet return`.
 pub(super) fn give_back(args: &ReturnArgs) -> Exit {
-    let client = Client::new(args.common.admin.clone(), PATIENCE);
+    let client = match args.common.client() {
+        Ok(client) => client,
+        Err(exit) => return exit,
+    };
     let mut body = Map::new();
     insert(&mut body, "method", args.method.map(word));
     let body = Value::Object(body).to_string();
@@ -252,15 +261,28 @@ fn one_return(answer: &Value) -> String {
 }
 
 impl Common {
-    /// The admin API, with the usual patience.
-    pub(super) fn client(&self) -> Client {
-        Client::new(self.admin.clone(), PATIENCE)
+    /// The admin API, with the usual patience. A proof that can't be shown is said, and ends the command.
+    pub(super) fn client(&self) -> Result<Client, Exit> {
+        self.client_with(PATIENCE)
+    }
+
+    /// The same, with this patience.
+    pub(super) fn client_with(&self, patience: Duration) -> Result<Client, Exit> {
+        let encrypted = matches!(self.admin, AdminAddress::Tls(_));
+        let proof = self.proof.load(encrypted).map_err(|problem| {
+            complain(&problem);
+            Exit::Usage
+        })?;
+        Ok(Client::new(self.admin.clone(), patience).showing(proof))
     }
 }
 
 /// GETs `path`, and prints it.
 fn show<A: DeserializeOwned>(common: &Common, path: &str, table: impl Fn(A) -> String) -> Exit {
-    let client = Client::new(common.admin.clone(), PATIENCE);
+    let client = match common.client() {
+        Ok(client) => client,
+        Err(exit) => return exit,
+    };
     let answer = block_on(client.get(path)).and_then(|body| read::<A>(&client, body));
     let answer = answer.map(|(body, answer)| (body, table(answer)));
     finish(common, answer, |table| (table.clone(), Exit::Success))

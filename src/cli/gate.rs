@@ -27,7 +27,10 @@ pub(super) struct GateArgs {
 
 /// `pgvalet gate`.
 pub(super) fn gate(args: &GateArgs) -> Exit {
-    let client = args.common.client();
+    let client = match args.common.client() {
+        Ok(client) => client,
+        Err(exit) => return exit,
+    };
     let answer = block_on(watch(&client, args));
     finish(&args.common, answer, |leaks: &Leaks| {
         let parked = leaks.leaks.len();

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::Certificates;
+use crate::admin::check_tokens;
 use crate::config::{Loaded, Sources, load};
 use crate::demo::{self, After};
 
@@ -16,11 +17,13 @@ pub mod client;
 mod commands;
 mod gate;
 mod options;
+mod proof;
 mod serve;
 mod signals;
 mod tables;
 mod views;
 
+pub use proof::Proof;
 pub use signals::{ProcessSignal, Signals};
 pub use views::{Leak, Leaks, Lease, Owner, Reload, ReloadLease};
 
@@ -129,7 +132,9 @@ fn check(sources: &Sources) -> Exit {
             for warning in &loaded.warnings {
                 complain(&format!("warning: {warning}"));
             }
-            if let Err(error) = Certificates::load(&loaded.config) {
+            let certificates = Certificates::load(&loaded.config).map(drop);
+            let tokens = || Ok(check_tokens(&loaded.config.admin_access)?);
+            if let Err(error) = certificates.and_then(|()| tokens()) {
                 complain(&error.to_string());
                 return Exit::Usage;
             }

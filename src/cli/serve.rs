@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use super::signals::{ProcessSignal, Signals};
 use super::{Exit, complain, loaded};
 use crate::config::{self, Config, LogFormat, Sources};
-use crate::drain::{self, Trigger};
+use crate::drain::{self, Trigger, Wish};
 use crate::{Certificates, Listeners, RunError};
 
 /// Serves until a signal ends it. Without huge pages, which would make megabytes of memory of what sessions need only
@@ -68,12 +68,20 @@ fn start(config: Config, sources: Sources) -> Result<(), RunError> {
 /// Does what signals ask for, until the process ends.
 async fn heed(
     mut signals: Signals,
-    trigger: Trigger,
+    mut trigger: Trigger,
     sources: Sources,
     certificates: Certificates,
 ) {
     loop {
-        match signals.next().await {
+        let asked = tokio::select! {
+            signal = signals.next() => signal,
+            wish = trigger.wish() => match wish {
+                Wish::Reload => ProcessSignal::Reload,
+                Wish::Drain => ProcessSignal::Drain,
+                Wish::End => ProcessSignal::End,
+            },
+        };
+        match asked {
             ProcessSignal::Drain => {
                 info!(
                     "draining: sessions end at their next quiet point; a second signal ends at once"
@@ -82,7 +90,7 @@ async fn heed(
             }
             ProcessSignal::End => {
                 info!("ending at once");
-                trigger.advance();
+                trigger.end();
             }
             ProcessSignal::Reload => {
                 certificates.refresh();

@@ -140,6 +140,9 @@ pub enum ValueProblem {
     /// A duration without its unit.
     #[error("`{text}` has no unit; did you mean \"{text}s\"?")]
     NoUnit { text: String },
+    /// No token. It isn't quoted: it is a secret.
+    #[error("that is no token")]
+    NotAToken,
     /// Zero, where zero has no meaning.
     #[error("zero isn't taken here")]
     Zero,
@@ -260,10 +263,22 @@ pub enum Conflict {
     TrustBeyondLoopback { listener: String },
     /// The admin API on a listener that others can reach.
     #[error(
-        "{listener} can be reached from elsewhere, and the admin API has no token yet (a later release); allowed: \
-         loopback (127.0.0.1:6433, [::1]:6433) or unix:/path; probes and scrapes go to `metrics`"
+        "{listener} can be reached from elsewhere, and asks nobody for a proof; allowed: `admin_token_file`, \
+         `admin_readonly_token_file` or `admin_tls_client_ca` with it, or else loopback (127.0.0.1:6433, [::1]:6433) or \
+         unix:/path; probes and scrapes go to `metrics`"
     )]
     AdminBeyondLoopback { listener: String },
+    /// TLS for the admin API without what it needs.
+    #[error("the admin listener's TLS needs {missing}, too")]
+    AdminTlsWithout { missing: &'static str },
+    /// TLS on a socket that is none.
+    #[error(
+        "{listener} is a unix socket, and has no TLS; allowed: host:port, or no `admin_tls_` keys"
+    )]
+    AdminTlsOnUnix { listener: String },
+    /// Operators by name, and nobody whose name could be known.
+    #[error("names of certificates mean nothing without `admin_tls_client_ca`")]
+    OperatorsWithout,
     /// Two listeners on one address.
     #[error("{listener} is taken already by `{other}`; allowed: an address of its own each")]
     SameAddress {

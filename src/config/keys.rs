@@ -5,6 +5,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrecy::SecretString;
+
+use super::show::HIDDEN;
 use super::value::{self, Raw, Zero};
 use super::{Address, Auth, ChaosReturn, Config, LogFormat, Mode, ReturnMethod, Tls, ValueProblem};
 
@@ -64,6 +67,10 @@ pub enum Kind {
     Name(Slot<Option<String>>),
     /// A query for secrets.
     Query(Slot<Option<String>>),
+    /// A secret: never a flag, never shown.
+    Secret(Slot<Option<SecretString>>),
+    /// Names of people or programs.
+    Names(Slot<Vec<String>>),
 }
 
 /// One of some words, and how it is written to and read from its field.
@@ -124,7 +131,57 @@ pub static KEYS: &[Key] = &[
     key(
         "admin",
         Kind::Address(|c| &mut c.admin),
-        "Where the admin API listens; loopback or a unix socket",
+        "Where the admin API listens; beyond loopback and unix sockets only with a token or certificates",
+    ),
+    key(
+        "admin_token",
+        Kind::Secret(|c| &mut c.admin_access.token),
+        "What operators of the admin API show; then everybody on TCP must show something",
+    ),
+    key(
+        "admin_token_file",
+        Kind::Path(|c| &mut c.admin_access.token_file),
+        "A file that holds it, such as a mounted secret, read at each use; it wins over `admin_token`",
+    ),
+    key(
+        "admin_readonly_token",
+        Kind::Secret(|c| &mut c.admin_access.readonly_token),
+        "What callers show who only look",
+    ),
+    key(
+        "admin_readonly_token_file",
+        Kind::Path(|c| &mut c.admin_access.readonly_token_file),
+        "A file that holds it, likewise",
+    ),
+    key(
+        "admin_tls_cert",
+        Kind::Path(|c| &mut c.admin_access.tls_cert),
+        "The certificate of the admin listener on TCP, which then speaks https; read again when it changes",
+    ),
+    key(
+        "admin_tls_key",
+        Kind::Path(|c| &mut c.admin_access.tls_key),
+        "Its key; read again together with it",
+    ),
+    key(
+        "admin_tls_client_ca",
+        Kind::Path(|c| &mut c.admin_access.tls_client_ca),
+        "The roots of callers' certificates: whoever shows one may look",
+    ),
+    key(
+        "admin_tls_operators",
+        Kind::Names(|c| &mut c.admin_access.tls_operators),
+        "The names of certificates (common name, or DNS name) whose holders are operators",
+    ),
+    key(
+        "admin_users",
+        Kind::Names(|c| &mut c.admin_access.users),
+        "The users who may do everything on the console; none is the upstream URL's user",
+    ),
+    key(
+        "stats_users",
+        Kind::Names(|c| &mut c.admin_access.stats_users),
+        "The users who may look there",
     ),
     key(
         "metrics",
@@ -285,10 +342,20 @@ impl Key {
         format!("PGVALET_{}", self.name.to_ascii_uppercase())
     }
 
+    /// Its value as people read it; secrets are hidden, tables are not shown.
+    pub fn shown(&self, config: &Config) -> String {
+        match (&self.kind, self.kind.get(config)) {
+            (Kind::Upstream, _) => config.upstream.to_string(),
+            (_, Some(toml::Value::String(text))) => text,
+            (_, Some(value)) => value.to_string(),
+            (_, None) => String::new(),
+        }
+    }
+
     /// The flag that carries it, without leading dashes; tables have none.
     pub fn flag(&self) -> Option<String> {
         match self.kind {
-            Kind::Users | Kind::Rules | Kind::Logins => None,
+            Kind::Users | Kind::Rules | Kind::Logins | Kind::Secret(_) => None,
             _ => Some(self.name.replace('_', "-")),
         }
     }
@@ -323,11 +390,13 @@ impl Kind {
             Self::Filter(_) => {
                 "off, error, warn, info, debug or trace, or a filter such as \"info,pgvalet::session=debug\"".to_owned()
             }
-            Self::Path(_) => "the absolute path of a PEM file".to_owned(),
+            Self::Path(_) => "the absolute path of a file".to_owned(),
             Self::Name(_) => "a name".to_owned(),
             Self::Query(_) => {
                 "\"default\", or a query for name and secret with the user's name in $1, all names qualified".to_owned()
             }
+            Self::Secret(_) => "16 characters or more, of visible ASCII".to_owned(),
+            Self::Names(_) => "names, or `*` for all".to_owned(),
         }
     }
 
@@ -366,6 +435,8 @@ impl Kind {
             Self::Path(slot) => *slot(config) = Some(value::path(raw.text()?)?),
             Self::Name(slot) => *slot(config) = Some(raw.text()?.to_owned()),
             Self::Query(slot) => *slot(config) = Some(value::auth_query(raw.text()?)?),
+            Self::Secret(slot) => *slot(config) = Some(value::token(raw.text()?)?),
+            Self::Names(slot) => *slot(config) = raw.list()?,
         }
         Ok(())
     }
@@ -379,6 +450,11 @@ impl Kind {
         };
         Some(match self {
             Self::Upstream | Self::Users | Self::Rules | Self::Logins => return None,
+            Self::Secret(slot) => {
+                slot(config).as_ref()?;
+                toml::Value::String(HIDDEN.to_owned())
+            }
+            Self::Names(slot) => texts(slot(config).clone()),
             Self::Address(slot) => toml::Value::String(slot(config).to_string()),
             Self::Addresses(slot) => match slot(config).as_slice() {
                 [address] => toml::Value::String(address.to_string()),

@@ -13,7 +13,8 @@ use super::file::{self, Setting, key_named};
 use super::value::Raw;
 use super::{
     Address, Auth, Config, ConfigError, ConfigErrors, Kind, Origin, Pgpass, PgpassProblem, Tls,
-    Upstream, UpstreamHost, UpstreamTls, UserConfig, ValueProblem, logins, upstream, variables,
+    Upstream, UpstreamHost, UpstreamTls, UserConfig, ValueProblem, access, logins, upstream,
+    variables,
 };
 
 /// All that a configuration is read from. Kept, so that SIGHUP reads it again.
@@ -51,6 +52,11 @@ pub enum Warning {
     /// The configuration holds a password, and others can read the file.
     #[error("{}: others can read this file, and it holds passwords; make it 0600 or less", path.display())]
     Readable { path: PathBuf },
+    /// Tokens go over the network as they are.
+    #[error(
+        "{listener} is beyond loopback and has no TLS (`admin_tls_cert`): tokens go there in clear"
+    )]
+    TokensInClear { listener: String },
 }
 
 impl Sources {
@@ -117,6 +123,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
         path.as_deref()
             .and_then(|path| readable_passwords(path, &config, &origins)),
     );
+    let in_clear = access::tokens_in_clear(&config);
+    warnings.extend(in_clear.map(|listener| Warning::TokensInClear { listener }));
     if errors.is_empty() {
         Ok(Loaded {
             config,
@@ -244,7 +252,9 @@ fn readable_passwords(
             .is_some_and(|password| !password.expose_secret().is_empty())
     };
     let secret = (in_file("upstream") && config.upstream.password.is_some())
-        || (in_file("users") && config.users.values().any(has_password));
+        || (in_file("users") && config.users.values().any(has_password))
+        || in_file("admin_token")
+        || in_file("admin_readonly_token");
     let mode = std::fs::metadata(path).ok()?.permissions().mode();
     (secret && mode & 0o007 != 0).then(|| Warning::Readable {
         path: path.to_owned(),
@@ -272,6 +282,7 @@ fn conflicts(config: &mut Config, origins: &BTreeMap<&'static str, Origin>) -> V
     }
     found.extend(collisions(config));
     found.extend(tls_without(config).map(|conflict| ("tls", conflict)));
+    found.extend(access::admin_tls(config));
     let error = |(key, conflict)| {
         let origin = origins.get(key).cloned().unwrap_or(Origin::Default);
         ConfigError::Conflict {
@@ -312,7 +323,7 @@ fn reachable(config: &Config) -> Vec<(&'static str, Conflict)> {
             found.push(("auth", Conflict::TrustBeyondLoopback { listener }));
         }
     }
-    if !config.admin.is_local() {
+    if !config.admin.is_local() && !config.admin_access.asks_for_proof() {
         let listener = config.admin.to_string();
         found.push(("admin", Conflict::AdminBeyondLoopback { listener }));
     }

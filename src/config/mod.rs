@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use crate::lease::reload::Method;
 use crate::lease::rules::{IdleInTransaction, Policies, Policy, Rule};
 
+mod access;
 mod error;
 mod file;
 mod keys;
@@ -27,6 +28,7 @@ mod upstream;
 mod value;
 mod variables;
 
+pub use access::AdminAccess;
 pub use error::{ConfigError, ConfigErrors, Origin, UrlProblem, ValueProblem};
 pub use keys::{KEYS, Key, Kind, Visibility, reference};
 pub use load::{Loaded, Sources, Warning, load};
@@ -43,6 +45,8 @@ pub struct Config {
     pub listen: Vec<Address>,
     /// Where the admin API listens.
     pub admin: Address,
+    /// Who may do what over the admin API, and over the console.
+    pub admin_access: AdminAccess,
     /// Where `/metrics`, `/healthz` and `/readyz` are scraped.
     pub metrics: Address,
     /// How clients prove who they are, where there are no `logins`.
@@ -332,6 +336,7 @@ impl Config {
             upstream,
             listen: vec![loopback(6432)],
             admin: loopback(6433),
+            admin_access: AdminAccess::default(),
             metrics: loopback(9127),
             auth: Auth::Scram,
             logins: Vec::new(),

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// What stands for a secret.
-const HIDDEN: &str = "***";
+pub(super) const HIDDEN: &str = "***";
 /// Encoded in a piece of a URL: all but the unreserved characters of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')

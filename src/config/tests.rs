@@ -98,6 +98,9 @@ fn defaults_are_those_of_the_contract() {
     let expected = r#"upstream = "postgres://app:***@db.example:5433/shop"
 listen = "127.0.0.1:6432"
 admin = "127.0.0.1:6433"
+admin_tls_operators = []
+admin_users = []
+stats_users = []
 metrics = "127.0.0.1:9127"
 auth = "scram"
 auth_query_cache = "10s"

@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use secrecy::SecretString;
+
 use super::error::nearest;
 use super::{Address, LoginRule, UserConfig, ValueProblem};
 use crate::lease::rules::Rule;
@@ -112,6 +114,16 @@ pub(super) fn duration(raw: &Raw, zero: Zero, most: Duration) -> Result<Duration
 }
 
 /// The path of a file.
+/// A token: long enough not to be guessed, and fit for a header.
+pub(super) fn token(text: &str) -> Result<SecretString, ValueProblem> {
+    let text = text.trim();
+    if text.len() >= 16 && text.len() <= 4096 && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(SecretString::from(text))
+    } else {
+        Err(ValueProblem::NotAToken)
+    }
+}
+
 pub(super) fn path(text: &str) -> Result<PathBuf, ValueProblem> {
     let path = Path::new(text);
     if path.is_absolute() {

@@ -8,10 +8,12 @@ use super::value::Raw;
 use super::{ConfigError, KEYS, Kind, Origin, Visibility, logins, rules};
 
 /// Variables that aren't keys, but known: the file, the client commands, the demo and the app's glue read them.
-const OTHERS: [&str; 4] = [
+const OTHERS: [&str; 6] = [
     "PGVALET_CONFIG",
     "PGVALET_ADMIN_URL",
-    "PGVALET_ADMIN_TOKEN",
+    "PGVALET_ADMIN_CA",
+    "PGVALET_ADMIN_CERT",
+    "PGVALET_ADMIN_KEY",
     "PGVALET_PG_BIN",
 ];
 

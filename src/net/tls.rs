@@ -17,12 +17,21 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, pem};
 use x509_certificate::{DigestAlgorithm, SignatureAlgorithm, X509Certificate};
 
-pub use backends::BackendTls;
+pub use backends::{BackendTls, https};
 pub use clients::{ClientTls, Identity};
 pub use handshakes::Handshakes;
 
 /// The name of PostgreSQL's protocol in ALPN (protocol chapter 55.2.11).
 pub const ALPN: &[u8] = b"postgresql";
+
+/// The name of HTTP/1.1 in ALPN (RFC 7301).
+pub const HTTP: &[u8] = b"http/1.1";
+
+/// Whether a certificate bears this name: as its subject's common name, or among its alternative names.
+#[must_use]
+pub fn is_named(certificate: &CertificateDer<'_>, name: &str) -> bool {
+    trust::is_named(certificate, name)
+}
 
 /// Why there is no TLS with these files.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::backend::capture::write_statement;
-use crate::backend::pool::Request;
+use crate::backend::pool::{Request, add};
 use crate::backend::reset::reset;
 use crate::backend::restore::{self, NotRestored, Wanted};
 use crate::backend::{Baseline, Grant, Home, Lent, Parameters, Pool};
@@ -106,6 +106,8 @@ impl Session {
         };
         let waited = self.shared.ledger.clock().precise().since(began);
         self.shared.metrics.acquired(waited);
+        add(&self.pool.counters.waits, 1);
+        add(&self.pool.counters.waited, waited.as_micros() as usize);
         match taken {
             Ok(lent) => self.hold(lent),
             Err(NoBackend::Ended(end)) => return Err(*end),
@@ -165,7 +167,7 @@ impl Session {
         {
             return Ok(grant);
         }
-        let mut wait = self.pool.wait();
+        let mut wait = self.pool.wait(self.id, self.shared.ledger.now());
         let limit = self.shared.config.acquire_timeout;
         if limit.is_zero() || limit > NOTICE_AFTER {
             if let Some(grant) = self.wait_for(&mut wait, NOTICE_AFTER).await? {
@@ -428,6 +430,11 @@ fn push_news(to_client: &mut Spill, parameters: &Parameters, told: &Parameters) 
 
 fn exhausted(shared: &Shared, pool: &Pool) -> ClientError {
     let (max, limit) = (pool.census().max, shared.config.acquire_timeout);
+    if pool.is_paused() {
+        let text = format!("database \"{}\" is paused", pool.database);
+        return ClientError::new(Fault::Proxy, "53300", text)
+            .hint("RESUME on pgvalet's console lets its sessions go on.");
+    }
     let text = format!(
         "no backend was free within {}",
         humantime::format_duration(limit)
@@ -468,7 +475,8 @@ pub(super) async fn first_login(
             } else {
                 limit
             };
-            let granted = tokio::time::timeout(limit, pool.wait()).await;
+            let wait = pool.wait(request.session, now);
+            let granted = tokio::time::timeout(limit, wait).await;
             granted.map_err(|_| exhausted(shared, pool))?
         }
     };

@@ -15,11 +15,18 @@ use crate::session::first::{self, Line, Opened};
 use crate::session::leg::{Cursor, Spill};
 use crate::session::statements::Statements;
 use crate::session::virtual_settings::Virtuals;
-use crate::session::{Phase, Rare, Session, Shared, attach};
+use crate::session::{Guest, Phase, Rank, Rare, Session, Shared, attach, console};
 use crate::wire::options;
 use crate::wire::reply::{self, ClientError, Fault};
 use crate::wire::startup::{NEWEST_MINOR, Startup};
 use crate::wire::tracker::Tracker;
+
+/// Who has come in.
+pub(super) enum Greeted {
+    Session(Box<Session>),
+    /// A guest of the console.
+    Guest(Guest),
+}
 
 /// Leads one connection through its login, `listener` being the place of its listener among those for clients. `None` when
 /// it asked for a cancel only, or was refused.
@@ -28,7 +35,7 @@ pub(super) async fn greet(
     stream: Stream,
     peer: Peer,
     listener: usize,
-) -> Option<Box<Session>> {
+) -> Option<Greeted> {
     let (line, startup) = match first::open(shared, stream).await {
         Opened::Startup(line, startup) => (line, startup),
         Opened::Done => return None,
@@ -43,7 +50,17 @@ pub(super) async fn greet(
         minor: startup.minor.min(NEWEST_MINOR),
     };
     match door.admit(startup, &peer, listener).await {
-        Ok(admitted) => Some(door.into_session(admitted)),
+        Ok(Welcome::Session(admitted)) => Some(Greeted::Session(door.into_session(*admitted))),
+        Ok(Welcome::Guest {
+            rank,
+            user,
+            application,
+        }) => Some(Greeted::Guest(Guest {
+            stream: door.line.stream,
+            rank,
+            user,
+            application,
+        })),
         Err(Refusal::Told(error)) => {
             refuse(shared, &mut door.line, &error).await;
             None
@@ -108,13 +125,24 @@ struct Admitted {
     owner: Option<String>,
 }
 
+/// Where a client wants to, and may go.
+enum Welcome {
+    Session(Box<Admitted>),
+    /// To the console.
+    Guest {
+        rank: Rank,
+        user: String,
+        application: String,
+    },
+}
+
 impl Door<'_> {
     async fn admit(
         &mut self,
         mut startup: Startup,
         peer: &Peer,
         listener: usize,
-    ) -> Result<Admitted, Refusal> {
+    ) -> Result<Welcome, Refusal> {
         if startup.minor > NEWEST_MINOR || !startup.options.is_empty() {
             let offer = reply::negotiate(self.minor, startup.options.clone());
             self.line.say(&offer).await?;
@@ -135,11 +163,19 @@ impl Door<'_> {
             encrypted: self.line.stream.is_tls(),
             replication: false,
         };
-        let shown = Box::pin(self.authenticate(&knock, peer)).await?;
         let application = parameters
             .get("application_name")
             .cloned()
             .unwrap_or_default();
+        if console::VIRTUAL.contains(&&*database) {
+            let rank = self.let_in(&knock, peer).await?;
+            return Ok(Welcome::Guest {
+                rank,
+                user,
+                application,
+            });
+        }
+        let shown = Box::pin(self.authenticate(&knock, peer)).await?;
         let pool = self.shared.pools.get(&database, &user);
         pool.learn_proof(shown);
         let baseline = pool.intern(Baseline::of_startup(parameters));
@@ -155,14 +191,26 @@ impl Door<'_> {
             application: application.into(),
             client,
         };
-        Ok(Admitted {
+        Ok(Welcome::Session(Box::new(Admitted {
             pool,
             baseline,
             told,
             profile,
             process,
             owner: ours.get("owner").filter(|owner| !owner.is_empty()).cloned(),
-        })
+        })))
+    }
+
+    /// Lets a guest of the console in, by the rules about the console's database.
+    async fn let_in(&mut self, knock: &Knock<'_>, peer: &Peer) -> Result<Rank, Refusal> {
+        if console::is_own(&self.line.stream, knock.user) {
+            self.line.say(&reply::authentication_ok()).await?;
+            return Ok(Rank::Operator);
+        }
+        Box::pin(self.authenticate(knock, peer)).await?;
+        // The console speaks for itself from here on.
+        self.line.say(b"").await?;
+        Ok(console::rank(&self.shared.config, knock.user)?)
     }
 
     /// What PostgreSQL reports to a new session: known from an earlier login, or asked for by opening a backend now.
@@ -189,8 +237,8 @@ impl Door<'_> {
         } = admitted;
         let secret = self
             .shared
-            .secrets
-            .draw(if self.minor >= 2 { 32 } else { 4 });
+            .ledger
+            .draw_secret(if self.minor >= 2 { 32 } else { 4 });
         let application = profile.application.clone();
         let (id, slot) = self.shared.ledger.open(profile, secret.clone());
         let mut book = self.shared.ledger.book_mut();

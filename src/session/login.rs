@@ -18,6 +18,7 @@ use crate::backend::login::salted;
 use crate::config::{Auth, Config, Knock, LoginMethod, LoginRule, Secret};
 use crate::net::listen::Peer;
 use crate::session::auth::{self, Challenge, Verifiers};
+use crate::session::console;
 use crate::session::handshake::{Door, Refusal};
 use crate::wire::frame::{Header, cstr};
 use crate::wire::reply::{self, ClientError, Fault};
@@ -64,8 +65,14 @@ impl Door<'_> {
 
     /// What is known of the user: by the configuration, or else by PostgreSQL.
     async fn secret(&self, knock: &Knock<'_>) -> Result<Option<Secret>, ClientError> {
-        let (database, user) = (knock.database, knock.user);
         let config = self.shared.config.clone();
+        let user = knock.user;
+        // The console's guests have the passwords that they have in the URL's database.
+        let database = if console::VIRTUAL.contains(&knock.database) {
+            &config.upstream.database
+        } else {
+            knock.database
+        };
         let known = if config.reads_a_file(user) {
             let (database, user) = (database.to_owned(), user.to_owned());
             aside(move || config.secret_for(&database, &user)).await?

@@ -6,6 +6,7 @@ mod adapt;
 mod attach;
 pub mod auth;
 mod client;
+mod console;
 mod first;
 mod handshake;
 mod leg;
@@ -17,7 +18,7 @@ mod rules;
 mod statements;
 mod virtual_settings;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -42,6 +43,7 @@ use crate::wire::tracker::Tracker;
 
 use adapt::Moving;
 use auth::Verifiers;
+use handshake::Greeted;
 use leg::{Cursor, Spill};
 use statements::Statements;
 use virtual_settings::Virtuals;
@@ -64,11 +66,13 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The one buffer that every session reads into: no session owns one.
     pub scratch: Scratch,
-    /// Keys for cancel requests.
-    pub secrets: Secrets,
     /// Whether a cancel reaches its session on another data thread.
     pub cancels: CancelRoute,
+    /// Who serves the console.
+    pub console: Arc<dyn ConsoleDesk>,
 }
+
+pub use console::{ConsoleDesk, Guest, Rank};
 
 /// Hands a cancel request to whoever knows the session.
 pub type CancelRoute = Box<dyn CancelDesk>;
@@ -80,31 +84,6 @@ pub trait CancelDesk: std::fmt::Debug {
         &self,
         key: crate::wire::startup::CancelKey,
     ) -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
-}
-
-/// Randomness, taken from the system a kilobyte at a time.
-#[derive(Default)]
-pub struct Secrets(RefCell<Vec<u8>>);
-
-impl Secrets {
-    const STOCK: usize = 1024;
-
-    /// A secret of `length` bytes, at most a kilobyte.
-    fn draw(&self, length: usize) -> Box<[u8]> {
-        let mut stock = self.0.borrow_mut();
-        if stock.len() < length {
-            stock.resize(Self::STOCK, 0);
-            getrandom::fill(&mut stock).expect("the system gave randomness when pgvalet started");
-        }
-        let rest = stock.len() - length;
-        stock.split_off(rest).into()
-    }
-}
-
-impl std::fmt::Debug for Secrets {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secrets")
-    }
 }
 
 /// A buffer that is lent for one read, and back before the task yields.
@@ -153,9 +132,11 @@ pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer, listener: usi
             }
         }
     };
-    // A task of its own: what the login needed is freed, and the session's future is as small as its life.
-    if let Some(session) = greeted {
-        spawn_local(session.run());
+    match greeted {
+        // A task of its own: what the login needed is freed, and the session's future is as small as its life.
+        Some(Greeted::Session(session)) => drop(spawn_local(session.run())),
+        Some(Greeted::Guest(guest)) => drop(spawn_local(shared.console.serve(guest))),
+        None => {}
     }
 }
 

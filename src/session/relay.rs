@@ -306,8 +306,9 @@ impl Session {
 
     /// Tells the book what happened to the lease. A refusal is a defect of ours: it is logged, and nothing is lost.
     pub(super) fn step(&self, event: Event) {
-        if let Err(error) = self.shared.ledger.step(self.slot, event) {
-            tracing::error!(session = %self.id, "{error}");
+        match self.shared.ledger.step(self.slot, event) {
+            Ok((left, lasted)) => self.pool.counters.lasted(left, lasted),
+            Err(error) => tracing::error!(session = %self.id, "{error}"),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::ledger::{Cause, Ledger, Order, Patience, ReturnOrder};
 use crate::metrics::Sample;
 use crate::reload::{self, Report};
 use crate::session::Shared;
+use crate::shard::console::{self, Ask};
 use crate::shard::sample::sample;
 use crate::view::LeaseView;
 use crate::wire::startup::CancelKey;
@@ -81,6 +82,8 @@ pub enum Command {
     /// What each owner's parks came to in the last hour.
     Parks(oneshot::Sender<Vec<OwnerParks>>),
     Cancel(CancelKey, oneshot::Sender<()>),
+    /// What the console asks.
+    Console(Ask),
 }
 
 /// All data threads, to be commanded.
@@ -106,8 +109,20 @@ impl Shards {
         u32::try_from(self.0.len()).expect("threads are few")
     }
 
+    /// Sends one command to one data thread.
+    pub(super) async fn ask_one<T>(
+        &self,
+        number: u32,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Gone> {
+        let (reply, answer) = oneshot::channel();
+        let sender = &self.0[number as usize];
+        sender.send(command(reply)).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+
     /// Sends one command to every data thread, and gathers the answers.
-    async fn ask_all<T>(
+    pub(super) async fn ask_all<T>(
         &self,
         command: impl Fn(u32, oneshot::Sender<T>) -> Command,
     ) -> Result<Vec<T>, Gone> {
@@ -205,13 +220,9 @@ impl Shards {
     /// # Errors
     /// pgvalet is ending.
     pub async fn give_back(&self, id: SessionId, method: Method) -> Result<Option<Outcome>, Gone> {
-        let (reply, answer) = oneshot::channel();
-        let sender = &self.0[Ledger::shard_of(id, self.count()) as usize];
-        sender
-            .send(Command::Return { id, method, reply })
+        let home = Ledger::shard_of(id, self.count());
+        self.ask_one(home, |reply| Command::Return { id, method, reply })
             .await
-            .map_err(|_| Gone)?;
-        answer.await.map_err(|_| Gone)
     }
 
     /// Notes the processes behind sessions.
@@ -329,6 +340,7 @@ fn obey(shared: &Rc<Shared>, command: Command) {
             let parks = ledger.parks().into_iter();
             drop(reply.send(parks.map(OwnerParks::from).collect()));
         }
+        Command::Console(ask) => console::obey(shared, ask),
         Command::Cancel(key, reply) => {
             let forwarded = shared.cancels.forward(key);
             tokio::task::spawn_local(async move {

@@ -11,9 +11,17 @@ pub struct Response {
     pub status: u16,
     pub content_type: String,
     pub body: String,
+    head: String,
 }
 
 impl Response {
+    /// A header of the answer.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        let (_, value) = lines.find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+        Some(value.trim())
+    }
+
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body)
@@ -21,7 +29,7 @@ impl Response {
     }
 }
 
-/// Sends a request with `headers` beyond Host and Content-Length, and reads the whole answer.
+/// Sends a request with `headers` beyond Content-Length, and beyond Host unless it is among them; reads the whole answer.
 #[track_caller]
 pub fn request(
     port: u16,
@@ -34,13 +42,15 @@ pub fn request(
     stream
         .set_read_timeout(Some(DEADLINE))
         .expect("a timeout can be set");
+    let named = headers.iter().any(|(name, _)| *name == "Host");
+    let host = if named { "" } else { "Host: localhost\r\n" };
     let headers: String = headers
         .iter()
         .map(|(name, value)| format!("{name}: {value}\r\n"))
         .collect();
     let length = body.len();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
+        "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
     );
     stream
         .write_all((head + body).as_bytes())
@@ -79,6 +89,7 @@ fn parse(answer: &str) -> Response {
         status,
         content_type: header("content-type").unwrap_or_default(),
         body,
+        head: head.to_owned(),
     }
 }
 

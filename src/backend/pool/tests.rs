@@ -40,6 +40,9 @@ impl House {
                     pid: 1,
                     secret: Box::default(),
                 },
+                born: Moment::default(),
+                ends: None,
+                encrypted: false,
                 in_flight: Cell::new(0),
             }),
             parameters: Rc::default(),
@@ -54,6 +57,10 @@ impl House {
             spent: false,
             unread: Vec::new(),
         })
+    }
+
+    fn wait(&self) -> Wait {
+        self.pool.wait(SessionId::new(1), Moment::default())
     }
 
     fn ask(&self, session: u32) -> Option<Grant> {
@@ -157,7 +164,7 @@ fn whoever_waits_first_is_served_first() {
             panic!()
         };
         let mut context = Context::from_waker(Waker::noop());
-        let (mut first, mut second) = (house.pool.wait(), house.pool.wait());
+        let (mut first, mut second) = (house.wait(), house.wait());
         assert!(Pin::new(&mut first).poll(&mut context).is_pending());
 
         let backend = house.backend(1);
@@ -177,7 +184,7 @@ fn a_grant_to_somebody_who_left_goes_to_the_next() {
         let Some(Grant::Open(permit)) = house.ask(1) else {
             panic!()
         };
-        let (first, mut second) = (house.pool.wait(), house.pool.wait());
+        let (first, mut second) = (house.wait(), house.wait());
         let backend = house.backend(1);
         house
             .pool
@@ -247,5 +254,51 @@ fn a_backend_that_carries_the_same_state_is_as_good_as_a_clean_one() {
         house.park(2, 12);
         house.pool.state.borrow_mut().idle[1].backend.carries = Rc::default();
         assert_eq!(lent(house.ask(13)), 2);
+    });
+}
+
+#[test]
+fn a_paused_pool_lends_nothing_and_keeps_nothing_until_it_is_resumed() {
+    on_a_runtime(|| {
+        let mut house = House::new(2);
+        let Some(Grant::Open(permit)) = house.ask(1) else {
+            panic!()
+        };
+        let mut context = Context::from_waker(Waker::noop());
+
+        house.pool.pause();
+        assert!(house.ask(2).is_none());
+        let (mut first, mut second) = (house.wait(), house.wait());
+        let backend = house.backend(1);
+        house
+            .pool
+            .give_back(Lent { backend, permit }, Moment::default());
+        assert!(Pin::new(&mut first).poll(&mut context).is_pending());
+        let census = house.pool.census();
+        assert_eq!((census.leased, census.idle, census.waiting), (0, 0, 2));
+
+        house.pool.resume();
+        for wait in [&mut first, &mut second] {
+            let granted = Pin::new(wait).poll(&mut context);
+            assert!(matches!(granted, Poll::Ready(Grant::Open(_))));
+        }
+    });
+}
+
+#[test]
+fn backends_from_before_a_renewal_are_closed_as_they_come_back() {
+    on_a_runtime(|| {
+        let mut house = House::new(2);
+        for id in [1, 2] {
+            let Some(Grant::Open(permit)) = house.ask(1) else {
+                panic!()
+            };
+            house.pool.renew(BackendId(2));
+            let backend = house.backend(id);
+            house
+                .pool
+                .give_back(Lent { backend, permit }, Moment::default());
+            assert_eq!(house.pool.census().idle, usize::from(id == 2));
+        }
     });
 }

@@ -35,7 +35,7 @@ fn variables_of_client_commands_and_of_kubernetes_services_are_left_alone() {
     let mut sources = sources();
     for (name, value) in [
         ("PGVALET_ADMIN_URL", "http://127.0.0.1:6433"),
-        ("PGVALET_ADMIN_TOKEN", "t"),
+        ("PGVALET_ADMIN_CA", "/etc/pgvalet/ca.pem"),
         ("PGVALET_PG_BIN", "/opt/bin"),
         ("PGVALET_SERVICE_HOST", "10.0.0.1"),
         ("PGVALET_SERVICE_PORT_METRICS", "9127"),
@@ -109,9 +109,39 @@ fn trust_is_allowed_on_loopback_and_unix_listeners_only() {
 
 #[test]
 fn the_admin_listener_must_not_be_reachable_from_elsewhere() {
-    assert!(refused(&with_variable("PGVALET_ADMIN", "0.0.0.0:6433")).contains("no token yet"));
+    let open = with_variable("PGVALET_ADMIN", "0.0.0.0:6433");
+    assert!(refused(&open).contains("asks nobody for a proof"));
+    let (_file, mut guarded) = with_file("admin = \"0.0.0.0:6433\"\n");
+    let token = "a-token-of-some-length";
+    guarded
+        .vars
+        .insert("PGVALET_ADMIN_READONLY_TOKEN".into(), token.into());
+    let loaded = loaded(&guarded);
+    assert!(!loaded.effective_toml().contains(token));
+    assert!(
+        loaded
+            .effective_toml()
+            .contains("admin_readonly_token = \"***\"")
+    );
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
     assert!(load(&with_flag("admin", "unix:/run/pgvalet/admin.sock")).is_ok());
     assert!(load(&with_flag("metrics", "0.0.0.0:9127")).is_ok());
+}
+
+#[test]
+fn a_token_that_is_none_is_refused_and_not_quoted() {
+    for token in [
+        "short",
+        "with blanks in its midst",
+        "\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}",
+    ] {
+        let refused = refused(&with_variable("PGVALET_ADMIN_TOKEN", token));
+        assert!(refused.contains("that is no token"), "{refused}");
+        assert!(!refused.contains(token), "{refused}");
+    }
+    assert!(refused(&with_flag("admin_tls_cert", "/a.pem")).contains("`admin_tls_key`"));
+    assert!(refused(&with_flag("admin_tls_client_ca", "/a.pem")).contains("`admin_tls_cert`"));
+    assert!(refused(&with_flag("admin_tls_operators", "me")).contains("admin_tls_client_ca"));
 }
 
 #[test]

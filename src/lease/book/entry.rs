@@ -266,6 +266,8 @@ impl LastStatement {
 pub struct Entry {
     pub id: SessionId,
     pub profile: Profile,
+    /// When the session began.
+    pub opened: Moment,
     pub state: LeaseState,
     /// The generation that the lease began in.
     pub generation: Generation,
@@ -289,6 +291,7 @@ impl Entry {
         Self {
             id,
             profile,
+            opened: now,
             state: LeaseState::Ended { since: now },
             generation,
             claim: None,

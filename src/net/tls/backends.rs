@@ -10,7 +10,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::reloaded::Reloaded;
 use super::trust::{Check, Roots};
-use super::{ALPN, Handshakes, TlsError, files, provider};
+use super::{ALPN, HTTP, Handshakes, TlsError, files, provider};
 use crate::config::{RootSource, SslMode, Upstream, UpstreamHost, UpstreamTls};
 use crate::net::Stream;
 
@@ -66,6 +66,26 @@ impl BackendTls {
         let config = self.config.current();
         handshakes.connect(socket, config, self.name.clone()).await
     }
+}
+
+/// TLS towards somebody who speaks HTTP, with a certificate for the host's name.
+///
+/// # Errors
+/// What is wrong with the files: `root`, or the certificate and key that we show.
+pub fn https(
+    root: Option<PathBuf>,
+    shown: Option<(PathBuf, PathBuf)>,
+) -> Result<ClientConfig, TlsError> {
+    let (cert, key) = shown.unzip();
+    let wanted = UpstreamTls {
+        mode: SslMode::VerifyFull,
+        root: Some(root.map_or(RootSource::System, RootSource::File)),
+        cert,
+        key,
+    };
+    let mut config = configure(&wanted)?;
+    config.alpn_protocols = vec![HTTP.to_vec()];
+    Ok(config)
 }
 
 fn files_of(wanted: &UpstreamTls) -> Vec<PathBuf> {

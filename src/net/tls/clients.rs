@@ -10,8 +10,8 @@ use rustls::server::NoServerSessionStorage;
 
 use super::reloaded::Reloaded;
 use super::trust::{ClientCheck, Roots};
-use super::{ALPN, Handshakes, TlsError, files, provider};
-use crate::config::{Config, Tls};
+use super::{ALPN, HTTP, Handshakes, TlsError, files, provider};
+use crate::config::{AdminAccess, Config, Tls};
 use crate::net::Stream;
 
 /// How clients are met with TLS. Clones share what is reloaded.
@@ -34,16 +34,33 @@ impl ClientTls {
     /// # Errors
     /// What is wrong with the files.
     pub fn load(config: &Config) -> Result<Option<Self>, TlsError> {
-        let (Some(cert), Some(key)) = (config.tls_cert.clone(), config.tls_key.clone()) else {
-            return Ok(None);
-        };
         if config.tls == Tls::Disable {
             return Ok(None);
         }
-        let authority = config.tls_client_ca.clone();
+        let files = [&config.tls_cert, &config.tls_key, &config.tls_client_ca];
+        Self::of(files, ALPN)
+    }
+
+    /// The same for the admin listener, which speaks HTTP.
+    ///
+    /// # Errors
+    /// What is wrong with the files.
+    pub fn load_for_admin(access: &AdminAccess) -> Result<Option<Self>, TlsError> {
+        let files = [&access.tls_cert, &access.tls_key, &access.tls_client_ca];
+        Self::of(files, HTTP)
+    }
+
+    fn of(
+        [cert, key, authority]: [&Option<PathBuf>; 3],
+        protocol: &'static [u8],
+    ) -> Result<Option<Self>, TlsError> {
+        let (Some(cert), Some(key)) = (cert.clone(), key.clone()) else {
+            return Ok(None);
+        };
+        let authority = authority.clone();
         let paths = [Some(cert.clone()), Some(key.clone()), authority.clone()];
         let paths: Vec<PathBuf> = paths.into_iter().flatten().collect();
-        let make = move || Identity::load(&cert, &key, authority.as_deref());
+        let make = move || Identity::load(&cert, &key, authority.as_deref(), protocol);
         Ok(Some(Self {
             identity: Arc::new(Reloaded::new(paths, make)?),
         }))
@@ -80,7 +97,12 @@ impl ClientTls {
 }
 
 impl Identity {
-    fn load(cert: &Path, key: &Path, authority: Option<&Path>) -> Result<Self, TlsError> {
+    fn load(
+        cert: &Path,
+        key: &Path,
+        authority: Option<&Path>,
+        protocol: &[u8],
+    ) -> Result<Self, TlsError> {
         let chain = files::certificates(cert)?;
         let certificate = chain[0].clone();
         let builder = ServerConfig::builder_with_provider(provider())
@@ -101,7 +123,7 @@ impl Identity {
         let mut config = builder
             .with_single_cert(chain, files::key(key)?)
             .map_err(pair)?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         // libpq never resumes; what nobody uses costs nothing.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

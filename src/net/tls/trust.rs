@@ -146,6 +146,19 @@ fn judge_name(leaf: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Er
     }
 }
 
+/// Whether a certificate bears this name: as its subject's common name, or among its alternative names.
+pub(super) fn is_named(certificate: &CertificateDer<'_>, name: &str) -> bool {
+    let Ok(parsed) = X509Certificate::from_der(certificate) else {
+        return false;
+    };
+    let alternative = || {
+        let name = ServerName::try_from(name).ok()?;
+        let parsed = ParsedCertificate::try_from(certificate).ok()?;
+        verify_server_name(&parsed, &name).ok()
+    };
+    parsed.subject_common_name().as_deref() == Some(name) || alternative().is_some()
+}
+
 /// Whether a host is meant by a name, of which the first label may be `*`.
 fn is_called(host: &str, name: &str) -> bool {
     let host = host.trim_end_matches('.');
