@@ -91,6 +91,31 @@ struct Mailbox {
     target: Option<Rc<CancelTarget>>,
 }
 
+/// Randomness, taken from the system a kilobyte at a time.
+#[derive(Default)]
+struct Secrets(RefCell<Vec<u8>>);
+
+impl Secrets {
+    const STOCK: usize = 1024;
+
+    /// A secret of `length` bytes, at most a kilobyte.
+    fn draw(&self, length: usize) -> Box<[u8]> {
+        let mut stock = self.0.borrow_mut();
+        if stock.len() < length {
+            stock.resize(Self::STOCK, 0);
+            getrandom::fill(&mut stock).expect("the system gave randomness when pgvalet started");
+        }
+        let rest = stock.len() - length;
+        stock.split_off(rest).into()
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secrets")
+    }
+}
+
 /// The book and the mailboxes of one data thread.
 #[derive(Debug)]
 pub struct Ledger {
@@ -100,6 +125,7 @@ pub struct Ledger {
     /// The rules under which sessions are about to take a lease, one entry a session.
     acquiring: RefCell<Vec<usize>>,
     history: RefCell<History>,
+    secrets: Secrets,
     /// Ids are dealt in steps of `stride` from here, so that shards never deal the same one.
     next: Cell<u32>,
     stride: u32,
@@ -115,6 +141,7 @@ impl Ledger {
             mail: RefCell::default(),
             acquiring: RefCell::default(),
             history: RefCell::default(),
+            secrets: Secrets::default(),
             next: Cell::new(SessionId::FIRST + shard),
             stride: shards,
         }
@@ -136,6 +163,11 @@ impl Ledger {
     #[must_use]
     pub const fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// A key for the cancel requests of a new session, of so many bytes.
+    pub fn draw_secret(&self, length: usize) -> Box<[u8]> {
+        self.secrets.draw(length)
     }
 
     /// Enters a new session.

@@ -107,6 +107,8 @@ struct Inner {
     baselines: Vec<Rc<Baseline>>,
     /// What PostgreSQL reported at the last login with each set of startup parameters.
     known: Vec<(Rc<Baseline>, Rc<Parameters>)>,
+    /// Reports that several sessions or backends may have in common.
+    shared: Vec<Rc<Parameters>>,
     /// The last failure to open a backend, how many came in a row, and when the next try is due.
     failure: Option<(ClientError, u32, Moment)>,
 }
@@ -346,14 +348,9 @@ impl Pool {
     /// Notes what PostgreSQL reported at a login. Gives the same back, shared with the backends that reported the same:
     /// who goes from one of them to another needn't compare.
     pub fn learn(&self, baseline: &Rc<Baseline>, parameters: &Rc<Parameters>) -> Rc<Parameters> {
+        let parameters = self.share(parameters.clone());
         let mut state = self.state.borrow_mut();
         state.failure = None;
-        let known = state.known.iter().map(|(_, known)| known);
-        let parameters = known
-            .chain(state.idle.iter().map(|lent| &lent.backend.parameters))
-            .find(|known| *known == parameters)
-            .unwrap_or(parameters)
-            .clone();
         state
             .known
             .retain(|(known, _)| !Rc::ptr_eq(known, baseline));
@@ -361,6 +358,20 @@ impl Pool {
         if state.known.len() > KNOWN_BASELINES {
             state.known.remove(0);
         }
+        parameters
+    }
+
+    /// The reports that equal these, where somebody has such already: what many sessions are told is kept once.
+    pub fn share(&self, parameters: Rc<Parameters>) -> Rc<Parameters> {
+        let shared = &mut self.state.borrow_mut().shared;
+        if let Some(known) = shared.iter().find(|known| **known == parameters) {
+            return known.clone();
+        }
+        if shared.len() >= KNOWN_BASELINES {
+            shared.retain(|known| Rc::strong_count(known) > 1);
+            shared.truncate(KNOWN_BASELINES / 2);
+        }
+        shared.push(parameters.clone());
         parameters
     }
 

@@ -61,6 +61,16 @@ impl Verifiers {
         }
     }
 
+    /// The same as [`Self::verifier`], where nothing has to be derived for it.
+    pub fn at_hand(&self, user: &str, secret: Option<&Secret>) -> Option<Arc<Verifier>> {
+        let Some(Secret::Password(password)) = secret else {
+            return Some(self.verifier(user, secret));
+        };
+        // Held elsewhere for as long as a derivation takes.
+        let known = self.known.try_lock().ok()?;
+        known_as(&known, user, password.expose_secret())
+    }
+
     /// What a proof of `user` is checked against. For a user without a SCRAM secret it is one that nobody can fit.
     ///
     /// The first time it takes milliseconds: call it off the data thread.
@@ -72,12 +82,8 @@ impl Verifiers {
         };
         let wanted = password.expose_secret();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = known.get(user).and_then(|list| {
-            list.iter()
-                .find(|known| known.password.expose_secret() == wanted)
-        });
-        if let Some(found) = found {
-            return found.verifier.clone();
+        if let Some(found) = known_as(&known, user, wanted) {
+            return found;
         }
         // The same salt for the same user, whatever its password: as one that doesn't exist has it.
         let salt = Verifier::mock(&self.pepper, user).salt;
@@ -105,6 +111,18 @@ impl Verifiers {
             .map(|byte| format!("{byte:02x}"));
         SecretString::from(format!("md5{}", digits.collect::<String>()))
     }
+}
+
+fn known_as(
+    known: &HashMap<String, Vec<Known>>,
+    user: &str,
+    password: &str,
+) -> Option<Arc<Verifier>> {
+    let list = known.get(user)?;
+    let found = list
+        .iter()
+        .find(|known| known.password.expose_secret() == password)?;
+    Some(found.verifier.clone())
 }
 
 /// The mechanisms, by their names in SASL.

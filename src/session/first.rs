@@ -28,6 +28,8 @@ pub(super) struct Line {
     pub stream: Stream,
     /// What the handshake was made with, where there was one.
     pub identity: Option<Arc<Identity>>,
+    /// What goes out with whatever is said next: one system call, and one waking of the client, for both.
+    pub held: Vec<u8>,
 }
 
 /// How the first packets ended.
@@ -37,7 +39,7 @@ pub(super) enum Opened {
     /// It wants nothing more, or is gone.
     Done,
     /// It shall hear why not.
-    Refused(Stream, ClientError),
+    Refused(Line, ClientError),
 }
 
 /// What one packet asks for.
@@ -59,9 +61,20 @@ enum How {
 }
 
 impl Line {
+    /// Says something together with what is said next.
+    pub(super) fn hold(&mut self, bytes: &[u8]) {
+        self.held.extend_from_slice(bytes);
+    }
+
     /// Says something, to the last byte.
     pub(super) async fn say(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.stream.write_all(bytes).await?;
+        if self.held.is_empty() {
+            self.stream.write_all(bytes).await?;
+        } else {
+            self.hold(bytes);
+            let all = std::mem::take(&mut self.held);
+            self.stream.write_all(&all).await?;
+        }
         self.stream.flush().await
     }
 }
@@ -71,6 +84,7 @@ pub(super) async fn open(shared: &Shared, stream: Stream) -> Opened {
     let mut line = Line {
         stream,
         identity: None,
+        held: Vec::new(),
     };
     for _ in 0..MAX_REQUESTS {
         match ask(shared, &mut line).await {
@@ -81,11 +95,11 @@ pub(super) async fn open(shared: &Shared, stream: Stream) -> Opened {
                 Ok(encrypted) => line = encrypted,
                 Err(end) => return end,
             },
-            Err(error) => return Opened::Refused(line.stream, error),
+            Err(error) => return Opened::Refused(line, error),
         }
     }
     let error = ClientError::new(Fault::Client, "08P01", "too many requests for encryption");
-    Opened::Refused(line.stream, error)
+    Opened::Refused(line, error)
 }
 
 async fn ask(shared: &Shared, line: &mut Line) -> Result<Asked, ClientError> {
@@ -167,15 +181,17 @@ async fn encrypt(shared: &Shared, line: Line, how: How, ahead: Vec<u8>) -> Resul
         tracing::info!("a client's TLS handshake failed: {error}");
         Opened::Done
     })?;
-    if how == How::Direct && stream.alpn() != Some(ALPN) {
-        let text = "direct TLS connection without the ALPN protocol \"postgresql\"";
-        let error = ClientError::new(Fault::Client, "08P01", text);
-        return Err(Opened::Refused(stream, error));
-    }
-    Ok(Line {
+    let line = Line {
         stream,
         identity: Some(identity),
-    })
+        held: Vec::new(),
+    };
+    if how == How::Direct && line.stream.alpn() != Some(ALPN) {
+        let text = "direct TLS connection without the ALPN protocol \"postgresql\"";
+        let error = ClientError::new(Fault::Client, "08P01", text);
+        return Err(Opened::Refused(line, error));
+    }
+    Ok(line)
 }
 
 /// Whether a client may come in over this line, as pg_hba.conf would judge it, and in its words.

@@ -39,8 +39,8 @@ pub(super) async fn greet(
     let (line, startup) = match first::open(shared, stream).await {
         Opened::Startup(line, startup) => (line, startup),
         Opened::Done => return None,
-        Opened::Refused(mut stream, error) => {
-            refuse(shared, &mut stream, &error).await;
+        Opened::Refused(mut line, error) => {
+            refuse(shared, &mut line, &error).await;
             return None;
         }
     };
@@ -62,7 +62,7 @@ pub(super) async fn greet(
             application,
         })),
         Err(Refusal::Told(error)) => {
-            refuse(shared, &mut door.line.stream, &error).await;
+            refuse(shared, &mut door.line, &error).await;
             None
         }
         Err(Refusal::Gone) => None,
@@ -72,18 +72,18 @@ pub(super) async fn greet(
 /// Refuses a connection once it has said hello: before, libpq would not show the text.
 pub(super) async fn turn_away(shared: &Shared, stream: Stream, error: &ClientError) {
     if let Opened::Startup(mut line, _) = first::open(shared, stream).await {
-        refuse(shared, &mut line.stream, error).await;
+        refuse(shared, &mut line, error).await;
     }
 }
 
-async fn refuse(shared: &Shared, stream: &mut Stream, error: &ClientError) {
+async fn refuse(shared: &Shared, line: &mut Line, error: &ClientError) {
     shared.metrics.fault(error.fault, &error.code);
     // It may hold a name that somebody made up: no line of ours is theirs to write.
     let text = error.message.replace(char::is_control, " ");
     tracing::info!(sqlstate = %error.code, fault = error.fault.word(), "a client was refused: {text}");
     // It may be gone already; then nobody is left to be told.
-    let _ = stream.write_all(&error.fatal()).await;
-    let _ = stream.shutdown().await;
+    let _ = line.say(&error.fatal()).await;
+    let _ = line.stream.shutdown().await;
 }
 
 /// Why no session came of a connection.
@@ -182,6 +182,7 @@ impl Door<'_> {
         let mut told = self.reports(&pool, &baseline, &application).await?;
         if told.get("application_name") != Some(&application) {
             Rc::make_mut(&mut told).set("application_name", &application);
+            told = pool.share(told);
         }
         let (client, process) = describe(peer);
         let profile = Profile {
@@ -207,6 +208,8 @@ impl Door<'_> {
             return Ok(Rank::Operator);
         }
         Box::pin(self.authenticate(knock, peer)).await?;
+        // The console speaks for itself from here on.
+        self.line.say(b"").await?;
         Ok(console::rank(&self.shared.config, knock.user)?)
     }
 
@@ -232,7 +235,10 @@ impl Door<'_> {
             process,
             owner,
         } = admitted;
-        let secret = secret_key(self.minor);
+        let secret = self
+            .shared
+            .ledger
+            .draw_secret(if self.minor >= 2 { 32 } else { 4 });
         let application = profile.application.clone();
         let (id, slot) = self.shared.ledger.open(profile, secret.clone());
         let mut book = self.shared.ledger.book_mut();
@@ -241,7 +247,8 @@ impl Door<'_> {
             book.entry_mut(slot).declare_startup(&owner);
         }
         drop(book);
-        let mut welcome = Vec::with_capacity(1024);
+        let mut welcome = self.line.held;
+        welcome.reserve(1024);
         for (name, value) in told.iter() {
             reply::parameter_status(&mut welcome, name, value);
         }
@@ -298,13 +305,6 @@ fn whom(
         named("database").unwrap_or_else(|| default.to_owned()),
         user,
     ))
-}
-
-/// A secret for cancel requests: 4 bytes in protocol 3.0, 32 from 3.2 on.
-fn secret_key(minor: u16) -> Box<[u8]> {
-    let mut secret = vec![0; if minor >= 2 { 32 } else { 4 }];
-    getrandom::fill(&mut secret).expect("the system gave randomness when pgvalet started");
-    secret.into()
 }
 
 /// The client's address, and its process where the kernel says so.

@@ -59,7 +59,7 @@ impl Door<'_> {
                 self.cleartext(knock.user, secret).await?
             }
         };
-        self.line.say(&reply::authentication_ok()).await?;
+        self.line.hold(&reply::authentication_ok());
         Ok(shown)
     }
 
@@ -86,13 +86,7 @@ impl Door<'_> {
     }
 
     async fn scram(&mut self, user: &str, secret: Option<Secret>) -> Result<Proof, Refusal> {
-        let verifiers = self.shared.verifiers.clone();
-        let shown = self.line.identity.as_ref();
-        let shown = shown.map(|identity| identity.certificate.clone());
-        let (name, known) = (user.to_owned(), secret.clone());
-        let derive =
-            move || Challenge::new(verifiers.verifier(&name, known.as_ref()), shown.as_ref());
-        let challenge = aside(derive).await?;
+        let challenge = self.challenge(user, secret.as_ref()).await?;
         self.line.say(&challenge.offer()).await?;
         let body = self.answer(MAX_SASL).await?;
         let (answer, exchange) = challenge.first(&body)?;
@@ -101,12 +95,31 @@ impl Door<'_> {
         let (answer, keys) = exchange
             .last(&body, user)
             .inspect_err(|_| self.shared.pools.doubt(user))?;
-        self.line.say(&answer).await?;
+        self.line.hold(&answer);
         Ok(match secret {
             Some(Secret::Verifier(verifier)) => Proof::Keys(verifier, Arc::new(keys)),
             Some(Secret::Password(password)) => Proof::Password(password),
             Some(Secret::Md5(_)) | None => Proof::None,
         })
+    }
+
+    /// What the client is to prove. At once where nothing has to be derived, and no certificate to be read.
+    async fn challenge(
+        &self,
+        user: &str,
+        secret: Option<&Secret>,
+    ) -> Result<Challenge, ClientError> {
+        let verifiers = &self.shared.verifiers;
+        let shown = self.line.identity.as_ref();
+        let shown = shown.map(|identity| identity.certificate.clone());
+        if shown.is_none()
+            && let Some(verifier) = verifiers.at_hand(user, secret)
+        {
+            return Ok(Challenge::new(verifier, None));
+        }
+        let (verifiers, name, known) = (verifiers.clone(), user.to_owned(), secret.cloned());
+        aside(move || Challenge::new(verifiers.verifier(&name, known.as_ref()), shown.as_ref()))
+            .await
     }
 
     /// By md5; or by SCRAM where that is what is known of the user, or would be if it existed. As PostgreSQL does it.

@@ -5,7 +5,7 @@ use pgwire::error::ErrorInfo;
 use pgwire::messages::Message;
 use pgwire::messages::response::{ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus};
 use pgwire::messages::startup::{
-    Authentication, BackendKeyData, NegotiateProtocolVersion, ParameterStatus, SecretKey,
+    Authentication, BackendKeyData, NegotiateProtocolVersion, SecretKey,
 };
 
 use crate::lease::Status;
@@ -153,10 +153,13 @@ pub fn negotiate(minor: u16, options: Vec<String>) -> Vec<u8> {
 
 /// Appends a ParameterStatus.
 pub fn parameter_status(out: &mut Vec<u8>, name: &str, value: &str) {
-    out.extend_from_slice(&encode(&ParameterStatus::new(
-        name.to_owned(),
-        value.to_owned(),
-    )));
+    let length = u32::try_from(4 + name.len() + value.len() + 2);
+    out.push(b'S');
+    out.extend_from_slice(&length.expect("a setting is far below 4 GB").to_be_bytes());
+    for text in [name, value] {
+        out.extend_from_slice(text.as_bytes());
+        out.push(0);
+    }
 }
 
 /// Appends a BackendKeyData.
