@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::backend::{Dialer, Pools, cancel};
+use crate::backend::{Dialer, Pools, Shares, cancel};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{Phase, Shutdown};
@@ -88,14 +88,17 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         shutdown,
     } = parts;
     let ledger = Rc::new(Ledger::new(clock, number, shards.count()));
-    let (count, place) = (shards.count() as usize, number as usize);
-    let share_of = |whole: usize| whole / count + usize::from(place < whole % count);
-    let share = share_of(config.max_backends);
+    let share_of = |whole| share_of(whole, &shards, number);
+    let max_sessions = share_of(config.max_sessions);
+    let shares = Shares {
+        pool: share_of(config.max_backends),
+        replication: config.max_replication.div_ceil(shards.count() as usize),
+    };
     let pools = Rc::new(Pools::new(
         config.clone(),
         transport.dialer.clone(),
         clock,
-        share,
+        shares,
     ));
     let desk = Desk {
         dialer: transport.dialer,
@@ -105,7 +108,7 @@ async fn live(parts: Parts) -> std::io::Result<()> {
     };
     let shared = Rc::new(Shared {
         config: config.clone(),
-        max_sessions: share_of(config.max_sessions),
+        max_sessions,
         ledger,
         pools,
         tls: transport.clients,
@@ -131,6 +134,12 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         task.abort();
     }
     Ok(())
+}
+
+/// What the data thread of this number has of a bound.
+fn share_of(whole: usize, shards: &Shards, number: u32) -> usize {
+    let (count, place) = (shards.count() as usize, number as usize);
+    whole / count + usize::from(place < whole % count)
 }
 
 /// Takes connections in until pgvalet drains.

@@ -20,7 +20,7 @@ pub use dial::Dialer;
 pub use exchange::{Answers, Lost};
 pub use parameters::{Baseline, Parameters};
 pub use pool::{Grant, Lent, Permit, Pool};
-pub use pools::Pools;
+pub use pools::{Pools, Shares};
 
 use crate::backend::capture::State;
 use crate::backend::prepared::Prepared;

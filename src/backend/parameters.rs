@@ -69,6 +69,14 @@ impl Baseline {
                 .collect(),
         )
     }
+
+    /// The same for a walsender, which the startup parameter `replication` makes of a backend.
+    #[must_use]
+    pub fn for_replication(&self, kind: &str) -> Self {
+        let mut parameters = self.0.clone();
+        parameters.insert("replication".to_owned(), kind.to_owned());
+        Self(parameters)
+    }
 }
 
 #[cfg(test)]

@@ -165,14 +165,19 @@ impl Pool {
                 return Some(Grant::Lent(lent));
             }
         }
+        self.permit().map(Grant::Open)
+    }
+
+    /// The right to open one more backend, where the bound leaves room. Whoever waits isn't asked.
+    pub fn permit(self: &Rc<Self>) -> Option<Permit> {
         let mut state = self.state.borrow_mut();
         if state.permits >= self.max {
             return None;
         }
         state.permits += 1;
-        Some(Grant::Open(Permit {
+        Some(Permit {
             pool: Rc::downgrade(self),
-        }))
+        })
     }
 
     /// Takes the best backend for `request` out of the idle ones.

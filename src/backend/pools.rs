@@ -12,6 +12,15 @@ use crate::config::Config;
 use crate::lease::{BackendId, Generation};
 use crate::wire::reply::ClientError;
 
+/// What one data thread may have at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Shares {
+    /// Backends of one pool: its share of `max_backends`.
+    pub pool: usize,
+    /// Replication connections: its share of `max_replication`.
+    pub replication: usize,
+}
+
 /// The pools of one data thread.
 #[derive(Debug)]
 pub struct Pools {
@@ -20,19 +29,22 @@ pub struct Pools {
     clock: Clock,
     /// The bound of each pool: this thread's share of `max_backends`.
     share: usize,
+    /// Counts replication connections, and holds none of them: they are in no pool.
+    walsenders: Rc<Pool>,
     pools: RefCell<HashMap<(String, String), Rc<Pool>>>,
     next: Cell<u64>,
 }
 
 impl Pools {
-    /// No pools yet. `share` bounds each of them.
+    /// No pools yet.
     #[must_use]
-    pub fn new(config: Arc<Config>, dialer: Dialer, clock: Clock, share: usize) -> Self {
+    pub fn new(config: Arc<Config>, dialer: Dialer, clock: Clock, shares: Shares) -> Self {
         Self {
             config,
             dialer,
             clock,
-            share,
+            share: shares.pool,
+            walsenders: Pool::new("".into(), "".into(), shares.replication),
             pools: RefCell::default(),
             next: Cell::new(1),
         }
@@ -95,6 +107,45 @@ impl Pools {
         generation: Generation,
     ) -> Result<Lent, ClientError> {
         let opening = pool.begin_opening(self.clock.now())?;
+        let opened = self.log_in(pool, baseline, application, generation).await;
+        drop(opening);
+        let backend = opened.inspect_err(|error| pool.failed(error, self.clock.now()))?;
+        pool.learn(baseline, &backend.parameters);
+        Ok(Lent {
+            backend: Box::new(backend),
+            permit,
+        })
+    }
+
+    /// Opens a backend for one replication session, in no pool and bounded by `max_replication`; `pool` says who logs in.
+    /// `None` where that bound is reached. Cancel safe: the permit is given back.
+    ///
+    /// # Errors
+    /// What the client that waits for it may see.
+    pub async fn open_walsender(
+        &self,
+        pool: &Rc<Pool>,
+        baseline: &Rc<Baseline>,
+        application: &str,
+        generation: Generation,
+    ) -> Result<Option<Lent>, ClientError> {
+        let Some(permit) = self.walsenders.permit() else {
+            return Ok(None);
+        };
+        let backend = self.log_in(pool, baseline, application, generation).await?;
+        Ok(Some(Lent {
+            backend: Box::new(backend),
+            permit,
+        }))
+    }
+
+    async fn log_in(
+        &self,
+        pool: &Rc<Pool>,
+        baseline: &Rc<Baseline>,
+        application: &str,
+        generation: Generation,
+    ) -> Result<Backend, ClientError> {
         let login = Login {
             dialer: &self.dialer,
             database: &pool.database,
@@ -106,16 +157,10 @@ impl Pools {
         };
         let id = BackendId(self.next.replace(self.next.get() + 1));
         let opened = connect::open(&login, id, self.clock.now(), generation).await;
-        drop(opening);
-        let backend: Backend = opened.inspect_err(|error| {
+        let backend = opened.inspect_err(|error| {
             tracing::warn!(database = %pool.database, user = %pool.user, sqlstate = %error.code, "no backend: {}", error.message);
-            pool.failed(error, self.clock.now());
         })?;
-        pool.learn(baseline, &backend.parameters);
         tracing::debug!(database = %pool.database, user = %pool.user, pid = backend.key.key.pid, "backend opened");
-        Ok(Lent {
-            backend: Box::new(backend),
-            permit,
-        })
+        Ok(backend)
     }
 }

@@ -159,6 +159,11 @@ pub static KEYS: &[Key] = &[
         "The bound of each pool, that is of each (database, user), in backends",
     ),
     key(
+        "max_replication",
+        Kind::Count(|c| &mut c.max_replication, 0, 10_000),
+        "The bound of replication connections, which are in no pool; 0 refuses them",
+    ),
+    key(
         "max_sessions",
         Kind::Count(|c| &mut c.max_sessions, 1, 10_000_000),
         "The bound of client connections",

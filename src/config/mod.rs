@@ -55,6 +55,8 @@ pub struct Config {
     pub mode: Mode,
     /// The bound of each (database, user) pool, in backends.
     pub max_backends: usize,
+    /// The bound of replication connections, which are in no pool; zero refuses them.
+    pub max_replication: usize,
     /// The bound of accepted client connections.
     pub max_sessions: usize,
     /// How long a session waits for a backend; zero means without limit.
@@ -302,6 +304,7 @@ impl Config {
             tls_client_ca: None,
             mode: Mode::Session,
             max_backends: 20,
+            max_replication: 10,
             max_sessions: 10_000,
             acquire_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),

@@ -101,6 +101,7 @@ auth = "scram"
 tls = "disable"
 mode = "session"
 max_backends = 20
+max_replication = 10
 max_sessions = 10000
 acquire_timeout = "30s"
 connect_timeout = "5s"

@@ -119,7 +119,7 @@ impl Session {
     }
 
     /// The session holds this backend from here on.
-    fn hold(&mut self, lent: Lent) {
+    pub(super) fn hold(&mut self, lent: Lent) {
         let backend = &lent.backend;
         push_news(&mut self.to_client, &backend.parameters, &self.rare.told);
         let same = backend.home == Home::Of(self.id);

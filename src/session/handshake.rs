@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::backend::{Baseline, Parameters};
+use crate::backend::{Baseline, Lent, Parameters};
 use crate::config::Auth;
 use crate::lease::book::Process;
 use crate::lease::{Profile, Status};
@@ -14,6 +14,7 @@ use crate::net::listen::Peer;
 use crate::session::auth::Challenge;
 use crate::session::first::{self, Line, Opened};
 use crate::session::leg::{Cursor, Spill};
+use crate::session::replication::{self, Wish};
 use crate::session::statements::Statements;
 use crate::session::virtual_settings::Virtuals;
 use crate::session::{Phase, Rare, Session, Shared, attach, auth};
@@ -99,6 +100,8 @@ struct Admitted {
     pool: Rc<crate::backend::Pool>,
     baseline: Rc<Baseline>,
     told: Rc<Parameters>,
+    /// The backend of a replication connection.
+    lent: Option<Lent>,
     profile: Profile,
     process: Option<Rc<Process>>,
     /// The startup option `pgvalet.owner`.
@@ -114,6 +117,7 @@ impl Door<'_> {
         let ours = options::take_ours(&mut startup.parameters);
         let parameters = &startup.parameters;
         let (database, user) = whom(parameters, &self.shared.config.upstream.database)?;
+        let replication = Wish::read(parameters.get("replication").map(String::as_str))?;
         let demand = self.shared.config.tls;
         first::judge(demand, &self.line, peer, (&database, &user))?;
         self.authenticate(&database, &user).await?;
@@ -123,8 +127,16 @@ impl Door<'_> {
             .unwrap_or_default();
         let pool = self.shared.pools.get(&database, &user);
         let baseline = pool.intern(Baseline::of_startup(parameters));
-        let mut told = self.reports(&pool, &baseline, &application).await?;
-        if told.get("application_name") != Some(&application) {
+        let (mut told, lent) = match replication {
+            Wish::None => (self.reports(&pool, &baseline, &application).await?, None),
+            Wish::Physical | Wish::Logical => {
+                let opened =
+                    replication::open(self.shared, &pool, &baseline, &application, replication);
+                let lent = opened.await?;
+                (lent.backend.parameters.clone(), Some(lent))
+            }
+        };
+        if lent.is_none() && told.get("application_name") != Some(&application) {
             Rc::make_mut(&mut told).set("application_name", &application);
         }
         let (client, process) = describe(peer);
@@ -138,6 +150,7 @@ impl Door<'_> {
             pool,
             baseline,
             told,
+            lent,
             profile,
             process,
             owner: ours.get("owner").filter(|owner| !owner.is_empty()).cloned(),
@@ -216,6 +229,7 @@ impl Door<'_> {
             pool,
             baseline,
             told,
+            lent,
             profile,
             process,
             owner,
@@ -239,7 +253,7 @@ impl Door<'_> {
         let mut to_client = Spill::default();
         to_client.push(&welcome);
         let rare = Rare::new(application, baseline, told);
-        Session {
+        let mut session = Session {
             shared: self.shared.clone(),
             pool,
             id,
@@ -256,7 +270,11 @@ impl Door<'_> {
             to_client,
             phase: Phase::Resting,
             rare: Box::new(rare),
+        };
+        if let Some(lent) = lent {
+            session.replicate(lent);
         }
+        session
     }
 }
 
@@ -275,13 +293,6 @@ fn whom(
         let text = "no PostgreSQL user name specified in startup packet";
         return Err(ClientError::new(Fault::Client, "28000", text));
     };
-    if named("replication")
-        .is_some_and(|value| !matches!(value.as_str(), "0" | "false" | "off" | "no"))
-    {
-        let text = "pgvalet does not relay replication connections";
-        let error = ClientError::new(Fault::Proxy, "0A000", text);
-        return Err(error.hint("Connect to PostgreSQL itself for replication."));
-    }
     Ok((
         named("database").unwrap_or_else(|| default.to_owned()),
         user,

@@ -10,6 +10,7 @@ mod first;
 mod handshake;
 mod leg;
 mod relay;
+mod replication;
 mod replies;
 mod returning;
 mod rules;

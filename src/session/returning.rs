@@ -169,8 +169,9 @@ impl Session {
             End::Told(words, cause) => (Some(words), cause, true),
             End::Broken(words) => (Some(words), Cause::Voluntary, false),
         };
-        let held = self.lent.take();
-        if held.is_some() {
+        let mut held = self.lent.take();
+        if let Some(lent) = &mut held {
+            self.say_goodbye(lent);
             self.step(Event::Returned);
             self.shared.metrics.returned(
                 cause,
@@ -220,7 +221,7 @@ impl Session {
 fn leaves_traces(sticky: Pins) -> bool {
     sticky
         .iter()
-        .any(|pin| matches!(pin, Pin::Load | Pin::Setseed))
+        .any(|pin| matches!(pin, Pin::Load | Pin::Setseed | Pin::Replication))
 }
 
 /// Says the last words, and closes.
