@@ -88,12 +88,8 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         shutdown,
     } = parts;
     let ledger = Rc::new(Ledger::new(clock, number, shards.count()));
-    let share_of = |whole| share_of(whole, &shards, number);
-    let max_sessions = share_of(config.max_sessions);
-    let shares = Shares {
-        pool: share_of(config.max_backends),
-        replication: config.max_replication.div_ceil(shards.count() as usize),
-    };
+    let max_sessions = share_of(config.max_sessions, &shards, number);
+    let shares = shares(&config, &shards, number);
     let pools = Rc::new(Pools::new(
         config.clone(),
         transport.dialer.clone(),
@@ -140,6 +136,13 @@ async fn live(parts: Parts) -> std::io::Result<()> {
 fn share_of(whole: usize, shards: &Shards, number: u32) -> usize {
     let (count, place) = (shards.count() as usize, number as usize);
     whole / count + usize::from(place < whole % count)
+}
+
+fn shares(config: &Config, shards: &Shards, number: u32) -> Shares {
+    Shares {
+        pool: share_of(config.max_backends, shards, number),
+        replication: config.max_replication.div_ceil(shards.count() as usize),
+    }
 }
 
 /// Takes connections in until pgvalet drains.
@@ -272,7 +275,7 @@ async fn forward_here(dialer: Dialer, ledger: Rc<Ledger>, key: CancelKey) {
         return;
     }
     target.in_flight.set(1);
-    if let Err(error) = cancel::send(&dialer, &target.key).await {
+    if let Err(error) = cancel::send(&dialer, &target).await {
         tracing::warn!(session = %id, "a cancel request could not be forwarded: {error}");
     }
     target.in_flight.set(0);
