@@ -15,6 +15,7 @@ use crate::lease::history::{History, Parks};
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::rules::{Due, Policies};
 use crate::lease::{Book, BookError, Event, LeaseState, Moment, Profile, SessionId, Slot};
+use crate::net::stream::Spot;
 use crate::wire::startup::CancelKey;
 
 /// What a session does with a return order while it isn't at a quiet point.
@@ -70,6 +71,8 @@ pub enum Order {
 pub struct CancelTarget {
     /// PostgreSQL's key of the backend.
     pub key: CancelKey,
+    /// Where it runs.
+    pub spot: Spot,
     /// How many cancels are under way: the backend changes hands only at zero.
     pub in_flight: Cell<u32>,
 }

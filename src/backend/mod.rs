@@ -7,6 +7,8 @@ pub mod capture;
 pub mod connect;
 pub mod dial;
 mod exchange;
+pub mod hosts;
+pub mod open;
 pub mod parameters;
 pub mod pool;
 pub mod pools;
@@ -24,6 +26,7 @@ pub use pools::{Pools, Shares};
 
 use crate::backend::capture::State;
 use crate::backend::prepared::Prepared;
+use crate::config::Target;
 use crate::lease::{BackendId, Generation, Moment, SessionId};
 use crate::ledger::CancelTarget;
 use crate::net::Stream;
@@ -48,6 +51,8 @@ pub struct Backend {
     pub stream: Stream,
     /// The session's task is registered to be woken when PostgreSQL sends something.
     pub armed: bool,
+    /// What its host must be: else it is closed once nobody holds it.
+    pub target: Target,
     /// What a cancel request needs: PostgreSQL's key, and how many are on their way.
     pub key: Rc<CancelTarget>,
     /// What PostgreSQL last reported of its settings.
@@ -99,7 +104,17 @@ impl Backend {
                 }
             }
         }
-        self.take_in_unread()
+        self.take_in_unread() && self.suits()
+    }
+
+    /// Whether its host is still what it must be, as far as PostgreSQL said.
+    #[must_use]
+    pub fn suits(&self) -> bool {
+        let name = "default_transaction_read_only";
+        let own = self.carries.settings.iter().any(|(known, _)| known == name);
+        let misfit = hosts::unfit(self.target, &self.parameters, &self.baseline);
+        // A session may have made it read-only for itself.
+        misfit.is_none() || own && self.parameters.get("in_hot_standby") == Some("off")
     }
 
     /// Takes in unasked messages; `false` when there is anything else, or only a part of one.

@@ -226,7 +226,7 @@ impl Pool {
 
     /// Takes a backend back. Whoever waits gets it at once.
     pub fn give_back(self: &Rc<Self>, mut lent: Lent, now: Moment) {
-        if lent.backend.generation < self.oldest.get() {
+        if lent.backend.generation < self.oldest.get() || !lent.backend.suits() {
             // Its permit goes to whoever waits, who opens a new one.
             return drop(lent);
         }

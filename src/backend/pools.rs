@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::backend::connect::{self, Login};
+use crate::backend::connect::Login;
+use crate::backend::open::open;
 use crate::backend::{Backend, Baseline, Dialer, Lent, Permit, Pool};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -156,7 +157,7 @@ impl Pools {
             timeout: self.config.connect_timeout,
         };
         let id = BackendId(self.next.replace(self.next.get() + 1));
-        let opened = connect::open(&login, id, self.clock.now(), generation).await;
+        let opened = open(&login, id, self.clock, generation).await;
         let backend = opened.inspect_err(|error| {
             tracing::warn!(database = %pool.database, user = %pool.user, sqlstate = %error.code, "no backend: {}", error.message);
         })?;

@@ -193,9 +193,15 @@ pub enum UrlProblem {
     /// No host.
     #[error("the URL names no host (localhost, or ?host=/var/run/postgresql for a unix socket)")]
     NoHost,
-    /// Several hosts.
-    #[error("the URL names several hosts; pgvalet stands in front of one")]
-    SeveralHosts,
+    /// More ports than hosts, or fewer.
+    #[error("the URL names {ports} ports for {hosts} hosts; allowed: one port, or one for each")]
+    Ports { ports: usize, hosts: usize },
+    /// A word that libpq doesn't have either.
+    #[error("{name} is none of {allowed}")]
+    Word {
+        name: &'static str,
+        allowed: &'static str,
+    },
     /// No port number.
     #[error(
         "the port isn't a number from 1 to 65535 (are `/`, `?`, `@` and `%` in the password percent-encoded?)"

@@ -277,8 +277,8 @@ impl Kind {
         match self {
             Self::Upstream => {
                 "postgres://user:password@host:port/database, special characters percent-encoded; \
-                 ?host=/directory for a unix socket; \
-                 ?sslmode=, sslrootcert=, sslcert= and sslkey= as in libpq"
+                 ?host=/directory for a unix socket; several as host:port,host:port; \
+                 ?sslmode=, sslrootcert=, sslcert=, sslkey=, target_session_attrs= and load_balance_hosts= as in libpq"
                     .to_owned()
             }
             Self::Users => "`[users.NAME]` with `password = \"...\"`".to_owned(),
@@ -375,8 +375,9 @@ impl Kind {
 /// The reference of all public keys, as the table in docs/configuration.md.
 pub fn reference() -> String {
     let defaults = Config::for_upstream(super::Upstream {
-        host: super::UpstreamHost::Tcp("localhost".to_owned()),
-        port: 5432,
+        places: Vec::new(),
+        target: super::Target::default(),
+        balance: super::Balance::default(),
         database: "postgres".to_owned(),
         user: "postgres".to_owned(),
         password: None,

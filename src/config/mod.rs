@@ -100,9 +100,12 @@ pub struct Config {
 /// Where PostgreSQL is, and who logs in there unless the client says otherwise.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    pub host: UpstreamHost,
-    /// The TCP port, or the suffix of the unix socket's name.
-    pub port: u16,
+    /// Its hosts, in the order of the URL; never empty.
+    pub places: Vec<Place>,
+    /// Which of them are asked for a backend.
+    pub target: Target,
+    /// In which order they are asked.
+    pub balance: Balance,
     /// The default database.
     pub database: String,
     /// The default user.
@@ -111,6 +114,53 @@ pub struct Upstream {
     pub password: Option<SecretString>,
     /// How the connection is encrypted.
     pub tls: UpstreamTls,
+}
+
+/// One of the upstream's hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub host: UpstreamHost,
+    /// The TCP port, or the suffix of the unix socket's name.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.host {
+            UpstreamHost::Tcp(host) => write!(f, "{host}:{}", self.port),
+            UpstreamHost::Unix(directory) => {
+                write!(f, "{}/.s.PGSQL.{}", directory.display(), self.port)
+            }
+        }
+    }
+}
+
+/// libpq's target_session_attrs: what a host must be for a backend to be opened on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Anything.
+    #[default]
+    Any,
+    /// It takes writes.
+    ReadWrite,
+    /// It takes none.
+    ReadOnly,
+    /// It isn't a standby.
+    Primary,
+    /// It is a standby.
+    Standby,
+    /// A standby where there is one, else anything.
+    PreferStandby,
+}
+
+/// libpq's load_balance_hosts: in which order hosts, and their addresses, are asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// That of the URL, and of the resolver.
+    #[default]
+    Disable,
+    /// Another one each time.
+    Random,
 }
 
 /// How connections to PostgreSQL are encrypted. Unix sockets never are.

@@ -1,6 +1,7 @@
 //! Owns one connected socket of either leg.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::pin::Pin;
@@ -23,6 +24,15 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
+/// Where a connection to PostgreSQL leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot {
+    /// The number of the upstream's host.
+    pub host: usize,
+    /// Which of its addresses; none for a unix socket.
+    pub address: Option<SocketAddr>,
+}
+
 /// What a socket that nobody reads has to say.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Pulse {
@@ -33,12 +43,12 @@ pub enum Pulse {
 }
 
 impl Stream {
-    /// Connects over TCP: the host's addresses one after the other, as the resolver gives them now.
+    /// Connects over TCP.
     ///
     /// # Errors
-    /// The last address's error, or the resolver's.
-    pub async fn connect_tcp(host: &str, port: u16, user_timeout: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect((host, port)).await?;
+    /// The kernel's.
+    pub async fn connect_tcp(address: SocketAddr, user_timeout: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
         tune(&stream, user_timeout)?;
         Ok(Self::Tcp(stream))
     }

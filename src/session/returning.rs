@@ -252,7 +252,7 @@ async fn scrub(
 async fn abandon(shared: &super::Shared, lent: Lent, running: bool) {
     if running {
         // The backend may be gone; then there is nothing left to cancel.
-        let _ = cancel::send(shared.pools.dialer(), &lent.backend.key.key).await;
+        let _ = cancel::send(shared.pools.dialer(), &lent.backend.key).await;
     }
     drop(lent);
 }

@@ -6,9 +6,11 @@ use tokio::net::UnixStream;
 use super::*;
 use crate::backend::capture::State;
 use crate::backend::prepared::Prepared;
+use crate::config::Target;
 use crate::lease::{BackendId, Generation};
 use crate::ledger::CancelTarget;
 use crate::net::Stream;
+use crate::net::stream::Spot;
 use crate::wire::reply::Fault;
 use crate::wire::startup::CancelKey;
 
@@ -35,10 +37,15 @@ impl House {
             id: BackendId(id),
             stream: Stream::Unix(near),
             armed: false,
+            target: Target::Any,
             key: Rc::new(CancelTarget {
                 key: CancelKey {
                     pid: 1,
                     secret: Box::default(),
+                },
+                spot: Spot {
+                    host: 0,
+                    address: None,
                 },
                 in_flight: Cell::new(0),
             }),
@@ -248,4 +255,21 @@ fn a_backend_that_carries_the_same_state_is_as_good_as_a_clean_one() {
         house.pool.state.borrow_mut().idle[1].backend.carries = Rc::default();
         assert_eq!(lent(house.ask(13)), 2);
     });
+}
+
+#[tokio::test]
+async fn a_backend_whose_host_is_no_longer_what_is_wanted_is_closed() {
+    let mut house = House::new(2);
+    let mut backend = house.backend(1);
+    backend.target = Target::Primary;
+    let mut reported = Parameters::default();
+    reported.set("in_hot_standby", "on");
+    backend.parameters = Rc::new(reported);
+    let Some(Grant::Open(permit)) = house.ask(1) else {
+        panic!("there is room")
+    };
+    house
+        .pool
+        .give_back(Lent { backend, permit }, Moment::default());
+    assert!(!house.pool.census().is_in_use());
 }

@@ -120,7 +120,11 @@ fn listeners_that_collide_and_an_upstream_that_is_ourselves_are_refused() {
     assert!(load(&with_flag("listen", "127.0.0.1:0,127.0.0.1:0")).is_ok());
     assert!(url_refused("postgres://u@localhost:6432/d").contains("own `listen` address"));
     assert!(url_refused("postgres://u@127.0.0.1:6432/d").contains("own `listen` address"));
-    assert_eq!(url("postgres://u@127.0.0.2:6432/d").upstream.port, 6432);
+    assert!(url_refused("postgres://u@db,127.0.0.1:6432/d").contains("own `listen` address"));
+    assert_eq!(
+        url("postgres://u@127.0.0.2:6432/d").upstream.places[0].port,
+        6432
+    );
 }
 
 #[test]
