@@ -5,8 +5,10 @@ mod support;
 
 mod boundaries;
 mod cancel;
+mod dialects;
 mod drain;
 mod front_door;
+mod hosts;
 mod isolation;
 mod login;
 mod memory;
