@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::{Address, Config};
 use crate::drain::{Phase, Shutdown};
 use crate::metrics::Metrics;
+use crate::net::listen::Access;
 use crate::net::tls::{BackendTls, ClientTls, Handshakes, TlsError};
 use crate::net::{Bound, bind, bind_for_clients};
 use crate::session::auth::Verifiers;
@@ -70,7 +71,12 @@ impl Listeners {
             })
         };
         let one = |key, address: &Address| named(key, address, bind(address));
-        let client = |address: &Address| named("listen", address, bind_for_clients(address));
+        let access = Access {
+            mode: config.unix_socket_mode,
+            group: config.unix_socket_group.as_ref().map(|group| group.id),
+        };
+        let client =
+            |address: &Address| named("listen", address, bind_for_clients(address, access));
         let clients = config.listen.iter().map(client).collect::<Result<_, _>>()?;
         Ok(Self {
             clients,

@@ -149,15 +149,15 @@ fn shares(config: &Config, shards: &Shards, number: u32) -> Shares {
 async fn accept(shared: Rc<Shared>, listener: Listener, mut shutdown: Shutdown) {
     let accepting = async {
         loop {
-            match listener.accept(shared.config.tcp_user_timeout).await {
+            match listener.accept(shared.config.tcp).await {
                 Ok((stream, peer)) if shared.ledger.book().len() < shared.max_sessions => {
                     spawn_local(serve(shared.clone(), stream, peer));
                 }
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     let error =
                         ClientError::new(Fault::Proxy, "53300", "sorry, too many clients already")
                             .hint("`max_sessions` of pgvalet sets the bound.");
-                    spawn_local(turn_away(shared.clone(), stream, error));
+                    spawn_local(turn_away(shared.clone(), stream, peer, error));
                 }
                 Err(error) => {
                     tracing::warn!("accept: {error}");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::Router;
 
+use crate::config::Tcp;
 use crate::drain::{Phase, Shutdown};
 use crate::net::Stream;
 use crate::net::listen::{Bound, Listener, Peer};
@@ -29,7 +30,7 @@ impl axum::serve::Listener for Listener {
 
     async fn accept(&mut self) -> (Stream, Peer) {
         loop {
-            match Listener::accept(self, Duration::ZERO).await {
+            match Listener::accept(self, Tcp::USUAL).await {
                 Ok(accepted) => return accepted,
                 Err(error) => {
                     tracing::warn!("accept on the admin listener: {error}");

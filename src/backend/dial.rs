@@ -189,7 +189,7 @@ impl Dialer {
         let place = &self.upstream().places[spot.host];
         match (&place.host, spot.address) {
             (UpstreamHost::Tcp(_), Some(address)) => {
-                Stream::connect_tcp(address, self.config.tcp_user_timeout).await
+                Stream::connect_tcp(address, self.config.tcp).await
             }
             (UpstreamHost::Tcp(_), None) => Err(io::ErrorKind::NotConnected.into()),
             (UpstreamHost::Unix(directory), _) => {

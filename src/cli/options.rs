@@ -62,6 +62,9 @@ fn placeholder(kind: &Kind) -> String {
         Kind::Patterns(_) => "PATTERN".to_owned(),
         Kind::Filter(_) => "FILTER".to_owned(),
         Kind::Path(_) => "FILE".to_owned(),
+        Kind::Permissions(_) => "OCTAL".to_owned(),
+        Kind::Group(_) => "GROUP".to_owned(),
+        Kind::Networks(_) => "NETWORK".to_owned(),
         Kind::Users | Kind::Rules => "TABLE".to_owned(),
     }
 }

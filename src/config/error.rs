@@ -170,6 +170,15 @@ pub enum ValueProblem {
     /// A path that depends on where pgvalet is started.
     #[error("`{text}` isn't an absolute path")]
     NotAPath { text: String },
+    /// No permission bits.
+    #[error("`{text}` isn't three or four octal digits up to 0777")]
+    NotPermissions { text: String },
+    /// No group.
+    #[error("`{text}` isn't a group of this system")]
+    NotAGroup { text: String },
+    /// No network.
+    #[error("`{text}` isn't a network")]
+    NotANetwork { text: String },
     /// Something about the upstream URL.
     #[error(transparent)]
     Url(#[from] UrlProblem),
@@ -272,6 +281,11 @@ pub enum Conflict {
         mode: &'static str,
         missing: &'static str,
     },
+    /// Load balancers that nobody would believe.
+    #[error(
+        "\"require\" needs proxy_protocol_from: the networks of the load balancers whose word counts"
+    )]
+    NobodyTrusted,
     /// Fewer backends than threads.
     #[error(
         "{threads} threads can't share {max_backends} backends; allowed: at most `max_backends`"

@@ -13,8 +13,8 @@ use super::file::{self, Setting, key_named};
 use super::value::Raw;
 use super::{
     Address, Auth, Balance, Config, ConfigError, ConfigErrors, Kind, Origin, Pgpass, PgpassProblem,
-    Place, Target, Tls, Upstream, UpstreamHost, UpstreamTls, UserConfig, ValueProblem, upstream,
-    variables,
+    Place, ProxyProtocol, Target, Tls, Upstream, UpstreamHost, UpstreamTls, UserConfig,
+    ValueProblem, upstream, variables,
 };
 
 /// All that a configuration is read from. Kept, so that SIGHUP reads it again.
@@ -275,6 +275,9 @@ fn conflicts(config: &Config, origins: &BTreeMap<&'static str, Origin>) -> Vec<C
         ));
     }
     found.extend(collisions(config));
+    if config.proxy_protocol == ProxyProtocol::Require && config.proxy_protocol_from.is_empty() {
+        found.push(("proxy_protocol", Conflict::NobodyTrusted));
+    }
     found.extend(tls_without(config).map(|conflict| ("tls", conflict)));
     let error = |(key, conflict)| {
         let origin = origins.get(key).cloned().unwrap_or(Origin::Default);

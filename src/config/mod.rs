@@ -15,7 +15,9 @@ use crate::lease::rules::{IdleInTransaction, Policies, Policy, Rule};
 mod error;
 mod file;
 mod keys;
+mod kind;
 mod load;
+mod network;
 mod pgpass;
 mod rules;
 mod show;
@@ -26,8 +28,10 @@ mod value;
 mod variables;
 
 pub use error::{ConfigError, ConfigErrors, Origin, UrlProblem, ValueProblem};
-pub use keys::{KEYS, Key, Kind, Visibility, reference};
+pub use keys::{KEYS, Key, Visibility, reference};
+pub use kind::Kind;
 pub use load::{Loaded, Sources, Warning, load};
+pub use network::Network;
 pub use pgpass::{Pgpass, PgpassProblem};
 
 /// Everything `run` needs, checked. Build it with [`load()`], or `Config::for_upstream` in tests.
@@ -77,8 +81,16 @@ pub struct Config {
     pub backend_idle_timeout: Duration,
     /// How long a drain waits for busy sessions; zero means without limit.
     pub drain_timeout: Duration,
-    /// TCP_USER_TIMEOUT of both legs; zero means the kernel's.
-    pub tcp_user_timeout: Duration,
+    /// How TCP connections of both legs are kept alive, and given up.
+    pub tcp: Tcp,
+    /// The permission bits of clients' unix sockets.
+    pub unix_socket_mode: u32,
+    /// The group that owns them; None for our own.
+    pub unix_socket_group: Option<Group>,
+    /// Whether clients on TCP come through a load balancer that says who they are.
+    pub proxy_protocol: ProxyProtocol,
+    /// Where such balancers are.
+    pub proxy_protocol_from: Vec<Network>,
     /// Data threads, each with its share of the pool.
     pub threads: usize,
     /// Patterns of custom settings that are captured and restored besides those seen in traffic.
@@ -261,6 +273,46 @@ pub enum Tls {
     Verify,
 }
 
+/// How TCP connections are kept alive, and given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// How long sent bytes may stay unacknowledged; zero means the kernel's.
+    pub user_timeout: Duration,
+    /// Silence after which a probe is sent; zero means never.
+    pub keepalive_idle: Duration,
+    /// Time between probes.
+    pub keepalive_interval: Duration,
+    /// How many may stay unanswered; zero means the kernel's.
+    pub keepalive_count: usize,
+}
+
+impl Tcp {
+    /// Keepalives, and the kernel's bound for what is unacknowledged.
+    pub const USUAL: Self = Self {
+        user_timeout: Duration::ZERO,
+        keepalive_idle: Duration::from_secs(60),
+        keepalive_interval: Duration::from_secs(10),
+        keepalive_count: 0,
+    };
+}
+
+/// A group of the system's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// As it was given: a name, or a number.
+    pub name: String,
+    pub id: u32,
+}
+
+/// Whether clients on TCP come through a load balancer that says who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// They connect themselves.
+    Disable,
+    /// Each connection begins with a header of version 2.
+    Require,
+}
+
 /// When a lease ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -365,7 +417,14 @@ impl Config {
             backend_lifetime: Duration::from_secs(3600),
             backend_idle_timeout: Duration::from_secs(600),
             drain_timeout: Duration::from_secs(30),
-            tcp_user_timeout: Duration::from_secs(30),
+            tcp: Tcp {
+                user_timeout: Duration::from_secs(30),
+                ..Tcp::USUAL
+            },
+            unix_socket_mode: 0o777,
+            unix_socket_group: None,
+            proxy_protocol: ProxyProtocol::Disable,
+            proxy_protocol_from: Vec::new(),
             threads: 1,
             preserve_settings: Vec::new(),
             chaos_return: ChaosReturn::Off,

@@ -9,6 +9,7 @@ mod client;
 mod first;
 mod handshake;
 mod leg;
+mod proxied;
 mod relay;
 mod replication;
 mod replies;
@@ -113,7 +114,7 @@ impl Default for Scratch {
 /// Serves one connection to its end.
 pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer) {
     let limit = shared.config.login_timeout;
-    let greet = Box::pin(handshake::greet(&shared, stream, peer));
+    let greet = Box::pin(greet(&shared, stream, peer));
     let greeted = if limit.is_zero() {
         greet.await
     } else {
@@ -130,10 +131,23 @@ pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer) {
     }
 }
 
+async fn greet(shared: &Rc<Shared>, mut stream: Stream, peer: Peer) -> Option<Session> {
+    let peer = proxied::introduce(shared, &mut stream, peer).await?;
+    handshake::greet(shared, stream, peer).await
+}
+
 /// Turns one connection away with this error. Cancel requests are still carried out.
-pub async fn turn_away(shared: Rc<Shared>, stream: Stream, error: ClientError) {
+pub async fn turn_away(shared: Rc<Shared>, mut stream: Stream, peer: Peer, error: ClientError) {
+    let turning = async {
+        if proxied::introduce(&shared, &mut stream, peer)
+            .await
+            .is_some()
+        {
+            handshake::turn_away(&shared, stream, &error).await;
+        }
+    };
     // Whoever says nothing hears nothing.
-    let _ = tokio::time::timeout(TURNING_AWAY, handshake::turn_away(&shared, stream, &error)).await;
+    let _ = tokio::time::timeout(TURNING_AWAY, turning).await;
 }
 
 /// One logged-in client.

@@ -14,3 +14,5 @@ mod login;
 mod memory;
 mod outage;
 mod pool;
+mod proxied;
+mod sockets;
