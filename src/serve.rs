@@ -7,7 +7,7 @@ use std::thread;
 use tokio::sync::oneshot;
 
 use crate::admin;
-use crate::backend::Dialer;
+use crate::backend::{Dialer, Tokens};
 use crate::clock::Clock;
 use crate::config::{Address, Config};
 use crate::drain::{Phase, Shutdown};
@@ -135,7 +135,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::default());
     let verifiers = Arc::new(Verifiers::new().map_err(RunError::Randomness)?);
-    let transport = transport(&config, listeners.certificates.clone())?;
+    let transport = transport(&config, clock, listeners.certificates.clone())?;
     let (shards, receivers) = Shards::new(config.threads);
     announce(&listeners);
     let mut ends = Vec::new();
@@ -185,14 +185,19 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     }
 }
 
-/// What encrypts both legs, with a thread for its handshakes.
-fn transport(config: &Arc<Config>, certificates: Certificates) -> Result<Transport, RunError> {
+/// What encrypts both legs, and knows the passwords, with a thread for handshakes and commands.
+fn transport(
+    config: &Arc<Config>,
+    clock: Clock,
+    certificates: Certificates,
+) -> Result<Transport, RunError> {
     let handshakes = Handshakes::start().map_err(RunError::Start)?;
     certificates.watch(&handshakes);
     let Certificates { clients, backends } = certificates;
     Ok(Transport {
         clients,
         dialer: Dialer::new(config.clone(), backends, handshakes.clone()),
+        tokens: Tokens::start(config, clock, &handshakes),
         handshakes,
     })
 }

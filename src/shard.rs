@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::backend::{Dialer, Pools, Shares, cancel};
+use crate::backend::{Dialer, Pools, Shares, Tokens, cancel};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{Phase, Shutdown};
@@ -59,6 +59,8 @@ pub struct Transport {
     /// None where clients can't encrypt.
     pub clients: Option<ClientTls>,
     pub dialer: Dialer,
+    /// None where no command gives a password.
+    pub tokens: Option<Tokens>,
     pub handshakes: Handshakes,
 }
 
@@ -93,6 +95,7 @@ async fn live(parts: Parts) -> std::io::Result<()> {
     let pools = Rc::new(Pools::new(
         config.clone(),
         transport.dialer.clone(),
+        transport.tokens,
         clock,
         shares,
     ));

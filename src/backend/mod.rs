@@ -15,6 +15,7 @@ pub mod pools;
 pub mod prepared;
 pub mod reset;
 pub mod restore;
+pub mod tokens;
 
 use std::rc::Rc;
 
@@ -23,6 +24,7 @@ pub use exchange::{Answers, Lost};
 pub use parameters::{Baseline, Parameters};
 pub use pool::{Grant, Lent, Permit, Pool};
 pub use pools::{Pools, Shares};
+pub use tokens::Tokens;
 
 use crate::backend::capture::State;
 use crate::backend::prepared::Prepared;

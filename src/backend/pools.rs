@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::backend::connect::Login;
 use crate::backend::open::open;
-use crate::backend::{Backend, Baseline, Dialer, Lent, Permit, Pool};
+use crate::backend::{Backend, Baseline, Dialer, Lent, Permit, Pool, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::lease::{BackendId, Generation};
@@ -27,6 +27,8 @@ pub struct Shares {
 pub struct Pools {
     config: Arc<Config>,
     dialer: Dialer,
+    /// The password of the upstream URL's user, where a command gives it.
+    tokens: Option<Tokens>,
     clock: Clock,
     /// The bound of each pool: this thread's share of `max_backends`.
     share: usize,
@@ -39,10 +41,17 @@ pub struct Pools {
 impl Pools {
     /// No pools yet.
     #[must_use]
-    pub fn new(config: Arc<Config>, dialer: Dialer, clock: Clock, shares: Shares) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        dialer: Dialer,
+        tokens: Option<Tokens>,
+        clock: Clock,
+        shares: Shares,
+    ) -> Self {
         Self {
             config,
             dialer,
+            tokens,
             clock,
             share: shares.pool,
             walsenders: Pool::new("".into(), "".into(), shares.replication),
@@ -147,11 +156,17 @@ impl Pools {
         application: &str,
         generation: Generation,
     ) -> Result<Backend, ClientError> {
+        let tokens = self.tokens.as_ref();
+        let tokens = tokens.filter(|_| *pool.user == *self.config.upstream.user);
+        let password = match tokens {
+            Some(tokens) => Some(tokens.current(self.config.connect_timeout).await?),
+            None => self.config.password_for(&pool.database, &pool.user),
+        };
         let login = Login {
             dialer: &self.dialer,
             database: &pool.database,
             user: &pool.user,
-            password: self.config.password_for(&pool.database, &pool.user),
+            password,
             application,
             baseline: baseline.clone(),
             timeout: self.config.connect_timeout,
@@ -159,6 +174,9 @@ impl Pools {
         let id = BackendId(self.next.replace(self.next.get() + 1));
         let opened = open(&login, id, self.clock, generation).await;
         let backend = opened.inspect_err(|error| {
+            if let (Some(tokens), "28P01" | "28000") = (tokens, &*error.code) {
+                tokens.doubt();
+            }
             tracing::warn!(database = %pool.database, user = %pool.user, sqlstate = %error.code, "no backend: {}", error.message);
         })?;
         tracing::debug!(database = %pool.database, user = %pool.user, pid = backend.key.key.pid, "backend opened");

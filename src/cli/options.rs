@@ -63,6 +63,7 @@ fn placeholder(kind: &Kind) -> String {
         Kind::Filter(_) => "FILTER".to_owned(),
         Kind::Path(_) => "FILE".to_owned(),
         Kind::Permissions(_) => "OCTAL".to_owned(),
+        Kind::Command(_) => "COMMAND".to_owned(),
         Kind::Group(_) => "GROUP".to_owned(),
         Kind::Networks(_) => "NETWORK".to_owned(),
         Kind::Users | Kind::Rules => "TABLE".to_owned(),

@@ -281,6 +281,9 @@ pub enum Conflict {
         mode: &'static str,
         missing: &'static str,
     },
+    /// The URL has a password, too.
+    #[error("`upstream` holds a password already; allowed: one of the two")]
+    TwoPasswords,
     /// Load balancers that nobody would believe.
     #[error(
         "\"require\" needs proxy_protocol_from: the networks of the load balancers whose word counts"

@@ -73,6 +73,16 @@ pub static KEYS: &[Key] = &[
         "Where PostgreSQL is, with the default user, password and database",
     ),
     key(
+        "password_command",
+        Kind::Command(|c| &mut c.password_command),
+        "Prints the password of `upstream`'s user, such as a cloud's token; run by /bin/sh",
+    ),
+    key(
+        "password_command_lifetime",
+        duration!(password_command_lifetime, Refused, YEAR),
+        "How long such a password holds; a new one is fetched after three quarters of it",
+    ),
+    key(
         "listen",
         Kind::Addresses(|c| &mut c.listen),
         "Where clients connect; `unix:/dir` makes `/dir/.s.PGSQL.6432`",

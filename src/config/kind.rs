@@ -36,6 +36,8 @@ pub enum Kind {
     Permissions(Slot<u32>),
     /// A group of the system's.
     Group(Slot<Option<Group>>),
+    /// A shell command.
+    Command(Slot<Option<String>>),
     /// Networks.
     Networks(Slot<Vec<Network>>),
     /// A file.
@@ -81,6 +83,7 @@ impl Kind {
             }
             Self::Permissions(_) => "octal digits such as \"0770\"".to_owned(),
             Self::Group(_) => "the name or the number of a group".to_owned(),
+            Self::Command(_) => "a command of the shell's".to_owned(),
             Self::Networks(_) => "networks such as \"10.0.0.0/8\", or addresses".to_owned(),
             Self::Path(_) => "the absolute path of a PEM file".to_owned(),
         }
@@ -120,6 +123,10 @@ impl Kind {
             Self::Filter(slot) => *slot(config) = value::filter(raw.text()?.trim())?,
             Self::Permissions(slot) => *slot(config) = value::permissions(raw.text()?.trim())?,
             Self::Group(slot) => *slot(config) = Some(value::group(raw)?),
+            Self::Command(slot) => {
+                // Commas are the shell's own here.
+                *slot(config) = Some(raw.text()?.trim().to_owned()).filter(|text| !text.is_empty());
+            }
             Self::Networks(slot) => {
                 *slot(config) = raw
                     .list()?
@@ -159,6 +166,7 @@ impl Kind {
             Self::Filter(slot) => toml::Value::String(slot(config).clone()),
             Self::Permissions(slot) => toml::Value::String(format!("{:04o}", slot(config))),
             Self::Group(slot) => toml::Value::String(slot(config).as_ref()?.name.clone()),
+            Self::Command(slot) => toml::Value::String(slot(config).clone()?),
             Self::Networks(slot) => texts(slot(config).iter().map(Network::to_string).collect()),
             Self::Path(slot) => {
                 toml::Value::String(slot(config).as_ref()?.to_string_lossy().into_owned())

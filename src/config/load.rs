@@ -221,7 +221,7 @@ fn nowhere() -> Upstream {
 /// PGPASSWORD is the URL's user's, where the URL has none; the password file serves everybody.
 fn read_passwords(config: &mut Config, sources: &Sources, warnings: &mut Vec<Warning>) {
     let variable = |name: &str| sources.vars.get(name).filter(|value| !value.is_empty());
-    if config.upstream.password.is_none() {
+    if config.upstream.password.is_none() && config.password_command.is_none() {
         config.upstream.password = variable("PGPASSWORD").cloned().map(SecretString::from);
     }
     let explicit = variable("PGPASSFILE").map(PathBuf::from);
@@ -277,6 +277,9 @@ fn conflicts(config: &Config, origins: &BTreeMap<&'static str, Origin>) -> Vec<C
     found.extend(collisions(config));
     if config.proxy_protocol == ProxyProtocol::Require && config.proxy_protocol_from.is_empty() {
         found.push(("proxy_protocol", Conflict::NobodyTrusted));
+    }
+    if config.password_command.is_some() && config.upstream.password.is_some() {
+        found.push(("password_command", Conflict::TwoPasswords));
     }
     found.extend(tls_without(config).map(|conflict| ("tls", conflict)));
     let error = |(key, conflict)| {

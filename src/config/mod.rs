@@ -39,6 +39,10 @@ pub use pgpass::{Pgpass, PgpassProblem};
 pub struct Config {
     /// Where PostgreSQL is, and the default database, user and password.
     pub upstream: Upstream,
+    /// A shell command whose output is the password of `upstream`'s user.
+    pub password_command: Option<String>,
+    /// How long such a password holds; a new one is asked for ahead of its end.
+    pub password_command_lifetime: Duration,
     /// Where clients connect.
     pub listen: Vec<Address>,
     /// Where the admin API listens.
@@ -396,6 +400,8 @@ impl Config {
         let loopback = |port| Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
         Self {
             upstream,
+            password_command: None,
+            password_command_lifetime: Duration::from_secs(15 * 60),
             listen: vec![loopback(6432)],
             admin: loopback(6433),
             metrics: loopback(9127),

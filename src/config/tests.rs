@@ -94,6 +94,7 @@ fn password(config: &Config, database: &str, user: &str) -> Option<String> {
 fn defaults_are_those_of_the_contract() {
     let effective = loaded(&sources()).config.effective_toml();
     let expected = r#"upstream = "postgres://app:***@db.example:5433/shop"
+password_command_lifetime = "15m"
 listen = "127.0.0.1:6432"
 admin = "127.0.0.1:6433"
 metrics = "127.0.0.1:9127"

@@ -16,3 +16,4 @@ mod outage;
 mod pool;
 mod proxied;
 mod sockets;
+mod tokens;
