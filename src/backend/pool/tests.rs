@@ -273,3 +273,39 @@ async fn a_backend_whose_host_is_no_longer_what_is_wanted_is_closed() {
         .give_back(Lent { backend, permit }, Moment::default());
     assert!(!house.pool.census().is_in_use());
 }
+
+#[test]
+fn backends_that_were_opened_together_do_not_all_end_together() {
+    on_a_runtime(|| {
+        let mut house = House::new(16);
+        for id in 0..16 {
+            let Some(Grant::Open(permit)) = house.ask(1) else {
+                panic!("there is room")
+            };
+            let backend = house.backend(id);
+            let held = Lent { backend, permit };
+            house.pool.state.borrow_mut().idle.push(held);
+            if id < 15 {
+                // The next one needs a permit of its own.
+                house
+                    .pool
+                    .state
+                    .borrow_mut()
+                    .idle
+                    .last_mut()
+                    .expect("one")
+                    .backend
+                    .baseline = Rc::new(Baseline([("k".to_owned(), id.to_string())].into()));
+            }
+        }
+        let lifetime = Duration::from_secs(128 * 60);
+        let ended_by = |minutes: u64| {
+            let now = Moment::default().after(Duration::from_secs(minutes * 60));
+            house.pool.tend(now, lifetime, Duration::ZERO);
+            16 - house.pool.census().idle
+        };
+        assert_eq!(ended_by(112), 0);
+        assert_eq!(ended_by(120), 8);
+        assert_eq!(ended_by(128), 16);
+    });
+}
