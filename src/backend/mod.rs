@@ -112,6 +112,10 @@ impl Backend {
     /// Whether its host is still what it must be, as far as PostgreSQL said.
     #[must_use]
     pub fn suits(&self) -> bool {
+        // This is asked at each return: most upstreams don't care.
+        if matches!(self.target, Target::Any | Target::PreferStandby) {
+            return true;
+        }
         let name = "default_transaction_read_only";
         let own = self.carries.settings.iter().any(|(known, _)| known == name);
         let misfit = hosts::unfit(self.target, &self.parameters, &self.baseline);
