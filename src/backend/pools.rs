@@ -119,8 +119,8 @@ impl Pools {
         let opening = pool.begin_opening(self.clock.now())?;
         let opened = self.log_in(pool, baseline, application, generation).await;
         drop(opening);
-        let backend = opened.inspect_err(|error| pool.failed(error, self.clock.now()))?;
-        pool.learn(baseline, &backend.parameters);
+        let mut backend = opened.inspect_err(|error| pool.failed(error, self.clock.now()))?;
+        backend.parameters = pool.learn(baseline, &backend.parameters);
         Ok(Lent {
             backend: Box::new(backend),
             permit,

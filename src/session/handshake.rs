@@ -28,7 +28,7 @@ use crate::wire::tracker::Tracker;
 const MAX_PASSWORD: usize = 4096;
 
 /// Leads one connection through its login. `None` when it asked for a cancel only, or was refused.
-pub(super) async fn greet(shared: &Rc<Shared>, stream: Stream, peer: Peer) -> Option<Session> {
+pub(super) async fn greet(shared: &Rc<Shared>, stream: Stream, peer: Peer) -> Option<Box<Session>> {
     let (line, startup) = match first::open(shared, stream).await {
         Opened::Startup(line, startup) => (line, startup),
         Opened::Done => return None,
@@ -224,7 +224,7 @@ impl Door<'_> {
         Ok(body)
     }
 
-    fn into_session(self, admitted: Admitted) -> Session {
+    fn into_session(self, admitted: Admitted) -> Box<Session> {
         let Admitted {
             pool,
             baseline,
@@ -252,8 +252,8 @@ impl Door<'_> {
         welcome.extend_from_slice(&reply::ready(Status::Idle));
         let mut to_client = Spill::default();
         to_client.push(&welcome);
-        let rare = Rare::new(application, baseline, told);
-        let mut session = Session {
+        let blank = pool.blank.clone();
+        let mut session = Box::new(Session {
             shared: self.shared.clone(),
             pool,
             id,
@@ -269,8 +269,8 @@ impl Door<'_> {
             outbound: Cursor::default(),
             to_client,
             phase: Phase::Resting,
-            rare: Box::new(rare),
-        };
+            rare: Rare::new(application, baseline, told, blank),
+        });
         if let Some(lent) = lent {
             session.replicate(lent);
         }
