@@ -135,6 +135,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::default());
     let verifiers = Arc::new(Verifiers::new().map_err(RunError::Randomness)?);
+    warm(&verifiers, &config)?;
     let transport = transport(&config, clock, listeners.certificates.clone())?;
     let (shards, receivers) = Shards::new(config.threads);
     announce(&listeners);
@@ -183,6 +184,16 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
             Err(error) => Err(error),
         },
     }
+}
+
+/// Derives the keys of the configuration's users, beside everything else.
+fn warm(verifiers: &Arc<Verifiers>, config: &Arc<Config>) -> Result<(), RunError> {
+    let (verifiers, config) = (verifiers.clone(), config.clone());
+    let work = move || verifiers.warm(&config);
+    let started = thread::Builder::new()
+        .name("pgvalet-keys".to_owned())
+        .spawn(work);
+    started.map(drop).map_err(RunError::Start)
 }
 
 /// What encrypts both legs, and knows the passwords, with a thread for handshakes and commands.

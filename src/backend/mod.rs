@@ -8,6 +8,8 @@ pub mod connect;
 pub mod dial;
 mod exchange;
 pub mod hosts;
+pub mod login;
+pub mod lookup;
 pub mod open;
 pub mod parameters;
 pub mod pool;
@@ -21,6 +23,7 @@ use std::rc::Rc;
 
 pub use dial::Dialer;
 pub use exchange::{Answers, Lost};
+pub use login::Proof;
 pub use parameters::{Baseline, Parameters};
 pub use pool::{Grant, Lent, Permit, Pool};
 pub use pools::{Pools, Shares};

@@ -6,11 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::backend::connect::Login;
+use crate::backend::login::Proof;
+use crate::backend::lookup::Lookup;
 use crate::backend::open::open;
 use crate::backend::{Backend, Baseline, Dialer, Lent, Permit, Pool, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::lease::{BackendId, Generation};
+use crate::lease::{BackendId, Generation, Moment};
 use crate::wire::reply::ClientError;
 
 /// What one data thread may have at most.
@@ -35,6 +37,8 @@ pub struct Pools {
     /// Counts replication connections, and holds none of them: they are in no pool.
     walsenders: Rc<Pool>,
     pools: RefCell<HashMap<(String, String), Rc<Pool>>>,
+    /// Whether, and how, PostgreSQL is asked for users' secrets.
+    lookup: Option<Box<Lookup>>,
     next: Cell<u64>,
 }
 
@@ -48,7 +52,9 @@ impl Pools {
         clock: Clock,
         shares: Shares,
     ) -> Self {
+        let lookup = Lookup::new(&config).map(Box::new);
         Self {
+            lookup,
             config,
             dialer,
             tokens,
@@ -64,6 +70,14 @@ impl Pools {
     #[must_use]
     pub fn dialer(&self) -> &Dialer {
         &self.dialer
+    }
+
+    pub(super) fn lookup(&self) -> Option<&Lookup> {
+        self.lookup.as_deref()
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        self.clock.now()
     }
 
     /// The pool of a database and user.
@@ -98,6 +112,10 @@ impl Pools {
                 self.config.backend_lifetime,
                 self.config.backend_idle_timeout,
             );
+        }
+        if let Some(lookup) = &self.lookup {
+            let config = &self.config;
+            lookup.tend(now, config.backend_lifetime, config.backend_idle_timeout);
         }
         self.pools
             .borrow_mut()
@@ -158,15 +176,16 @@ impl Pools {
     ) -> Result<Backend, ClientError> {
         let tokens = self.tokens.as_ref();
         let tokens = tokens.filter(|_| *pool.user == *self.config.upstream.user);
-        let password = match tokens {
-            Some(tokens) => Some(tokens.current(self.config.connect_timeout).await?),
-            None => self.config.password_for(&pool.database, &pool.user),
+        let proof = match tokens {
+            Some(tokens) => Proof::Password(tokens.current(self.config.connect_timeout).await?),
+            None => self.proof(pool).await,
         };
         let login = Login {
             dialer: &self.dialer,
             database: &pool.database,
             user: &pool.user,
-            password,
+            proof,
+            credentials: &pool.credentials,
             application,
             baseline: baseline.clone(),
             timeout: self.config.connect_timeout,
@@ -181,5 +200,19 @@ impl Pools {
         })?;
         tracing::debug!(database = %pool.database, user = %pool.user, pid = backend.key.key.pid, "backend opened");
         Ok(backend)
+    }
+
+    /// What to log in with for this pool.
+    async fn proof(&self, pool: &Pool) -> Proof {
+        let (database, user) = (pool.database.clone(), pool.user.clone());
+        let secret = if self.config.reads_a_file(&user) {
+            let config = self.config.clone();
+            let (database, user) = (database.to_string(), user.to_string());
+            let read = move || config.secret_for(&database, &user);
+            tokio::task::spawn_blocking(read).await.ok().flatten()
+        } else {
+            self.config.secret_for(&database, &user)
+        };
+        pool.credentials.proof(secret, self.lookup.is_some())
     }
 }

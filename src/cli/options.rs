@@ -66,6 +66,8 @@ fn placeholder(kind: &Kind) -> String {
         Kind::Command(_) => "COMMAND".to_owned(),
         Kind::Group(_) => "GROUP".to_owned(),
         Kind::Networks(_) => "NETWORK".to_owned(),
-        Kind::Users | Kind::Rules => "TABLE".to_owned(),
+        Kind::Name(_) => "NAME".to_owned(),
+        Kind::Query(_) => "SQL".to_owned(),
+        Kind::Users | Kind::Rules | Kind::Logins => "TABLE".to_owned(),
     }
 }

@@ -48,6 +48,8 @@ macro_rules! duration {
     };
 }
 
+/// A password that was changed is taken for the old one for no longer.
+const HOUR: Duration = Duration::from_secs(3600);
 /// Longer durations are typing errors, and might overflow sums of times.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// TCP_USER_TIMEOUT is a signed count of milliseconds.
@@ -100,7 +102,22 @@ pub static KEYS: &[Key] = &[
     key(
         "auth",
         choice!(auth: "scram" => Auth::Scram, "trust" => Auth::Trust),
-        "How clients prove who they are; `trust` only on loopback and unix listeners",
+        "How clients prove who they are, where there are no `[[logins]]`; `trust` only on loopback and unix listeners",
+    ),
+    key(
+        "auth_query",
+        Kind::Query(|c| &mut c.auth_query),
+        "How PostgreSQL is asked for the secrets of users that aren't in the configuration; off without it and `auth_user`",
+    ),
+    key(
+        "auth_user",
+        Kind::Name(|c| &mut c.auth_user),
+        "Who asks `auth_query`; the URL's user by default",
+    ),
+    key(
+        "auth_query_cache",
+        duration!(auth_query_cache, Off, HOUR),
+        "How long the answer of `auth_query` is good for",
     ),
     key(
         "tls",
@@ -256,7 +273,12 @@ pub static KEYS: &[Key] = &[
     key(
         "users",
         Kind::Users,
-        "Passwords of users other than the URL's: `[users.NAME]` tables with `password`",
+        "Users other than the URL's: `[users.NAME]` tables with `password` or `password_file`",
+    ),
+    key(
+        "logins",
+        Kind::Logins,
+        "Who may log in how: the first that matches decides, and nobody else gets in",
     ),
     key(
         "rules",
@@ -274,7 +296,7 @@ impl Key {
     /// The flag that carries it, without leading dashes; tables have none.
     pub fn flag(&self) -> Option<String> {
         match self.kind {
-            Kind::Users | Kind::Rules => None,
+            Kind::Users | Kind::Rules | Kind::Logins => None,
             _ => Some(self.name.replace('_', "-")),
         }
     }

@@ -18,6 +18,8 @@ pub enum Kind {
     Users,
     /// The `[[rules]]` tables.
     Rules,
+    /// The `[[logins]]` tables.
+    Logins,
     /// One address.
     Address(Slot<Address>),
     /// One address or more.
@@ -32,6 +34,10 @@ pub enum Kind {
     Patterns(Slot<Vec<String>>),
     /// A log filter.
     Filter(Slot<String>),
+    /// A name.
+    Name(Slot<Option<String>>),
+    /// A query for secrets.
+    Query(Slot<Option<String>>),
     /// The permission bits of a file.
     Permissions(Slot<u32>),
     /// A group of the system's.
@@ -63,7 +69,8 @@ impl Kind {
                  ?sslmode=, sslrootcert=, sslcert=, sslkey=, target_session_attrs= and load_balance_hosts= as in libpq"
                     .to_owned()
             }
-            Self::Users => "`[users.NAME]` with `password = \"...\"`".to_owned(),
+            Self::Users => super::file::USER.to_owned(),
+            Self::Logins => super::logins::ALLOWED.to_owned(),
             Self::Rules => super::rules::ALLOWED.to_owned(),
             Self::Address(_) => "host:port or unix:/path".to_owned(),
             Self::Addresses(_) => "host:port or unix:/directory, or several".to_owned(),
@@ -81,6 +88,10 @@ impl Kind {
             Self::Filter(_) => {
                 "off, error, warn, info, debug or trace, or a filter such as \"info,pgvalet::session=debug\"".to_owned()
             }
+            Self::Name(_) => "a name".to_owned(),
+            Self::Query(_) => {
+                "\"default\", or a query for name and secret with the user's name in $1, all names qualified".to_owned()
+            }
             Self::Permissions(_) => "octal digits such as \"0770\"".to_owned(),
             Self::Group(_) => "the name or the number of a group".to_owned(),
             Self::Command(_) => "a command of the shell's".to_owned(),
@@ -89,12 +100,12 @@ impl Kind {
         }
     }
 
-    /// Fills the key's field. `load` sees to the upstream, the users and the rules.
+    /// Fills the key's field. `load` sees to the upstream and the tables.
     pub(super) fn set(&self, config: &mut Config, raw: &Raw) -> Result<(), ValueProblem> {
         match self {
             Self::Upstream => {}
             // Tables are taken as they are read: this is something else.
-            Self::Users | Self::Rules => {
+            Self::Users | Self::Rules | Self::Logins => {
                 raw.text()?;
                 return Err(ValueProblem::Type { found: "a string" });
             }
@@ -121,6 +132,8 @@ impl Kind {
                     .collect::<Result<_, _>>()?;
             }
             Self::Filter(slot) => *slot(config) = value::filter(raw.text()?.trim())?,
+            Self::Name(slot) => *slot(config) = Some(raw.text()?.to_owned()),
+            Self::Query(slot) => *slot(config) = Some(value::auth_query(raw.text()?)?),
             Self::Permissions(slot) => *slot(config) = value::permissions(raw.text()?.trim())?,
             Self::Group(slot) => *slot(config) = Some(value::group(raw)?),
             Self::Command(slot) => {
@@ -147,7 +160,7 @@ impl Kind {
             toml::Value::Array(list.into_iter().map(toml::Value::String).collect())
         };
         Some(match self {
-            Self::Upstream | Self::Users | Self::Rules => return None,
+            Self::Upstream | Self::Users | Self::Rules | Self::Logins => return None,
             Self::Address(slot) => toml::Value::String(slot(config).to_string()),
             Self::Addresses(slot) => match slot(config).as_slice() {
                 [address] => toml::Value::String(address.to_string()),
@@ -164,6 +177,7 @@ impl Kind {
             }
             Self::Patterns(slot) => texts(slot(config).clone()),
             Self::Filter(slot) => toml::Value::String(slot(config).clone()),
+            Self::Name(slot) | Self::Query(slot) => toml::Value::String(slot(config).clone()?),
             Self::Permissions(slot) => toml::Value::String(format!("{:04o}", slot(config))),
             Self::Group(slot) => toml::Value::String(slot(config).as_ref()?.name.clone()),
             Self::Command(slot) => toml::Value::String(slot(config).clone()?),

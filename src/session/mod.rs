@@ -9,6 +9,7 @@ mod client;
 mod first;
 mod handshake;
 mod leg;
+mod login;
 mod proxied;
 mod relay;
 mod replication;
@@ -112,10 +113,10 @@ impl Default for Scratch {
     }
 }
 
-/// Serves one connection to its end.
-pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer) {
+/// Serves one connection to its end. `listener` is the place of its listener among those for clients.
+pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer, listener: usize) {
     let limit = shared.config.login_timeout;
-    let greet = Box::pin(greet(&shared, stream, peer));
+    let greet = Box::pin(greet(&shared, stream, peer, listener));
     let greeted = if limit.is_zero() {
         greet.await
     } else {
@@ -133,9 +134,14 @@ pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer) {
     }
 }
 
-async fn greet(shared: &Rc<Shared>, mut stream: Stream, peer: Peer) -> Option<Box<Session>> {
+async fn greet(
+    shared: &Rc<Shared>,
+    mut stream: Stream,
+    peer: Peer,
+    listener: usize,
+) -> Option<Box<Session>> {
     let peer = proxied::introduce(shared, &mut stream, peer).await?;
-    handshake::greet(shared, stream, peer).await
+    handshake::greet(shared, stream, peer, listener).await
 }
 
 /// Turns one connection away with this error. Cancel requests are still carried out.

@@ -40,7 +40,8 @@ pub(super) async fn introduce(shared: &Shared, stream: &mut Stream, peer: Peer) 
         return Some(peer);
     }
     let trusted = &shared.config.proxy_protocol_from;
-    let outcome = if trusted.iter().any(|network| network.contains(address.ip())) {
+    let source = address.ip().to_canonical();
+    let outcome = if trusted.iter().any(|network| network.holds(source)) {
         let read = tokio::time::timeout(PATIENCE, read(stream, address)).await;
         read.unwrap_or(Err(NoHeader::Late(address)))
     } else {

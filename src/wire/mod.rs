@@ -8,6 +8,7 @@ pub mod options;
 pub mod proxy;
 pub mod reply;
 pub mod rows;
+pub mod scram;
 pub mod sql;
 pub mod startup;
 pub mod tracker;

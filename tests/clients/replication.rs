@@ -268,3 +268,35 @@ fn postgresql_says_who_may_replicate_and_what_it_takes() {
     assert_eq!(tags(&client.until_ready()), "EZ");
     assert_eq!(client.value("SELECT 2"), "2");
 }
+
+#[test]
+fn login_rules_speak_of_physical_replication_by_its_own_name() {
+    if no_valet() {
+        return;
+    }
+    let postgres = Postgres::start();
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("pgvalet.toml");
+    let refused = |database: &str, kind: &str| {
+        let rule = format!(
+            "[[logins]]\naddress = \"127.0.0.1\"\ndatabase = \"{database}\"\nmethod = \"trust\"\n"
+        );
+        std::fs::write(&file, rule).expect("a file can be written");
+        let (url, file) = (
+            postgres.url("postgres", "postgres"),
+            file.to_str().expect("UTF-8"),
+        );
+        let valet = Valet::serve(&["--upstream", &url, "--config", file]);
+        let valet = valet.unwrap_or_else(|exit| panic!("{}", exit.log));
+        let mut client = Raw::dial(valet.port());
+        let login = [
+            ("user", "postgres"),
+            ("database", "postgres"),
+            ("replication", kind),
+        ];
+        client.send(&messages::startup(0x0003_0000, &login));
+        client.until_end_of_login().is_none()
+    };
+    assert!(!refused("replication", "true") && refused("postgres", "true"));
+    assert!(refused("replication", "database") && !refused("postgres", "database"));
+}

@@ -152,7 +152,10 @@ fn a_load_balancer_s_word_counts_only_where_it_is_trusted() {
     let trusted = ("proxy_protocol_from".into(), "10.0.0.0/8, ::1".into());
     sources.flags.push(trusted);
     assert_eq!(loaded(&sources).config.proxy_protocol_from.len(), 2);
-    assert!(refused(&with_flag("proxy_protocol_from", "10.0.0.0/33")).contains("isn't a network"));
+    assert!(
+        refused(&with_flag("proxy_protocol_from", "10.0.0.0/33"))
+            .contains("isn't an address or a network")
+    );
 }
 
 #[test]
