@@ -17,6 +17,7 @@ use crate::lease::history::{History, Parks};
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::rules::{Due, Policies};
 use crate::lease::{Book, BookError, Event, LeaseState, Moment, Profile, SessionId, Slot};
+use crate::net::stream::Spot;
 use crate::wire::startup::CancelKey;
 
 /// What a session does with a return order while it isn't at a quiet point.
@@ -78,6 +79,8 @@ pub struct CancelTarget {
     pub ends: Option<[SocketAddr; 2]>,
     /// Whether it is encrypted.
     pub encrypted: bool,
+    /// Where it runs.
+    pub spot: Spot,
     /// How many cancels are under way: the backend changes hands only at zero.
     pub in_flight: Cell<u32>,
 }

@@ -7,11 +7,12 @@ use std::thread;
 use tokio::sync::oneshot;
 
 use crate::admin::{self, Averages, Console, TokenError};
-use crate::backend::Dialer;
+use crate::backend::{Dialer, Tokens};
 use crate::clock::Clock;
 use crate::config::{Address, Config};
 use crate::drain::{Phase, Shutdown};
 use crate::metrics::Metrics;
+use crate::net::listen::Access;
 use crate::net::tls::{BackendTls, ClientTls, Handshakes, TlsError};
 use crate::net::{Bound, bind, bind_for_clients};
 use crate::session::auth::Verifiers;
@@ -74,7 +75,12 @@ impl Listeners {
             })
         };
         let one = |key, address: &Address| named(key, address, bind(address));
-        let client = |address: &Address| named("listen", address, bind_for_clients(address));
+        let access = Access {
+            mode: config.unix_socket_mode,
+            group: config.unix_socket_group.as_ref().map(|group| group.id),
+        };
+        let client =
+            |address: &Address| named("listen", address, bind_for_clients(address, access));
         let clients = config.listen.iter().map(client).collect::<Result<_, _>>()?;
         Ok(Self {
             clients,
@@ -136,7 +142,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let metrics = Arc::new(Metrics::default());
     let verifiers = Arc::new(Verifiers::new().map_err(RunError::Randomness)?);
     warm(&verifiers, &config)?;
-    let transport = transport(&config, listeners.certificates.clone())?;
+    let transport = transport(&config, clock, listeners.certificates.clone())?;
     let admin_tls = listeners.certificates.admin.clone();
     let encryption = admin_tls.map(|tls| (tls, transport.handshakes.clone()));
     let (shards, receivers) = Shards::new(config.threads);
@@ -223,8 +229,12 @@ async fn serve_http(
     served.map(drop).map_err(RunError::Start)
 }
 
-/// What encrypts both legs, with a thread for its handshakes.
-fn transport(config: &Arc<Config>, certificates: Certificates) -> Result<Transport, RunError> {
+/// What encrypts both legs, and knows the passwords, with a thread for handshakes and commands.
+fn transport(
+    config: &Arc<Config>,
+    clock: Clock,
+    certificates: Certificates,
+) -> Result<Transport, RunError> {
     let handshakes = Handshakes::start().map_err(RunError::Start)?;
     certificates.watch(&handshakes);
     let Certificates {
@@ -233,6 +243,7 @@ fn transport(config: &Arc<Config>, certificates: Certificates) -> Result<Transpo
     Ok(Transport {
         clients,
         dialer: Dialer::new(config.clone(), backends, handshakes.clone()),
+        tokens: Tokens::start(config, clock, &handshakes),
         handshakes,
     })
 }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::backend::{Dialer, Pools, cancel};
+use crate::backend::{Dialer, Pools, Shares, Tokens, cancel};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{Phase, Shutdown};
@@ -63,6 +63,8 @@ pub struct Transport {
     /// None where clients can't encrypt.
     pub clients: Option<ClientTls>,
     pub dialer: Dialer,
+    /// None where no command gives a password.
+    pub tokens: Option<Tokens>,
     pub handshakes: Handshakes,
 }
 
@@ -93,14 +95,14 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         shutdown,
     } = parts;
     let ledger = Rc::new(Ledger::new(clock, number, shards.count()));
-    let (count, place) = (shards.count() as usize, number as usize);
-    let share_of = |whole: usize| whole / count + usize::from(place < whole % count);
-    let share = share_of(config.max_backends);
+    let max_sessions = share_of(config.max_sessions, &shards, number);
+    let shares = shares(&config, &shards, number);
     let pools = Rc::new(Pools::new(
         config.clone(),
         transport.dialer.clone(),
+        transport.tokens,
         clock,
-        share,
+        shares,
     ));
     let desk = Desk {
         dialer: transport.dialer,
@@ -110,7 +112,7 @@ async fn live(parts: Parts) -> std::io::Result<()> {
     };
     let shared = Rc::new(Shared {
         config: config.clone(),
-        max_sessions: share_of(config.max_sessions),
+        max_sessions,
         ledger,
         pools,
         tls: transport.clients,
@@ -139,19 +141,32 @@ async fn live(parts: Parts) -> std::io::Result<()> {
     Ok(())
 }
 
+/// What the data thread of this number has of a bound.
+fn share_of(whole: usize, shards: &Shards, number: u32) -> usize {
+    let (count, place) = (shards.count() as usize, number as usize);
+    whole / count + usize::from(place < whole % count)
+}
+
+fn shares(config: &Config, shards: &Shards, number: u32) -> Shares {
+    Shares {
+        pool: share_of(config.max_backends, shards, number),
+        replication: config.max_replication.div_ceil(shards.count() as usize),
+    }
+}
+
 /// Takes connections in until pgvalet drains.
 async fn accept(shared: Rc<Shared>, (place, listener): (usize, Listener), mut shutdown: Shutdown) {
     let accepting = async {
         loop {
-            match listener.accept(shared.config.tcp_user_timeout).await {
+            match listener.accept(shared.config.tcp).await {
                 Ok((stream, peer)) if shared.ledger.book().len() < shared.max_sessions => {
                     spawn_local(serve(shared.clone(), stream, peer, place));
                 }
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     let error =
                         ClientError::new(Fault::Proxy, "53300", "sorry, too many clients already")
                             .hint("`max_sessions` of pgvalet sets the bound.");
-                    spawn_local(turn_away(shared.clone(), stream, error));
+                    spawn_local(turn_away(shared.clone(), stream, peer, error));
                 }
                 Err(error) => {
                     tracing::warn!("accept: {error}");
@@ -269,7 +284,7 @@ async fn forward_here(dialer: Dialer, ledger: Rc<Ledger>, key: CancelKey) {
         return;
     }
     target.in_flight.set(1);
-    if let Err(error) = cancel::send(&dialer, &target.key).await {
+    if let Err(error) = cancel::send(&dialer, &target).await {
         tracing::warn!(session = %id, "a cancel request could not be forwarded: {error}");
     }
     target.in_flight.set(0);

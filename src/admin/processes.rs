@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use super::Desk;
+use crate::config::ProxyProtocol;
 use crate::lease::SessionId;
 use crate::lease::book::Process;
 use crate::process;
@@ -17,6 +18,10 @@ impl Desk {
     /// The generation, and every session, with the processes behind them as far as this machine can tell.
     pub(super) async fn sessions(&self) -> Result<(u64, Vec<LeaseView>), Gone> {
         let (generation, sessions) = self.shards.sessions().await?;
+        if self.config.proxy_protocol == ProxyProtocol::Require {
+            // Addresses are what a load balancer says: no socket of this machine.
+            return Ok((generation, sessions));
+        }
         let mut known = self.known.lock().await;
         let new: Vec<(u32, SocketAddr)> = sessions
             .iter()

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::access::Link;
 use super::bodies::MAX_BODY;
 use super::problem::Problem;
+use crate::config::Tcp;
 use crate::drain::{Phase, Shutdown};
 use crate::net::Stream;
 use crate::net::listen::{Bound, Listener, Peer};
@@ -35,8 +36,6 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How large a request's head may be, in bytes.
 const MAX_HEAD: usize = 32 << 10;
-/// How long a silent peer may leave an answer unacknowledged.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How callers on TCP encrypt, where they do.
 pub type Encryption = Option<(ClientTls, Handshakes)>;
@@ -68,7 +67,7 @@ async fn accept(listener: &Listener, router: &Router, encryption: &Encryption) {
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };
-        match listener.accept(USER_TIMEOUT).await {
+        match listener.accept(Tcp::USUAL).await {
             Ok((stream, peer)) => {
                 while connections.try_join_next().is_some() {}
                 connections.spawn(converse(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backend::Dialer;
-use crate::wire::startup::CancelKey;
+use crate::ledger::CancelTarget;
 
 /// How long PostgreSQL may take to close the connection: by then it has sent the signal.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -15,9 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// The connection could not be made, or broke.
-pub async fn send(dialer: &Dialer, key: &CancelKey) -> io::Result<()> {
+pub async fn send(dialer: &Dialer, target: &CancelTarget) -> io::Result<()> {
+    let key = &target.key;
     let attempt = async {
-        let mut stream = dialer.dial(dialer.encryption()).await?;
+        let mut stream = dialer.dial_again(target.spot).await?;
         let length = u32::try_from(12 + key.secret.len()).expect("keys have at most 256 bytes");
         let mut request = Vec::with_capacity(12 + key.secret.len());
         request.extend_from_slice(&length.to_be_bytes());

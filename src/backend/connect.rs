@@ -1,4 +1,4 @@
-//! Owns the upstream login: from a socket to an authenticated backend (protocol chapter 55.2.1).
+//! Owns the login on one of the upstream's hosts: from a socket to an authenticated backend (protocol chapter 55.2.1).
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -11,23 +11,22 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backend::dial::{Dialer, Encryption};
-use crate::backend::login::{Credentials, Proof};
+use crate::backend::hosts::Dialect;
+use crate::backend::login::Credentials;
+use crate::backend::login::Proof;
 use crate::backend::parameters::{self, Baseline, Parameters};
 use crate::backend::prepared::Prepared;
 use crate::backend::{Backend, Home};
-use crate::config::{Upstream, UpstreamHost};
 use crate::lease::{BackendId, Generation, Moment};
 use crate::ledger::CancelTarget;
 use crate::net::Stream;
+use crate::net::stream::Spot;
 use crate::wire::frame::Header;
 use crate::wire::reply::{ClientError, Fault, Fields};
 use crate::wire::startup::{CancelKey, MAX_KEY};
 
 /// The longest message that a login may bring, in bytes.
 const MAX_MESSAGE: usize = 64 << 10;
-
-/// The SQLSTATE of what pg_hba.conf doesn't let in.
-const UNWELCOME: &str = "28000";
 
 /// Who logs in where, and with which settings.
 #[derive(Clone, Debug)]
@@ -43,61 +42,13 @@ pub struct Login<'a> {
     pub timeout: Duration,
 }
 
-/// Opens a backend. Cancel safe: what was begun is closed.
-///
-/// # Errors
-/// What the client that waits for it may see: PostgreSQL's own error where there is one.
-pub async fn open(
+pub(super) fn unreachable(
     login: &Login<'_>,
-    id: BackendId,
-    now: Moment,
-    generation: Generation,
-) -> Result<Backend, ClientError> {
-    let attempt = async {
-        let talk = log_in(login).await?;
-        talk.finish(id, now, generation).await
-    };
-    if login.timeout.is_zero() {
-        return attempt.await;
-    }
-    match tokio::time::timeout(login.timeout, attempt).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(unreachable(login, &"no answer within connect_timeout")),
-    }
-}
-
-/// Logs in, and where PostgreSQL's own rules want it the other way (`hostssl`, `hostnossl`) and sslmode doesn't care, that way.
-async fn log_in<'a>(login: &'a Login<'a>) -> Result<Talk<'a>, ClientError> {
-    let mut talk = Talk::begin(login, login.dialer.encryption()).await?;
-    let refused = match talk.log_in().await {
-        Ok(()) => return Ok(talk),
-        Err(error) => error,
-    };
-    let otherwise = login.dialer.otherwise(&talk.stream);
-    let Some(encryption) = otherwise.filter(|_| refused.code == UNWELCOME) else {
-        return Err(refused);
-    };
-    let Ok(mut talk) = Talk::begin(login, encryption).await else {
-        return Err(refused);
-    };
-    talk.log_in().await?;
-    Ok(talk)
-}
-
-fn place(upstream: &Upstream) -> String {
-    match &upstream.host {
-        UpstreamHost::Tcp(host) => format!("{host}:{}", upstream.port),
-        UpstreamHost::Unix(directory) => {
-            format!("{}/.s.PGSQL.{}", directory.display(), upstream.port)
-        }
-    }
-}
-
-fn unreachable(login: &Login<'_>, why: &dyn std::fmt::Display) -> ClientError {
-    let message = format!(
-        "pgvalet can't reach PostgreSQL at {}: {why}",
-        place(login.dialer.upstream())
-    );
+    host: usize,
+    why: &dyn std::fmt::Display,
+) -> ClientError {
+    let place = &login.dialer.upstream().places[host];
+    let message = format!("pgvalet can't reach PostgreSQL at {place}: {why}");
     ClientError::new(Fault::Backend, "08001", message)
         .hint("Is the database up, and is `upstream` right?")
 }
@@ -113,25 +64,39 @@ pub(super) fn broken(why: &dyn std::fmt::Display) -> ClientError {
 /// The conversation of a login.
 pub(super) struct Talk<'a> {
     pub(super) stream: Stream,
+    spot: Spot,
     buf: BytesMut,
     pub(super) login: &'a Login<'a>,
+    /// Whether anything but an error was answered.
+    answered: bool,
+    pub(super) reported: Parameters,
+    key: CancelKey,
 }
 
 impl<'a> Talk<'a> {
-    async fn begin(login: &'a Login<'a>, encryption: Encryption) -> Result<Self, ClientError> {
-        let stream = login
-            .dialer
-            .dial(encryption)
-            .await
-            .map_err(|error| unreachable(login, &error))?;
+    pub(super) async fn begin(
+        login: &'a Login<'a>,
+        host: usize,
+        encryption: Encryption,
+    ) -> Result<Self, ClientError> {
+        let dialed = login.dialer.dial(host, encryption).await;
+        let (stream, spot) = dialed.map_err(|error| unreachable(login, host, &error))?;
         Ok(Self {
             stream,
+            spot,
             buf: BytesMut::new(),
             login,
+            answered: false,
+            reported: Parameters::default(),
+            key: CancelKey {
+                pid: 0,
+                secret: Box::default(),
+            },
         })
     }
 
-    async fn log_in(&mut self) -> Result<(), ClientError> {
+    /// Asks for protocol 3.`minor`; whoever knows only older ones says so, in the same round trip.
+    pub(super) async fn log_in(&mut self, minor: u16) -> Result<(), ClientError> {
         let mut parameters: BTreeMap<&str, &str> = self
             .login
             .baseline
@@ -146,74 +111,86 @@ impl<'a> Talk<'a> {
         }
         let mut out = BytesMut::new();
         frontend::startup_message(parameters, &mut out).map_err(|error| broken(&error))?;
+        out[6..8].copy_from_slice(&minor.to_be_bytes());
         self.send(&out).await?;
         loop {
             let (kind, body) = self.receive().await?;
-            if kind != b'R' {
-                return Err(broken(
-                    &"something else than an authentication request came",
-                ));
+            match kind {
+                b'v' if !self.answered => negotiated(&body, minor)?,
+                b'R' if self.authenticate(&body).await? => return Ok(()),
+                b'R' => {}
+                _ => {
+                    return Err(broken(
+                        &"something else than an authentication request came",
+                    ));
+                }
             }
-            if self.authenticate(&body).await? {
-                return Ok(());
+            self.note_answer();
+        }
+    }
+
+    /// It has taken our startup packet, whatever it answers next.
+    fn note_answer(&mut self) {
+        if !std::mem::replace(&mut self.answered, true) {
+            let hosts = self.login.dialer.hosts();
+            if hosts.dialect(self.spot.host) == Dialect::Unknown {
+                hosts.note_dialect(self.spot.host, Dialect::Negotiates);
             }
         }
     }
 
+    /// Whether a refusal may be one of the protocol's version: servers and poolers that don't negotiate say so, or hang up.
+    pub(super) fn is_about_version(&self, error: &ClientError) -> bool {
+        !self.answered && matches!(&*error.code, "0A000" | "08P01" | "08006")
+    }
+
+    /// Says goodbye to a host that won't be used.
+    pub(super) async fn leave(&mut self) {
+        // It may be gone already.
+        let _ = self.send(&[b'X', 0, 0, 0, 4]).await;
+    }
+
     /// Reads the reports that follow the login, up to ReadyForQuery.
-    async fn finish(
-        mut self,
-        id: BackendId,
-        now: Moment,
-        generation: Generation,
-    ) -> Result<Backend, ClientError> {
-        let mut reported = Parameters::default();
-        let mut key = CancelKey {
-            pid: 0,
-            secret: Box::default(),
-        };
+    pub(super) async fn finish(&mut self) -> Result<(), ClientError> {
         loop {
             let (kind, body) = self.receive().await?;
             match kind {
                 b'S' => {
                     if let Some((name, value)) = parameters::read_status(&body) {
-                        reported.set(name, value);
+                        self.reported.set(name, value);
                     }
                 }
-                b'K' => {
-                    let (pid, secret) = body
-                        .split_first_chunk::<4>()
-                        .ok_or_else(|| broken(&"a short key"))?;
-                    if !(4..=MAX_KEY).contains(&secret.len()) {
-                        return Err(broken(
-                            &"a cancel key of a length that the protocol doesn't know",
-                        ));
-                    }
-                    key = CancelKey {
-                        pid: u32::from_be_bytes(*pid),
-                        secret: secret.into(),
-                    };
-                }
-                b'Z' => break,
+                b'K' => self.key = cancel_key(&body)?,
+                b'Z' => return Ok(()),
                 _ => {}
             }
         }
+    }
+
+    pub(super) fn into_backend(
+        self,
+        id: BackendId,
+        now: Moment,
+        generation: Generation,
+    ) -> Backend {
         let ends = self
             .stream
             .tcp()
             .and_then(|tcp| Some([tcp.local_addr().ok()?, tcp.peer_addr().ok()?]));
-        Ok(Backend {
+        Backend {
             id,
             armed: false,
+            target: self.login.dialer.upstream().target,
             key: Rc::new(CancelTarget {
-                key,
+                key: self.key,
+                spot: self.spot,
                 born: now,
                 ends,
                 encrypted: self.stream.is_tls(),
                 in_flight: Cell::new(0),
             }),
             stream: self.stream,
-            parameters: Rc::new(reported),
+            parameters: Rc::new(self.reported),
             baseline: self.login.baseline.clone(),
             application: self.login.application.into(),
             home: Home::Clean,
@@ -224,7 +201,7 @@ impl<'a> Talk<'a> {
             prepared: Prepared::default(),
             spent: false,
             unread: self.buf.to_vec(),
-        })
+        }
     }
 
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
@@ -261,6 +238,32 @@ impl<'a> Talk<'a> {
                 return Err(broken(&"it closed the connection"));
             }
         }
+    }
+}
+
+/// Reads NegotiateProtocolVersion: an older version than we asked for is fine.
+fn negotiated(body: &[u8], asked: u16) -> Result<(), ClientError> {
+    let version = body
+        .first_chunk::<4>()
+        .map(|bytes| u32::from_be_bytes(*bytes));
+    match version {
+        Some(version) if version >> 16 == 3 && version & 0xFFFF <= u32::from(asked) => Ok(()),
+        Some(_) | None => Err(broken(
+            &"it negotiates a protocol version that we didn't offer",
+        )),
+    }
+}
+
+/// Reads BackendKeyData: 4 bytes up to protocol 3.0, up to 256 from 3.2 on.
+fn cancel_key(body: &[u8]) -> Result<CancelKey, ClientError> {
+    match body.split_first_chunk::<4>() {
+        Some((pid, secret)) if (4..=MAX_KEY).contains(&secret.len()) => Ok(CancelKey {
+            pid: u32::from_be_bytes(*pid),
+            secret: secret.into(),
+        }),
+        Some(_) | None => Err(broken(
+            &"a cancel key of a length that the protocol doesn't know",
+        )),
     }
 }
 

@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::backend::hosts::Hosts;
 use crate::config::{Config, SslMode, Upstream, UpstreamHost};
 use crate::net::Stream;
+use crate::net::resolve::Resolver;
+use crate::net::stream::Spot;
 use crate::net::tls::{BackendTls, Handshakes};
 
 /// SSLRequest.
@@ -19,6 +22,8 @@ pub struct Dialer {
     /// None where it is never encrypted.
     tls: Option<BackendTls>,
     handshakes: Handshakes,
+    resolver: Resolver,
+    hosts: Arc<Hosts>,
 }
 
 /// How one attempt is encrypted.
@@ -36,11 +41,26 @@ impl Dialer {
     /// The way that the configuration describes.
     #[must_use]
     pub fn new(config: Arc<Config>, tls: Option<BackendTls>, handshakes: Handshakes) -> Self {
+        let hosts = Arc::new(Hosts::new(&config.upstream));
         Self {
             config,
             tls,
             handshakes,
+            resolver: Resolver::system(),
+            hosts,
         }
+    }
+
+    /// The same, with names looked up in another way.
+    #[must_use]
+    pub fn with_resolver(self, resolver: Resolver) -> Self {
+        Self { resolver, ..self }
+    }
+
+    /// What is remembered of the upstream's hosts.
+    #[must_use]
+    pub fn hosts(&self) -> &Hosts {
+        &self.hosts
     }
 
     /// Where PostgreSQL is.
@@ -76,13 +96,34 @@ impl Dialer {
         }
     }
 
-    /// Opens a socket. Cancel safe: it is closed.
+    /// Opens a socket to the upstream's host of this number, and says where it leads. Cancel safe: it is closed.
     ///
     /// # Errors
     /// The resolver's, the kernel's, or that of TLS.
-    pub async fn dial(&self, encryption: Encryption) -> io::Result<Stream> {
-        let stream = self.connect().await?;
-        let (Encryption::Offered | Encryption::Required, Some(tls)) = (encryption, &self.tls)
+    pub async fn dial(&self, host: usize, encryption: Encryption) -> io::Result<(Stream, Spot)> {
+        let stream = self.connect(host).await?;
+        let address = stream.tcp().and_then(|tcp| tcp.peer_addr().ok());
+        let spot = Spot { host, address };
+        Ok((self.encrypt(stream, spot, encryption).await?, spot))
+    }
+
+    /// Opens one more socket to just where another one leads. Cancel safe: it is closed.
+    ///
+    /// # Errors
+    /// The kernel's, or that of TLS.
+    pub async fn dial_again(&self, spot: Spot) -> io::Result<Stream> {
+        let stream = self.connect_to(spot).await?;
+        self.encrypt(stream, spot, self.encryption()).await
+    }
+
+    async fn encrypt(
+        &self,
+        stream: Stream,
+        spot: Spot,
+        encryption: Encryption,
+    ) -> io::Result<Stream> {
+        let (Encryption::Offered | Encryption::Required, Some(tls), Stream::Tcp(_)) =
+            (encryption, &self.tls, &stream)
         else {
             return Ok(stream);
         };
@@ -96,23 +137,64 @@ impl Dialer {
                 ));
             }
         };
-        match tls.connect(&self.handshakes, stream).await {
+        match tls.connect(&self.handshakes, stream, spot.host).await {
             Err(error) if !required => {
                 tracing::info!("no TLS with PostgreSQL, sslmode lets it be: {error}");
-                self.connect().await
+                self.connect_to(spot).await
             }
             shaken => shaken,
         }
     }
 
-    async fn connect(&self) -> io::Result<Stream> {
-        let port = self.upstream().port;
-        match &self.upstream().host {
-            UpstreamHost::Tcp(host) => {
-                Stream::connect_tcp(host, port, self.config.tcp_user_timeout).await
+    /// Connects to the first of a host's addresses that lets us; each has its share of `connect_timeout`.
+    async fn connect(&self, host: usize) -> io::Result<Stream> {
+        let place = &self.upstream().places[host];
+        let name = match &place.host {
+            UpstreamHost::Unix(_) => {
+                return self
+                    .connect_to(Spot {
+                        host,
+                        address: None,
+                    })
+                    .await;
             }
-            UpstreamHost::Unix(directory) => {
-                Stream::connect_unix(&directory.join(format!(".s.PGSQL.{port}"))).await
+            UpstreamHost::Tcp(name) => name,
+        };
+        let mut addresses = self.resolver.look_up(name, place.port).await?;
+        self.hosts.balance(&mut addresses);
+        let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        let share = self.config.connect_timeout / count;
+        let mut last = None;
+        for address in addresses {
+            let spot = Spot {
+                host,
+                address: Some(address),
+            };
+            let attempt = self.connect_to(spot);
+            let outcome = if count == 1 || share.is_zero() {
+                attempt.await
+            } else {
+                let limited = tokio::time::timeout(share, attempt).await;
+                limited.unwrap_or_else(|late| Err(late.into()))
+            };
+            match outcome {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+    }
+
+    async fn connect_to(&self, spot: Spot) -> io::Result<Stream> {
+        let place = &self.upstream().places[spot.host];
+        match (&place.host, spot.address) {
+            (UpstreamHost::Tcp(_), Some(address)) => {
+                Stream::connect_tcp(address, self.config.tcp).await
+            }
+            (UpstreamHost::Tcp(_), None) => Err(io::ErrorKind::NotConnected.into()),
+            (UpstreamHost::Unix(directory), _) => {
+                let name = format!(".s.PGSQL.{}", place.port);
+                Stream::connect_unix(&directory.join(name)).await
             }
         }
     }
@@ -145,3 +227,6 @@ async fn request(mut stream: Stream) -> io::Result<Answer> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -293,8 +293,9 @@ mod tests {
         let config = Config {
             auth_user: Some("asker".to_owned()),
             ..crate::config::Config::for_upstream(crate::config::Upstream {
-                host: crate::config::UpstreamHost::Tcp("localhost".to_owned()),
-                port: 5432,
+                places: Vec::new(),
+                target: crate::config::Target::Any,
+                balance: crate::config::Balance::Disable,
                 database: "shop".to_owned(),
                 user: "app".to_owned(),
                 password: None,

@@ -7,14 +7,17 @@ pub mod capture;
 pub mod connect;
 pub mod dial;
 mod exchange;
+pub mod hosts;
 pub mod login;
 pub mod lookup;
+pub mod open;
 pub mod parameters;
 pub mod pool;
 pub mod pools;
 pub mod prepared;
 pub mod reset;
 pub mod restore;
+pub mod tokens;
 
 use std::rc::Rc;
 
@@ -23,10 +26,12 @@ pub use exchange::{Answers, Lost};
 pub use login::Proof;
 pub use parameters::{Baseline, Parameters};
 pub use pool::{Grant, Lent, Permit, Pool};
-pub use pools::Pools;
+pub use pools::{Pools, Shares};
+pub use tokens::Tokens;
 
 use crate::backend::capture::State;
 use crate::backend::prepared::Prepared;
+use crate::config::Target;
 use crate::lease::{BackendId, Generation, Moment, SessionId};
 use crate::ledger::CancelTarget;
 use crate::net::Stream;
@@ -51,6 +56,8 @@ pub struct Backend {
     pub stream: Stream,
     /// The session's task is registered to be woken when PostgreSQL sends something.
     pub armed: bool,
+    /// What its host must be: else it is closed once nobody holds it.
+    pub target: Target,
     /// What a cancel request needs: PostgreSQL's key, and how many are on their way.
     pub key: Rc<CancelTarget>,
     /// What PostgreSQL last reported of its settings.
@@ -102,7 +109,21 @@ impl Backend {
                 }
             }
         }
-        self.take_in_unread()
+        self.take_in_unread() && self.suits()
+    }
+
+    /// Whether its host is still what it must be, as far as PostgreSQL said.
+    #[must_use]
+    pub fn suits(&self) -> bool {
+        // This is asked at each return: most upstreams don't care.
+        if matches!(self.target, Target::Any | Target::PreferStandby) {
+            return true;
+        }
+        let name = "default_transaction_read_only";
+        let own = self.carries.settings.iter().any(|(known, _)| known == name);
+        let misfit = hosts::unfit(self.target, &self.parameters, &self.baseline);
+        // A session may have made it read-only for itself.
+        misfit.is_none() || own && self.parameters.get("in_hot_standby") == Some("off")
     }
 
     /// Takes in unasked messages; `false` when there is anything else, or only a part of one.

@@ -69,6 +69,23 @@ impl Baseline {
                 .collect(),
         )
     }
+
+    /// Whether they set `name`, by itself or in `options`.
+    #[must_use]
+    pub fn names(&self, name: &str) -> bool {
+        self.0.iter().any(|(key, value)| {
+            key.eq_ignore_ascii_case(name)
+                || key == "options" && value.to_ascii_lowercase().contains(name)
+        })
+    }
+
+    /// The same for a walsender, which the startup parameter `replication` makes of a backend.
+    #[must_use]
+    pub fn for_replication(&self, kind: &str) -> Self {
+        let mut parameters = self.0.clone();
+        parameters.insert("replication".to_owned(), kind.to_owned());
+        Self(parameters)
+    }
 }
 
 #[cfg(test)]

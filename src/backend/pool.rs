@@ -206,14 +206,19 @@ impl Pool {
                 return Some(Grant::Lent(lent));
             }
         }
+        self.permit().map(Grant::Open)
+    }
+
+    /// The right to open one more backend, where the bound leaves room. Whoever waits isn't asked.
+    pub fn permit(self: &Rc<Self>) -> Option<Permit> {
         let mut state = self.state.borrow_mut();
         if state.permits >= self.max {
             return None;
         }
         state.permits += 1;
-        Some(Grant::Open(Permit {
+        Some(Permit {
             pool: Rc::downgrade(self),
-        }))
+        })
     }
 
     /// Takes the best backend for `request` out of the idle ones.
@@ -268,7 +273,7 @@ impl Pool {
 
     /// Takes a backend back. Whoever waits gets it at once.
     pub fn give_back(self: &Rc<Self>, mut lent: Lent, now: Moment) {
-        let old = lent.backend.generation < self.oldest.get();
+        let old = lent.backend.generation < self.oldest.get() || !lent.backend.suits();
         if old || lent.backend.id < self.renewed.get() || self.paused.get() {
             // Its permit goes to whoever waits, who opens a new one.
             return drop(lent);

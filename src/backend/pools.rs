@@ -5,23 +5,37 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::backend::connect::{self, Login};
+use crate::backend::connect::Login;
 use crate::backend::login::Proof;
 use crate::backend::lookup::Lookup;
-use crate::backend::{Backend, Baseline, Dialer, Lent, Permit, Pool};
+use crate::backend::open::open;
+use crate::backend::{Backend, Baseline, Dialer, Lent, Permit, Pool, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::lease::{BackendId, Generation, Moment};
 use crate::wire::reply::ClientError;
+
+/// What one data thread may have at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Shares {
+    /// Backends of one pool: its share of `max_backends`.
+    pub pool: usize,
+    /// Replication connections: its share of `max_replication`.
+    pub replication: usize,
+}
 
 /// The pools of one data thread.
 #[derive(Debug)]
 pub struct Pools {
     config: Arc<Config>,
     dialer: Dialer,
+    /// The password of the upstream URL's user, where a command gives it.
+    tokens: Option<Tokens>,
     clock: Clock,
     /// The bound of each pool: this thread's share of `max_backends`.
     share: usize,
+    /// Counts replication connections, and holds none of them: they are in no pool.
+    walsenders: Rc<Pool>,
     pools: RefCell<HashMap<(String, String), Rc<Pool>>>,
     /// Whether, and how, PostgreSQL is asked for users' secrets.
     lookup: Option<Box<Lookup>>,
@@ -37,16 +51,24 @@ struct Paused {
 }
 
 impl Pools {
-    /// No pools yet. `share` bounds each of them.
+    /// No pools yet.
     #[must_use]
-    pub fn new(config: Arc<Config>, dialer: Dialer, clock: Clock, share: usize) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        dialer: Dialer,
+        tokens: Option<Tokens>,
+        clock: Clock,
+        shares: Shares,
+    ) -> Self {
         let lookup = Lookup::new(&config).map(Box::new);
         Self {
             lookup,
             config,
             dialer,
+            tokens,
             clock,
-            share,
+            share: shares.pool,
+            walsenders: Pool::new("".into(), "".into(), shares.replication),
             pools: RefCell::default(),
             next: Cell::new(1),
             paused: RefCell::default(),
@@ -176,29 +198,71 @@ impl Pools {
         generation: Generation,
     ) -> Result<Lent, ClientError> {
         let opening = pool.begin_opening(self.clock.now())?;
+        let opened = self.log_in(pool, baseline, application, generation).await;
+        drop(opening);
+        let mut backend = opened.inspect_err(|error| pool.failed(error, self.clock.now()))?;
+        backend.parameters = pool.learn(baseline, &backend.parameters);
+        Ok(Lent {
+            backend: Box::new(backend),
+            permit,
+        })
+    }
+
+    /// Opens a backend for one replication session, in no pool and bounded by `max_replication`; `pool` says who logs in.
+    /// `None` where that bound is reached. Cancel safe: the permit is given back.
+    ///
+    /// # Errors
+    /// What the client that waits for it may see.
+    pub async fn open_walsender(
+        &self,
+        pool: &Rc<Pool>,
+        baseline: &Rc<Baseline>,
+        application: &str,
+        generation: Generation,
+    ) -> Result<Option<Lent>, ClientError> {
+        let Some(permit) = self.walsenders.permit() else {
+            return Ok(None);
+        };
+        let backend = self.log_in(pool, baseline, application, generation).await?;
+        Ok(Some(Lent {
+            backend: Box::new(backend),
+            permit,
+        }))
+    }
+
+    async fn log_in(
+        &self,
+        pool: &Rc<Pool>,
+        baseline: &Rc<Baseline>,
+        application: &str,
+        generation: Generation,
+    ) -> Result<Backend, ClientError> {
+        let tokens = self.tokens.as_ref();
+        let tokens = tokens.filter(|_| *pool.user == *self.config.upstream.user);
+        let proof = match tokens {
+            Some(tokens) => Proof::Password(tokens.current(self.config.connect_timeout).await?),
+            None => self.proof(pool).await,
+        };
         let login = Login {
             dialer: &self.dialer,
             database: &pool.database,
             user: &pool.user,
-            proof: self.proof(pool).await,
+            proof,
             credentials: &pool.credentials,
             application,
             baseline: baseline.clone(),
             timeout: self.config.connect_timeout,
         };
         let id = BackendId(self.next.replace(self.next.get() + 1));
-        let opened = connect::open(&login, id, self.clock.now(), generation).await;
-        drop(opening);
-        let mut backend: Backend = opened.inspect_err(|error| {
+        let opened = open(&login, id, self.clock, generation).await;
+        let backend = opened.inspect_err(|error| {
+            if let (Some(tokens), "28P01" | "28000") = (tokens, &*error.code) {
+                tokens.doubt();
+            }
             tracing::warn!(database = %pool.database, user = %pool.user, sqlstate = %error.code, "no backend: {}", error.message);
-            pool.failed(error, self.clock.now());
         })?;
-        backend.parameters = pool.learn(baseline, &backend.parameters);
         tracing::debug!(database = %pool.database, user = %pool.user, pid = backend.key.key.pid, "backend opened");
-        Ok(Lent {
-            backend: Box::new(backend),
-            permit,
-        })
+        Ok(backend)
     }
 
     /// What to log in with for this pool.

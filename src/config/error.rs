@@ -173,6 +173,12 @@ pub enum ValueProblem {
     /// A path that depends on where pgvalet is started.
     #[error("`{text}` isn't an absolute path")]
     NotAPath { text: String },
+    /// No permission bits.
+    #[error("`{text}` isn't three or four octal digits up to 0777")]
+    NotPermissions { text: String },
+    /// No group.
+    #[error("`{text}` isn't a group of this system")]
+    NotAGroup { text: String },
     /// Something about the upstream URL.
     #[error(transparent)]
     Url(#[from] UrlProblem),
@@ -211,9 +217,15 @@ pub enum UrlProblem {
     /// No host.
     #[error("the URL names no host (localhost, or ?host=/var/run/postgresql for a unix socket)")]
     NoHost,
-    /// Several hosts.
-    #[error("the URL names several hosts; pgvalet stands in front of one")]
-    SeveralHosts,
+    /// More ports than hosts, or fewer.
+    #[error("the URL names {ports} ports for {hosts} hosts; allowed: one port, or one for each")]
+    Ports { ports: usize, hosts: usize },
+    /// A word that libpq doesn't have either.
+    #[error("{name} is none of {allowed}")]
+    Word {
+        name: &'static str,
+        allowed: &'static str,
+    },
     /// No port number.
     #[error(
         "the port isn't a number from 1 to 65535 (are `/`, `?`, `@` and `%` in the password percent-encoded?)"
@@ -296,6 +308,14 @@ pub enum Conflict {
         mode: &'static str,
         missing: &'static str,
     },
+    /// The URL has a password, too.
+    #[error("`upstream` holds a password already; allowed: one of the two")]
+    TwoPasswords,
+    /// Load balancers that nobody would believe.
+    #[error(
+        "\"require\" needs proxy_protocol_from: the networks of the load balancers whose word counts"
+    )]
+    NobodyTrusted,
     /// A rule about logins that can't be meant as it is written.
     #[error(transparent)]
     Login(#[from] LoginConflict),

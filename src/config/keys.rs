@@ -2,17 +2,11 @@
 //!
 //! Files, variables, flags, `pgvalet check` and the reference all read this one table.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
-
-use super::show::HIDDEN;
-use super::value::{self, Raw, Zero};
-use super::{Address, Auth, ChaosReturn, Config, LogFormat, Mode, ReturnMethod, Tls, ValueProblem};
-
-/// A field of the configuration.
-type Slot<T> = fn(&mut Config) -> &mut T;
+use super::kind::{Choice, Kind};
+use super::value::Zero;
+use super::{Auth, ChaosReturn, Config, LogFormat, Mode, ProxyProtocol, ReturnMethod, Tls};
 
 /// One key.
 #[derive(Debug)]
@@ -34,52 +28,6 @@ pub enum Visibility {
     Public,
     /// Taken, but for tests only.
     Hidden,
-}
-
-/// What a key takes, and the field that it fills.
-#[derive(Debug)]
-pub enum Kind {
-    /// The upstream URL.
-    Upstream,
-    /// The `[users.NAME]` tables.
-    Users,
-    /// The `[[rules]]` tables.
-    Rules,
-    /// The `[[logins]]` tables.
-    Logins,
-    /// One address.
-    Address(Slot<Address>),
-    /// One address or more.
-    Addresses(Slot<Vec<Address>>),
-    /// A duration up to the bound.
-    Duration(Slot<Duration>, Zero, Duration),
-    /// A whole number from..=to.
-    Count(Slot<usize>, usize, usize),
-    /// One of some words.
-    Choice(Choice),
-    /// Names of custom settings.
-    Patterns(Slot<Vec<String>>),
-    /// A log filter.
-    Filter(Slot<String>),
-    /// A file.
-    Path(Slot<Option<PathBuf>>),
-    /// A name.
-    Name(Slot<Option<String>>),
-    /// A query for secrets.
-    Query(Slot<Option<String>>),
-    /// A secret: never a flag, never shown.
-    Secret(Slot<Option<SecretString>>),
-    /// Names of people or programs.
-    Names(Slot<Vec<String>>),
-}
-
-/// One of some words, and how it is written to and read from its field.
-#[derive(Debug)]
-pub struct Choice {
-    /// The words.
-    pub options: &'static [&'static str],
-    set: fn(&mut Config, usize),
-    get: fn(&Config) -> usize,
 }
 
 /// Makes a [`Choice`] of a field whose variants are listed in the order of their words.
@@ -107,6 +55,9 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// TCP_USER_TIMEOUT is a signed count of milliseconds.
 const KERNEL: Duration = Duration::from_secs(24 * 24 * 3600);
 
+/// The kernel counts these in seconds, up to 32767.
+const KEEPALIVE: Duration = Duration::from_secs(32_767);
+
 const fn key(name: &'static str, kind: Kind, about: &'static str) -> Key {
     Key {
         name,
@@ -122,6 +73,16 @@ pub static KEYS: &[Key] = &[
         "upstream",
         Kind::Upstream,
         "Where PostgreSQL is, with the default user, password and database",
+    ),
+    key(
+        "password_command",
+        Kind::Command(|c| &mut c.password_command),
+        "Prints the password of `upstream`'s user, such as a cloud's token; run by /bin/sh",
+    ),
+    key(
+        "password_command_lifetime",
+        duration!(password_command_lifetime, Refused, YEAR),
+        "How long such a password holds; a new one is fetched after three quarters of it",
     ),
     key(
         "listen",
@@ -239,6 +200,11 @@ pub static KEYS: &[Key] = &[
         "The bound of each pool, that is of each (database, user), in backends",
     ),
     key(
+        "max_replication",
+        Kind::Count(|c| &mut c.max_replication, 0, 10_000),
+        "The bound of replication connections, which are in no pool; 0 refuses them",
+    ),
+    key(
         "max_sessions",
         Kind::Count(|c| &mut c.max_sessions, 1, 10_000_000),
         "The bound of client connections",
@@ -290,8 +256,43 @@ pub static KEYS: &[Key] = &[
     ),
     key(
         "tcp_user_timeout",
-        duration!(tcp_user_timeout, Off, KERNEL),
+        Kind::Duration(|c| &mut c.tcp.user_timeout, Zero::Off, KERNEL),
         "How long a silent peer may leave data unacknowledged, on both legs",
+    ),
+    key(
+        "tcp_keepalive_idle",
+        Kind::Duration(|c| &mut c.tcp.keepalive_idle, Zero::Off, KEEPALIVE),
+        "Silence after which a peer is probed, on both legs",
+    ),
+    key(
+        "tcp_keepalive_interval",
+        Kind::Duration(|c| &mut c.tcp.keepalive_interval, Zero::Refused, KEEPALIVE),
+        "Time between such probes",
+    ),
+    key(
+        "tcp_keepalive_count",
+        Kind::Count(|c| &mut c.tcp.keepalive_count, 0, 127),
+        "How many of them may stay unanswered; 0 is the kernel's default",
+    ),
+    key(
+        "unix_socket_mode",
+        Kind::Permissions(|c| &mut c.unix_socket_mode),
+        "The permissions of clients' unix sockets",
+    ),
+    key(
+        "unix_socket_group",
+        Kind::Group(|c| &mut c.unix_socket_group),
+        "The group of clients' unix sockets; our own by default",
+    ),
+    key(
+        "proxy_protocol",
+        choice!(proxy_protocol: "disable" => ProxyProtocol::Disable, "require" => ProxyProtocol::Require),
+        "Whether each client on TCP comes with a load balancer's PROXY header, version 2, that names its address",
+    ),
+    key(
+        "proxy_protocol_from",
+        Kind::Networks(|c| &mut c.proxy_protocol_from),
+        "Where such load balancers are; nobody else is let in",
     ),
     key(
         "threads",
@@ -361,129 +362,12 @@ impl Key {
     }
 }
 
-impl Kind {
-    /// What the key takes, in words.
-    pub fn allowed(&self) -> String {
-        match self {
-            Self::Upstream => {
-                "postgres://user:password@host:port/database, special characters percent-encoded; \
-                 ?host=/directory for a unix socket; \
-                 ?sslmode=, sslrootcert=, sslcert= and sslkey= as in libpq"
-                    .to_owned()
-            }
-            Self::Users => super::file::USER.to_owned(),
-            Self::Logins => super::logins::ALLOWED.to_owned(),
-            Self::Rules => super::rules::ALLOWED.to_owned(),
-            Self::Address(_) => "host:port or unix:/path".to_owned(),
-            Self::Addresses(_) => "host:port or unix:/directory, or several".to_owned(),
-            Self::Duration(_, Zero::Off, _) => {
-                "a duration such as \"500ms\", \"30s\" or \"1h 30m\"; \"0s\" for off".to_owned()
-            }
-            Self::Duration(_, Zero::Refused, _) => {
-                "a duration such as \"500ms\", \"30s\" or \"1h 30m\"".to_owned()
-            }
-            Self::Count(_, least, most) => format!("a whole number from {least} to {most}"),
-            Self::Choice(choice) => {
-                choice.options.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")
-            }
-            Self::Patterns(_) => "names such as \"app.tenant\" or patterns such as \"app.*\"".to_owned(),
-            Self::Filter(_) => {
-                "off, error, warn, info, debug or trace, or a filter such as \"info,pgvalet::session=debug\"".to_owned()
-            }
-            Self::Path(_) => "the absolute path of a file".to_owned(),
-            Self::Name(_) => "a name".to_owned(),
-            Self::Query(_) => {
-                "\"default\", or a query for name and secret with the user's name in $1, all names qualified".to_owned()
-            }
-            Self::Secret(_) => "16 characters or more, of visible ASCII".to_owned(),
-            Self::Names(_) => "names, or `*` for all".to_owned(),
-        }
-    }
-
-    /// Fills the key's field. `load` sees to the upstream and the tables.
-    pub(super) fn set(&self, config: &mut Config, raw: &Raw) -> Result<(), ValueProblem> {
-        match self {
-            Self::Upstream => {}
-            // Tables are taken as they are read: this is something else.
-            Self::Users | Self::Rules | Self::Logins => {
-                raw.text()?;
-                return Err(ValueProblem::Type { found: "a string" });
-            }
-            Self::Address(slot) => *slot(config) = value::address(raw.text()?.trim())?,
-            Self::Addresses(slot) => {
-                let texts = raw.list()?;
-                let addresses = texts
-                    .iter()
-                    .map(|text| value::address(text))
-                    .collect::<Result<Vec<_>, _>>()?;
-                if addresses.is_empty() {
-                    return Err(ValueProblem::Several { count: 0 });
-                }
-                *slot(config) = addresses;
-            }
-            Self::Duration(slot, zero, most) => *slot(config) = value::duration(raw, *zero, *most)?,
-            Self::Count(slot, least, most) => *slot(config) = value::count(raw, *least, *most)?,
-            Self::Choice(choice) => (choice.set)(config, value::choice(raw, choice.options)?),
-            Self::Patterns(slot) => {
-                *slot(config) = raw
-                    .list()?
-                    .iter()
-                    .map(|text| value::pattern(text))
-                    .collect::<Result<_, _>>()?;
-            }
-            Self::Filter(slot) => *slot(config) = value::filter(raw.text()?.trim())?,
-            Self::Path(slot) => *slot(config) = Some(value::path(raw.text()?)?),
-            Self::Name(slot) => *slot(config) = Some(raw.text()?.to_owned()),
-            Self::Query(slot) => *slot(config) = Some(value::auth_query(raw.text()?)?),
-            Self::Secret(slot) => *slot(config) = Some(value::token(raw.text()?)?),
-            Self::Names(slot) => *slot(config) = raw.list()?,
-        }
-        Ok(())
-    }
-
-    /// The field's value as TOML; None where it has none, for rules, and for the upstream and the users, whose secrets `show` hides.
-    pub(super) fn get(&self, config: &Config) -> Option<toml::Value> {
-        // A slot is the one way to the field, and wants a mutable configuration.
-        let config = &mut config.clone();
-        let texts = |list: Vec<String>| {
-            toml::Value::Array(list.into_iter().map(toml::Value::String).collect())
-        };
-        Some(match self {
-            Self::Upstream | Self::Users | Self::Rules | Self::Logins => return None,
-            Self::Secret(slot) => {
-                slot(config).as_ref()?;
-                toml::Value::String(HIDDEN.to_owned())
-            }
-            Self::Names(slot) => texts(slot(config).clone()),
-            Self::Address(slot) => toml::Value::String(slot(config).to_string()),
-            Self::Addresses(slot) => match slot(config).as_slice() {
-                [address] => toml::Value::String(address.to_string()),
-                several => texts(several.iter().map(Address::to_string).collect()),
-            },
-            Self::Duration(slot, _, _) => {
-                toml::Value::String(humantime::format_duration(*slot(config)).to_string())
-            }
-            Self::Count(slot, _, _) => {
-                toml::Value::Integer(i64::try_from(*slot(config)).unwrap_or(i64::MAX))
-            }
-            Self::Choice(choice) => {
-                toml::Value::String(choice.options[(choice.get)(config)].to_owned())
-            }
-            Self::Patterns(slot) => texts(slot(config).clone()),
-            Self::Filter(slot) => toml::Value::String(slot(config).clone()),
-            Self::Path(slot) => {
-                toml::Value::String(slot(config).as_ref()?.to_string_lossy().into_owned())
-            }
-            Self::Name(slot) | Self::Query(slot) => toml::Value::String(slot(config).clone()?),
-        })
-    }
-}
-
 /// The reference of all public keys, as the table in docs/configuration.md.
 pub fn reference() -> String {
     let defaults = Config::for_upstream(super::Upstream {
-        host: super::UpstreamHost::Tcp("localhost".to_owned()),
-        port: 5432,
+        places: Vec::new(),
+        target: super::Target::default(),
+        balance: super::Balance::default(),
         database: "postgres".to_owned(),
         user: "postgres".to_owned(),
         password: None,

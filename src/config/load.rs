@@ -12,9 +12,9 @@ use super::error::Conflict;
 use super::file::{self, Setting, key_named};
 use super::value::Raw;
 use super::{
-    Address, Auth, Config, ConfigError, ConfigErrors, Kind, Origin, Pgpass, PgpassProblem, Tls,
-    Upstream, UpstreamHost, UpstreamTls, UserConfig, ValueProblem, access, logins, upstream,
-    variables,
+    Address, Auth, Balance, Config, ConfigError, ConfigErrors, Kind, Origin, Pgpass, PgpassProblem,
+    Place, ProxyProtocol, Target, Tls, Upstream, UpstreamHost, UpstreamTls, UserConfig,
+    ValueProblem, access, logins, upstream, variables,
 };
 
 /// All that a configuration is read from. Kept, so that SIGHUP reads it again.
@@ -207,8 +207,9 @@ fn read_upstream(
 /// Stands in for an upstream that is wrong, so that the other values are checked in the same run.
 fn nowhere() -> Upstream {
     Upstream {
-        host: UpstreamHost::Tcp(String::new()),
-        port: 0,
+        places: Vec::new(),
+        target: Target::default(),
+        balance: Balance::default(),
         database: String::new(),
         user: String::new(),
         password: None,
@@ -219,7 +220,7 @@ fn nowhere() -> Upstream {
 /// PGPASSWORD is the URL's user's, where the URL has none; the password file serves everybody.
 fn read_passwords(config: &mut Config, sources: &Sources, warnings: &mut Vec<Warning>) {
     let variable = |name: &str| sources.vars.get(name).filter(|value| !value.is_empty());
-    if config.upstream.password.is_none() {
+    if config.upstream.password.is_none() && config.password_command.is_none() {
         config.upstream.password = variable("PGPASSWORD").cloned().map(SecretString::from);
     }
     let explicit = variable("PGPASSFILE").map(PathBuf::from);
@@ -281,6 +282,12 @@ fn conflicts(config: &mut Config, origins: &BTreeMap<&'static str, Origin>) -> V
         ));
     }
     found.extend(collisions(config));
+    if config.proxy_protocol == ProxyProtocol::Require && config.proxy_protocol_from.is_empty() {
+        found.push(("proxy_protocol", Conflict::NobodyTrusted));
+    }
+    if config.password_command.is_some() && config.upstream.password.is_some() {
+        found.push(("password_command", Conflict::TwoPasswords));
+    }
     found.extend(tls_without(config).map(|conflict| ("tls", conflict)));
     found.extend(access::admin_tls(config));
     let error = |(key, conflict)| {
@@ -377,17 +384,24 @@ fn same_address(one: &Address, other: &Address) -> bool {
 
 /// Whether clients of `listener` are sent back to it; names other than localhost aren't looked up.
 fn is_upstream(listener: &Address, upstream: &Upstream) -> bool {
-    match (listener, &upstream.host) {
+    upstream
+        .places
+        .iter()
+        .any(|place| is_place(listener, place))
+}
+
+fn is_place(listener: &Address, place: &Place) -> bool {
+    match (listener, &place.host) {
         (Address::Tcp(listener), UpstreamHost::Tcp(host)) => {
             let same = host.parse() == Ok(listener.ip());
             let local =
                 host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
             let hears_local = listener.ip().is_unspecified()
                 || (host == "localhost" && listener.ip().is_loopback());
-            listener.port() == upstream.port && (same || (local && hears_local))
+            listener.port() == place.port && (same || (local && hears_local))
         }
         (Address::Unix(listener), UpstreamHost::Unix(directory)) => {
-            listener == directory && upstream.port == 6432
+            listener == directory && place.port == 6432
         }
         (Address::Tcp(_), UpstreamHost::Unix(_)) | (Address::Unix(_), UpstreamHost::Tcp(_)) => {
             false

@@ -16,6 +16,7 @@ mod access;
 mod error;
 mod file;
 mod keys;
+mod kind;
 mod load;
 pub mod logins;
 mod pgpass;
@@ -30,9 +31,10 @@ mod variables;
 
 pub use access::AdminAccess;
 pub use error::{ConfigError, ConfigErrors, Origin, UrlProblem, ValueProblem};
-pub use keys::{KEYS, Key, Kind, Visibility, reference};
+pub use keys::{KEYS, Key, Visibility, reference};
+pub use kind::Kind;
 pub use load::{Loaded, Sources, Warning, load};
-pub use logins::{Knock, LoginRule, Method as LoginMethod};
+pub use logins::{Knock, LoginRule, Method as LoginMethod, Network};
 pub use pgpass::{Pgpass, PgpassProblem};
 pub use secret::{Secret, SecretFile};
 
@@ -41,6 +43,10 @@ pub use secret::{Secret, SecretFile};
 pub struct Config {
     /// Where PostgreSQL is, and the default database, user and password.
     pub upstream: Upstream,
+    /// A shell command whose output is the password of `upstream`'s user.
+    pub password_command: Option<String>,
+    /// How long such a password holds; a new one is asked for ahead of its end.
+    pub password_command_lifetime: Duration,
     /// Where clients connect.
     pub listen: Vec<Address>,
     /// Where the admin API listens.
@@ -71,6 +77,8 @@ pub struct Config {
     pub mode: Mode,
     /// The bound of each (database, user) pool, in backends.
     pub max_backends: usize,
+    /// The bound of replication connections, which are in no pool; zero refuses them.
+    pub max_replication: usize,
     /// The bound of accepted client connections.
     pub max_sessions: usize,
     /// How long a session waits for a backend; zero means without limit.
@@ -91,8 +99,16 @@ pub struct Config {
     pub backend_idle_timeout: Duration,
     /// How long a drain waits for busy sessions; zero means without limit.
     pub drain_timeout: Duration,
-    /// TCP_USER_TIMEOUT of both legs; zero means the kernel's.
-    pub tcp_user_timeout: Duration,
+    /// How TCP connections of both legs are kept alive, and given up.
+    pub tcp: Tcp,
+    /// The permission bits of clients' unix sockets.
+    pub unix_socket_mode: u32,
+    /// The group that owns them; None for our own.
+    pub unix_socket_group: Option<Group>,
+    /// Whether clients on TCP come through a load balancer that says who they are.
+    pub proxy_protocol: ProxyProtocol,
+    /// Where such balancers are.
+    pub proxy_protocol_from: Vec<Network>,
     /// Data threads, each with its share of the pool.
     pub threads: usize,
     /// Patterns of custom settings that are captured and restored besides those seen in traffic.
@@ -114,9 +130,12 @@ pub struct Config {
 /// Where PostgreSQL is, and who logs in there unless the client says otherwise.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    pub host: UpstreamHost,
-    /// The TCP port, or the suffix of the unix socket's name.
-    pub port: u16,
+    /// Its hosts, in the order of the URL; never empty.
+    pub places: Vec<Place>,
+    /// Which of them are asked for a backend.
+    pub target: Target,
+    /// In which order they are asked.
+    pub balance: Balance,
     /// The default database.
     pub database: String,
     /// The default user.
@@ -125,6 +144,53 @@ pub struct Upstream {
     pub password: Option<SecretString>,
     /// How the connection is encrypted.
     pub tls: UpstreamTls,
+}
+
+/// One of the upstream's hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub host: UpstreamHost,
+    /// The TCP port, or the suffix of the unix socket's name.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.host {
+            UpstreamHost::Tcp(host) => write!(f, "{host}:{}", self.port),
+            UpstreamHost::Unix(directory) => {
+                write!(f, "{}/.s.PGSQL.{}", directory.display(), self.port)
+            }
+        }
+    }
+}
+
+/// libpq's target_session_attrs: what a host must be for a backend to be opened on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Anything.
+    #[default]
+    Any,
+    /// It takes writes.
+    ReadWrite,
+    /// It takes none.
+    ReadOnly,
+    /// It isn't a standby.
+    Primary,
+    /// It is a standby.
+    Standby,
+    /// A standby where there is one, else anything.
+    PreferStandby,
+}
+
+/// libpq's load_balance_hosts: in which order hosts, and their addresses, are asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// That of the URL, and of the resolver.
+    #[default]
+    Disable,
+    /// Another one each time.
+    Random,
 }
 
 /// How connections to PostgreSQL are encrypted. Unix sockets never are.
@@ -223,6 +289,46 @@ pub enum Tls {
     Require,
     /// They must, and show a certificate that `tls_client_ca` has signed.
     Verify,
+}
+
+/// How TCP connections are kept alive, and given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// How long sent bytes may stay unacknowledged; zero means the kernel's.
+    pub user_timeout: Duration,
+    /// Silence after which a probe is sent; zero means never.
+    pub keepalive_idle: Duration,
+    /// Time between probes.
+    pub keepalive_interval: Duration,
+    /// How many may stay unanswered; zero means the kernel's.
+    pub keepalive_count: usize,
+}
+
+impl Tcp {
+    /// Keepalives, and the kernel's bound for what is unacknowledged.
+    pub const USUAL: Self = Self {
+        user_timeout: Duration::ZERO,
+        keepalive_idle: Duration::from_secs(60),
+        keepalive_interval: Duration::from_secs(10),
+        keepalive_count: 0,
+    };
+}
+
+/// A group of the system's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// As it was given: a name, or a number.
+    pub name: String,
+    pub id: u32,
+}
+
+/// Whether clients on TCP come through a load balancer that says who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// They connect themselves.
+    Disable,
+    /// Each connection begins with a header of version 2.
+    Require,
 }
 
 /// When a lease ends by itself.
@@ -334,6 +440,8 @@ impl Config {
         let loopback = |port| Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
         Self {
             upstream,
+            password_command: None,
+            password_command_lifetime: Duration::from_secs(15 * 60),
             listen: vec![loopback(6432)],
             admin: loopback(6433),
             admin_access: AdminAccess::default(),
@@ -349,6 +457,7 @@ impl Config {
             tls_client_ca: None,
             mode: Mode::Session,
             max_backends: 20,
+            max_replication: 10,
             max_sessions: 10_000,
             acquire_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
@@ -359,7 +468,14 @@ impl Config {
             backend_lifetime: Duration::from_secs(3600),
             backend_idle_timeout: Duration::from_secs(600),
             drain_timeout: Duration::from_secs(30),
-            tcp_user_timeout: Duration::from_secs(30),
+            tcp: Tcp {
+                user_timeout: Duration::from_secs(30),
+                ..Tcp::USUAL
+            },
+            unix_socket_mode: 0o777,
+            unix_socket_group: None,
+            proxy_protocol: ProxyProtocol::Disable,
+            proxy_protocol_from: Vec::new(),
             threads: 1,
             preserve_settings: Vec::new(),
             chaos_return: ChaosReturn::Off,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
-use super::{Upstream, UpstreamHost};
+use super::{Place, Upstream, UpstreamHost};
 
 /// The lines of a password file, in their order: the first match wins.
 #[derive(Clone, Debug, Default)]
@@ -84,14 +84,21 @@ impl Pgpass {
         }
     }
 
-    /// The password of `user` in `database` at `upstream`.
+    /// The password of `user` in `database` at `upstream`: that of its first host for which there is one.
     pub fn password(
         &self,
         upstream: &Upstream,
         database: &str,
         user: &str,
     ) -> Option<&SecretString> {
-        let host = match &upstream.host {
+        let places = upstream.places.iter();
+        places
+            .filter_map(|place| self.password_at(place, database, user))
+            .next()
+    }
+
+    fn password_at(&self, place: &Place, database: &str, user: &str) -> Option<&SecretString> {
+        let host = match &place.host {
             UpstreamHost::Tcp(host) => host.as_str(),
             // libpq looks a default socket directory up as localhost; /tmp is its own default, the other Debian's.
             UpstreamHost::Unix(path) => match path.to_str()? {
@@ -99,7 +106,7 @@ impl Pgpass {
                 other => other,
             },
         };
-        let port = upstream.port.to_string();
+        let port = place.port.to_string();
         let wanted = [host, &port, database, user];
         self.entries
             .iter()

@@ -2,10 +2,10 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::upstream::word;
+use super::upstream::{TARGETS, word};
 use super::{
-    Config, KEYS, Key, Kind, Loaded, RootSource, SslMode, Upstream, UpstreamHost, UpstreamTls,
-    Visibility,
+    Balance, Config, KEYS, Key, Kind, Loaded, Place, RootSource, SslMode, Target, Upstream,
+    UpstreamHost, Visibility,
 };
 
 /// What stands for a secret.
@@ -94,19 +94,22 @@ impl std::fmt::Display for Upstream {
         } else {
             String::new()
         };
-        let host = match &self.host {
-            UpstreamHost::Tcp(host) if host.contains(':') => format!("[{host}]"),
-            UpstreamHost::Tcp(host) => encode(host),
-            UpstreamHost::Unix(path) => encode(&path.to_string_lossy()),
+        let place = |place: &Place| match &place.host {
+            UpstreamHost::Tcp(host) if host.contains(':') => format!("[{host}]:{}", place.port),
+            UpstreamHost::Tcp(host) => format!("{}:{}", encode(host), place.port),
+            UpstreamHost::Unix(path) => {
+                format!("{}:{}", encode(&path.to_string_lossy()), place.port)
+            }
         };
+        let places: Vec<String> = self.places.iter().map(place).collect();
         write!(
             f,
-            "postgres://{}{password}@{host}:{}/{}",
+            "postgres://{}{password}@{}/{}",
             encode(&self.user),
-            self.port,
+            places.join(","),
             encode(&self.database)
         )?;
-        let parameters = parameters(&self.tls);
+        let parameters = parameters(self);
         for (index, (name, value)) in parameters.iter().enumerate() {
             let delimiter = if index == 0 { '?' } else { '&' };
             write!(f, "{delimiter}{name}={}", encode(value))?;
@@ -116,7 +119,12 @@ impl std::fmt::Display for Upstream {
 }
 
 /// What a URL must say to get this, besides defaults.
-fn parameters(tls: &UpstreamTls) -> Vec<(&'static str, String)> {
+fn parameters(upstream: &Upstream) -> Vec<(&'static str, String)> {
+    let tls = &upstream.tls;
+    let target = TARGETS
+        .iter()
+        .find(|(_, target)| *target == upstream.target);
+    let target = target.filter(|_| upstream.target != Target::default());
     let file = |path: &std::path::PathBuf| path.to_string_lossy().into_owned();
     let mode = (tls.mode != SslMode::default()).then(|| word(tls.mode).to_owned());
     let root = tls.root.as_ref().map(|root| match root {
@@ -128,6 +136,14 @@ fn parameters(tls: &UpstreamTls) -> Vec<(&'static str, String)> {
         ("sslrootcert", root),
         ("sslcert", tls.cert.as_ref().map(file)),
         ("sslkey", tls.key.as_ref().map(file)),
+        (
+            "target_session_attrs",
+            target.map(|(word, _)| (*word).to_owned()),
+        ),
+        (
+            "load_balance_hosts",
+            (upstream.balance == Balance::Random).then(|| "random".to_owned()),
+        ),
     ]
     .into_iter()
     .filter_map(|(name, value)| Some((name, value?)))

@@ -96,6 +96,7 @@ fn password(config: &Config, database: &str, user: &str) -> Option<String> {
 fn defaults_are_those_of_the_contract() {
     let effective = loaded(&sources()).config.effective_toml();
     let expected = r#"upstream = "postgres://app:***@db.example:5433/shop"
+password_command_lifetime = "15m"
 listen = "127.0.0.1:6432"
 admin = "127.0.0.1:6433"
 admin_tls_operators = []
@@ -107,6 +108,7 @@ auth_query_cache = "10s"
 tls = "disable"
 mode = "session"
 max_backends = 20
+max_replication = 10
 max_sessions = 10000
 acquire_timeout = "30s"
 connect_timeout = "5s"
@@ -118,6 +120,12 @@ backend_idle_timeout = "10m"
 login_timeout = "1m"
 drain_timeout = "30s"
 tcp_user_timeout = "30s"
+tcp_keepalive_idle = "1m"
+tcp_keepalive_interval = "10s"
+tcp_keepalive_count = 0
+unix_socket_mode = "0777"
+proxy_protocol = "disable"
+proxy_protocol_from = []
 threads = 1
 preserve_settings = []
 log = "info"

@@ -8,10 +8,12 @@ use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 
 use super::error::Hint;
-use super::{RootSource, SslMode, Upstream, UpstreamHost, UpstreamTls, UrlProblem};
+use super::{
+    Balance, Place, RootSource, SslMode, Target, Upstream, UpstreamHost, UpstreamTls, UrlProblem,
+};
 
 /// The parameters that are taken.
-const PARAMETERS: [&str; 11] = [
+const PARAMETERS: [&str; 13] = [
     "host",
     "port",
     "user",
@@ -23,6 +25,8 @@ const PARAMETERS: [&str; 11] = [
     "sslkey",
     "gssencmode",
     "application_name",
+    "target_session_attrs",
+    "load_balance_hosts",
 ];
 
 /// The pieces of a URL, percent-decoded.
@@ -30,14 +34,30 @@ const PARAMETERS: [&str; 11] = [
 struct Parts {
     user: Option<String>,
     password: Option<String>,
-    host: Option<String>,
-    port: Option<String>,
+    hosts: Vec<String>,
+    /// One for each host, or one for all; empty ones are the default.
+    ports: Vec<String>,
     database: Option<String>,
     sslmode: Option<SslMode>,
     sslrootcert: Option<RootSource>,
     sslcert: Option<PathBuf>,
     sslkey: Option<PathBuf>,
+    target: Target,
+    balance: Balance,
 }
+
+/// libpq's words for [`Target`].
+pub(super) const TARGETS: [(&str, Target); 6] = [
+    ("any", Target::Any),
+    ("read-write", Target::ReadWrite),
+    ("read-only", Target::ReadOnly),
+    ("primary", Target::Primary),
+    ("standby", Target::Standby),
+    ("prefer-standby", Target::PreferStandby),
+];
+
+/// libpq's words for [`Balance`].
+const BALANCES: [(&str, Balance); 2] = [("disable", Balance::Disable), ("random", Balance::Random)];
 
 /// libpq's words for [`SslMode`].
 pub(super) const SSL_MODES: [(&str, SslMode); 6] = [
@@ -67,7 +87,10 @@ pub(super) fn parse(url: &str, os_user: &str) -> Result<Upstream, UrlProblem> {
     };
     parts.read_authority(authority)?;
     // Before anything that could be quoted: an unencoded delimiter in a password shows up as a bad port.
-    parts.port.as_deref().map_or(Ok(0), port)?;
+    parts
+        .ports
+        .iter()
+        .try_for_each(|text| port(text).map(drop))?;
     if let Some(database) = database {
         if database.contains(['/', '@']) {
             return Err(UrlProblem::Delimiter { part: "database" });
@@ -98,25 +121,11 @@ impl Parts {
                 host
             }
         };
-        if host.contains(',') {
-            return Err(UrlProblem::SeveralHosts);
+        for place in host.split(',') {
+            let (host, port) = split_port(place)?;
+            self.hosts.push(decode(host, "host")?);
+            self.ports.push(port.to_owned());
         }
-        let (host, port) = match host
-            .strip_prefix('[')
-            .and_then(|inner| inner.split_once(']'))
-        {
-            Some((address, "")) => (address, None),
-            Some((address, port)) => (
-                address,
-                Some(port.strip_prefix(':').ok_or(UrlProblem::Port)?),
-            ),
-            None => match host.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (host, None),
-            },
-        };
-        self.host = non_empty(decode(host, "host")?);
-        self.port = port.map(str::to_owned).and_then(non_empty);
         Ok(())
     }
 
@@ -129,8 +138,8 @@ impl Parts {
             let (name, value) = pair.split_once('=').ok_or_else(|| unknown(pair))?;
             let value = decode(value, "query")?;
             match name {
-                "host" => self.host = non_empty(value),
-                "port" => self.port = non_empty(value),
+                "host" => self.hosts = list(&value),
+                "port" => self.ports = list(&value),
                 "user" => self.user = non_empty(value),
                 "password" => self.password = non_empty(value),
                 "dbname" => self.database = non_empty(value),
@@ -141,6 +150,14 @@ impl Parts {
                 }
                 "sslcert" => self.sslcert = Some(file("sslcert", value)?),
                 "sslkey" => self.sslkey = Some(file("sslkey", value)?),
+                "target_session_attrs" => {
+                    let allowed = "any, read-write, read-only, primary, standby, prefer-standby";
+                    self.target = one_of(&TARGETS, &value, ("target_session_attrs", allowed))?;
+                }
+                "load_balance_hosts" => {
+                    let name = ("load_balance_hosts", "disable, random");
+                    self.balance = one_of(&BALANCES, &value, name)?;
+                }
                 "gssencmode" if matches!(value.as_str(), "disable" | "prefer") => {}
                 // Each client brings its own; it is taken so that an app's URL can be pasted.
                 "application_name" => {}
@@ -164,24 +181,47 @@ impl Parts {
 
     fn finish(mut self, os_user: &str) -> Result<Upstream, UrlProblem> {
         let tls = self.tls()?;
-        let host = self.host.ok_or(UrlProblem::NoHost)?;
-        if host.contains(',') {
-            return Err(UrlProblem::SeveralHosts);
-        }
-        let host = if host.starts_with('/') {
-            UpstreamHost::Unix(PathBuf::from(host))
-        } else {
-            UpstreamHost::Tcp(host)
-        };
+        let places = self.places()?;
         let user = self.user.unwrap_or_else(|| os_user.to_owned());
         Ok(Upstream {
-            host,
-            port: self.port.as_deref().map_or(Ok(5432), port)?,
+            places,
+            target: self.target,
+            balance: self.balance,
             database: self.database.unwrap_or_else(|| user.clone()),
             user,
             password: self.password.map(SecretString::from),
             tls,
         })
+    }
+
+    /// The hosts with their ports, by libpq's rules: one port serves all.
+    fn places(&mut self) -> Result<Vec<Place>, UrlProblem> {
+        let (hosts, ports) = (
+            std::mem::take(&mut self.hosts),
+            std::mem::take(&mut self.ports),
+        );
+        if hosts.iter().all(String::is_empty) {
+            return Err(UrlProblem::NoHost);
+        }
+        if ports.len() > 1 && ports.len() != hosts.len() {
+            return Err(UrlProblem::Ports {
+                ports: ports.len(),
+                hosts: hosts.len(),
+            });
+        }
+        let place = |(index, host): (usize, String)| {
+            let text = ports
+                .get(index)
+                .or(ports.first().filter(|_| ports.len() == 1));
+            let host = match host {
+                host if host.is_empty() => return Err(UrlProblem::NoHost),
+                host if host.starts_with('/') => UpstreamHost::Unix(PathBuf::from(host)),
+                host => UpstreamHost::Tcp(host),
+            };
+            let port = text.map_or(Ok(5432), |text| port(text))?;
+            Ok(Place { host, port })
+        };
+        hosts.into_iter().enumerate().map(place).collect()
     }
 
     /// What is said of TLS, by libpq's rules; it has no default files here.
@@ -212,11 +252,42 @@ impl Parts {
     }
 }
 
+/// A port; an empty one is the default.
 fn port(text: &str) -> Result<u16, UrlProblem> {
+    if text.is_empty() {
+        return Ok(5432);
+    }
     text.parse()
         .ok()
         .filter(|port| *port != 0)
         .ok_or(UrlProblem::Port)
+}
+
+/// `host:port`, `[::1]:port` or `host`; the port is empty where there is none.
+fn split_port(place: &str) -> Result<(&str, &str), UrlProblem> {
+    match place
+        .strip_prefix('[')
+        .and_then(|inner| inner.split_once(']'))
+    {
+        Some((address, "")) => Ok((address, "")),
+        Some((address, port)) => Ok((address, port.strip_prefix(':').ok_or(UrlProblem::Port)?)),
+        None => Ok(place.split_once(':').unwrap_or((place, ""))),
+    }
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::to_owned).collect()
+}
+
+fn one_of<T: Copy>(
+    words: &[(&str, T)],
+    text: &str,
+    (name, allowed): (&'static str, &'static str),
+) -> Result<T, UrlProblem> {
+    let known = words.iter().find(|(word, _)| *word == text);
+    known
+        .map(|(_, value)| *value)
+        .ok_or(UrlProblem::Word { name, allowed })
 }
 
 fn non_empty(text: String) -> Option<String> {

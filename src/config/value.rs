@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::error::nearest;
-use super::{Address, LoginRule, UserConfig, ValueProblem};
+use super::{Address, Group, LoginRule, Network, UserConfig, ValueProblem};
 use crate::lease::rules::Rule;
 
 /// A value as its source gave it.
@@ -133,6 +133,48 @@ pub(super) fn path(text: &str) -> Result<PathBuf, ValueProblem> {
             text: text.to_owned(),
         })
     }
+}
+
+/// Permission bits in octal digits, as chmod takes them.
+pub(super) fn permissions(text: &str) -> Result<u32, ValueProblem> {
+    let octal = (3..=4).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_digit());
+    let mode = u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| octal && *mode <= 0o777);
+    mode.ok_or_else(|| ValueProblem::NotPermissions {
+        text: text.to_owned(),
+    })
+}
+
+/// A group of the system's, by name or number.
+pub(super) fn group(raw: &Raw) -> Result<Group, ValueProblem> {
+    let name = match raw {
+        Raw::Integer(number) => number.to_string(),
+        Raw::Text(_)
+        | Raw::List(_)
+        | Raw::Users(_)
+        | Raw::Rules(_)
+        | Raw::Logins(_)
+        | Raw::Other(_) => raw.text()?.trim().to_owned(),
+    };
+    let by_name = || {
+        let groups = std::fs::read_to_string("/etc/group").ok()?;
+        let line = groups
+            .lines()
+            .find(|line| line.split(':').next() == Some(&name))?;
+        line.split(':').nth(2)?.parse().ok()
+    };
+    match name.parse().ok().or_else(by_name) {
+        Some(id) => Ok(Group { name, id }),
+        None => Err(ValueProblem::NotAGroup { text: name }),
+    }
+}
+
+/// A network in CIDR notation.
+pub(super) fn network(text: &str) -> Result<Network, ValueProblem> {
+    Network::read(text).ok_or_else(|| ValueProblem::NotANetwork {
+        text: text.to_owned(),
+    })
 }
 
 /// A query with the user's name in `$1`, or the word for the usual one.

@@ -27,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a free port may turn out to be taken after all.
 const ATTEMPTS: usize = 5;
 
-/// What PostgreSQL logs when clients may come.
-const READY: &str = "database system is ready to accept connections";
+/// What PostgreSQL logs when clients may come; a standby says "read-only connections".
+const READY: &str = "database system is ready to accept";
 
 /// How clients log in on TCP and on the unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]

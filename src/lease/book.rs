@@ -106,7 +106,7 @@ impl Book {
                 }
             }
             // Whatever pinned it may be over after this.
-            Event::Requested => entry.pins = Pins::default(),
+            Event::Requested => entry.pins = entry.pins.lasting(),
             Event::Ready(_) | Event::ReturnBegan | Event::ReturnRefused => {}
         }
         Ok(after)

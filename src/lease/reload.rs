@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::lease::book::Entry;
+use crate::lease::book::{Entry, Pin};
 use crate::lease::id::Moment;
 use crate::lease::policy::Verdict;
 use crate::lease::state::LeaseState;
@@ -157,6 +157,9 @@ pub enum Triage {
 /// Judges one session for a reload.
 #[must_use]
 pub fn triage(entry: &Entry, wish: &Wish, now: Moment) -> Triage {
+    if entry.pins.contains(Pin::Replication) {
+        return Triage::Account(Outcome::Pinned(entry.pins.words()));
+    }
     match entry.verdict(now, Duration::MAX) {
         Verdict::None => Triage::Account(Outcome::Returned(Some("held no backend"))),
         Verdict::Active | Verdict::InTransaction => match wish.busy {

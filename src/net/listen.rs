@@ -3,12 +3,11 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use crate::config::Address;
+use crate::config::{Address, Tcp};
 use crate::net::Stream;
 
 /// The name of a unix socket within its directory, as libpq expects it.
@@ -18,7 +17,23 @@ pub const SOCKET_NAME: &str = ".s.PGSQL.6432";
 #[derive(Debug)]
 pub enum Bound {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a listening unix socket, as we made it.
+#[derive(Clone, Debug)]
+pub struct SocketFile {
+    pub path: PathBuf,
+    /// Device and inode: a file of somebody else's at this path isn't ours to remove.
+    identity: (u64, u64),
+}
+
+/// Who may connect to a unix socket.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    pub mode: u32,
+    /// Our own group by default.
+    pub group: Option<u32>,
 }
 
 /// Binds an address. A unix address that is a directory gets a socket named as libpq expects it; a socket file that
@@ -27,6 +42,29 @@ pub enum Bound {
 /// # Errors
 /// The kernel's: the address is in use, or not ours.
 pub fn bind(address: &Address) -> io::Result<Bound> {
+    bind_with(address, None)
+}
+
+/// Binds an address for clients. By default a unix socket is open to every user of the machine, like PostgreSQL's own: who
+/// may enter is the login's to decide, or the directory's.
+///
+/// # Errors
+/// As [`bind`]; and a unix directory that doesn't exist, which would make a socket that libpq can't find.
+pub fn bind_for_clients(address: &Address, access: Access) -> io::Result<Bound> {
+    if let Address::Unix(path) = address {
+        let named = path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(".s.PGSQL."));
+        if !named && !path.is_dir() {
+            let text =
+                "the directory doesn't exist; libpq looks for a socket named .s.PGSQL.6432 in it";
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
+    }
+    bind_with(address, Some(access))
+}
+
+fn bind_with(address: &Address, access: Option<Access>) -> io::Result<Bound> {
     match address {
         Address::Tcp(address) => {
             let listener = bind_tcp(*address)?;
@@ -39,35 +77,65 @@ pub fn bind(address: &Address) -> io::Result<Bound> {
             } else {
                 path.clone()
             };
-            remove_stale(&path)?;
-            let listener = UnixListener::bind(&path)?;
+            let (listener, file) = bind_unix(path, access)?;
             listener.set_nonblocking(true)?;
-            Ok(Bound::Unix(listener, path))
+            Ok(Bound::Unix(listener, file))
         }
     }
 }
 
-/// Binds an address for clients. Like PostgreSQL's own socket, a unix one is open to every user of the machine: who may
-/// enter is the login's to decide, or the directory's.
-///
-/// # Errors
-/// As [`bind`]; and a unix directory that doesn't exist, which would make a socket that libpq can't find.
-pub fn bind_for_clients(address: &Address) -> io::Result<Bound> {
-    if let Address::Unix(path) = address {
-        let named = path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with(".s.PGSQL."));
-        if !named && !path.is_dir() {
-            let text =
-                "the directory doesn't exist; libpq looks for a socket named .s.PGSQL.6432 in it";
-            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+/// Nobody can connect before the last step, by which time all is as it should be.
+fn bind_unix(path: PathBuf, access: Option<Access>) -> io::Result<(UnixListener, SocketFile)> {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    // Two that start at once must not take each other's new socket for a stale one.
+    let _turn = path.parent().and_then(turn);
+    remove_stale(&path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(&path)?)?;
+    let made = path.symlink_metadata()?;
+    let file = SocketFile {
+        path,
+        identity: (made.dev(), made.ino()),
+    };
+    let opened = open_to(&file.path, access).and_then(|()| socket.listen(4096));
+    if let Err(error) = opened {
+        file.remove();
+        return Err(error);
+    }
+    Ok((socket.into(), file))
+}
+
+fn open_to(path: &Path, access: Option<Access>) -> io::Result<()> {
+    let Some(Access { mode, group }) = access else {
+        return Ok(());
+    };
+    if let Some(group) = group {
+        std::os::unix::fs::chown(path, None, Some(group)).map_err(|error| {
+            io::Error::new(error.kind(), format!("unix_socket_group {group}: {error}"))
+        })?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+/// A lock on the directory, for as long as it is held; none where it can't be read.
+fn turn(directory: &Path) -> Option<std::fs::File> {
+    let directory = std::fs::File::open(directory).ok()?;
+    directory.lock().ok()?;
+    Some(directory)
+}
+
+impl SocketFile {
+    /// Removes it, unless somebody else's stands in its place by now.
+    fn remove(&self) {
+        let is_ours = self
+            .path
+            .symlink_metadata()
+            .is_ok_and(|now| (now.dev(), now.ino()) == self.identity);
+        if is_ours {
+            // If it is gone already, all the better.
+            let _ = std::fs::remove_file(&self.path);
         }
     }
-    let bound = bind(address)?;
-    if let Bound::Unix(_, path) = &bound {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))?;
-    }
-    Ok(bound)
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
@@ -87,7 +155,12 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = path
         .symlink_metadata()
         .is_ok_and(|meta| meta.file_type().is_socket());
-    if is_socket && UnixStream::connect(path).is_err() {
+    // A full backlog, or a socket that isn't ours to use, is somebody's.
+    let is_dead = || {
+        UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    if is_socket && is_dead() {
         std::fs::remove_file(path)?;
     }
     Ok(())
@@ -101,7 +174,7 @@ impl Bound {
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(match self {
             Self::Tcp(listener) => Self::Tcp(listener.try_clone()?),
-            Self::Unix(listener, path) => Self::Unix(listener.try_clone()?, path.clone()),
+            Self::Unix(listener, file) => Self::Unix(listener.try_clone()?, file.clone()),
         })
     }
 }
@@ -113,7 +186,7 @@ impl fmt::Display for Bound {
                 Ok(address) => address.fmt(f),
                 Err(error) => error.fmt(f),
             },
-            Self::Unix(_, path) => write!(f, "unix:{}", path.display()),
+            Self::Unix(_, file) => write!(f, "unix:{}", file.path.display()),
         }
     }
 }
@@ -122,7 +195,7 @@ impl fmt::Display for Bound {
 #[derive(Debug)]
 pub enum Listener {
     Tcp(tokio::net::TcpListener),
-    Unix(tokio::net::UnixListener, PathBuf),
+    Unix(tokio::net::UnixListener, SocketFile),
 }
 
 /// Who connected.
@@ -146,8 +219,8 @@ impl Listener {
     pub fn new(bound: Bound) -> io::Result<Self> {
         Ok(match bound {
             Bound::Tcp(listener) => Self::Tcp(tokio::net::TcpListener::from_std(listener)?),
-            Bound::Unix(listener, path) => {
-                Self::Unix(tokio::net::UnixListener::from_std(listener)?, path)
+            Bound::Unix(listener, file) => {
+                Self::Unix(tokio::net::UnixListener::from_std(listener)?, file)
             }
         })
     }
@@ -156,11 +229,11 @@ impl Listener {
     ///
     /// # Errors
     /// The kernel's; out of file descriptors among them: wait a little before the next try.
-    pub async fn accept(&self, user_timeout: Duration) -> io::Result<(Stream, Peer)> {
+    pub async fn accept(&self, tcp: Tcp) -> io::Result<(Stream, Peer)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                Ok((Stream::accepted(stream, user_timeout)?, Peer::Tcp(address)))
+                Ok((Stream::accepted(stream, tcp)?, Peer::Tcp(address)))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
@@ -176,9 +249,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
-            // A socket file without a listener only confuses; if it is gone already, all the better.
-            let _ = std::fs::remove_file(path);
+        if let Self::Unix(_, file) = self {
+            // A socket file without a listener only confuses.
+            file.remove();
         }
     }
 }

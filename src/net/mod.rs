@@ -3,6 +3,7 @@
 //! Refuses to know what flows through them.
 
 pub mod listen;
+pub mod resolve;
 pub mod stream;
 pub mod tls;
 

@@ -1,6 +1,7 @@
 //! Owns one connected socket of either leg.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::pin::Pin;
@@ -15,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
+use crate::config::Tcp;
+
 /// A connected socket: TCP, TLS over it, or unix.
 #[derive(Debug)]
 pub enum Stream {
@@ -22,6 +25,15 @@ pub enum Stream {
     /// Boxed: nobody else shall pay for its size.
     Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
+}
+
+/// Where a connection to PostgreSQL leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot {
+    /// The number of the upstream's host.
+    pub host: usize,
+    /// Which of its addresses; none for a unix socket.
+    pub address: Option<SocketAddr>,
 }
 
 /// What a socket that nobody reads has to say.
@@ -34,13 +46,13 @@ pub enum Pulse {
 }
 
 impl Stream {
-    /// Connects over TCP: the host's addresses one after the other, as the resolver gives them now.
+    /// Connects over TCP.
     ///
     /// # Errors
-    /// The last address's error, or the resolver's.
-    pub async fn connect_tcp(host: &str, port: u16, user_timeout: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect((host, port)).await?;
-        tune(&stream, user_timeout)?;
+    /// The kernel's.
+    pub async fn connect_tcp(address: SocketAddr, tcp: Tcp) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        tune(&stream, tcp)?;
         Ok(Self::Tcp(stream))
     }
 
@@ -56,8 +68,8 @@ impl Stream {
     ///
     /// # Errors
     /// The kernel's, when the peer is gone already.
-    pub fn accepted(stream: TcpStream, user_timeout: Duration) -> io::Result<Self> {
-        tune(&stream, user_timeout)?;
+    pub fn accepted(stream: TcpStream, tcp: Tcp) -> io::Result<Self> {
+        tune(&stream, tcp)?;
         Ok(Self::Tcp(stream))
     }
 
@@ -294,15 +306,25 @@ fn at_once<T>(done: Poll<io::Result<T>>) -> io::Result<T> {
 }
 
 /// No delay for small messages, a keepalive for silent peers, and the bound for unacknowledged bytes.
-fn tune(stream: &TcpStream, user_timeout: Duration) -> io::Result<()> {
+fn tune(stream: &TcpStream, tcp: Tcp) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(10));
-    socket.set_tcp_keepalive(&keepalive)?;
-    if !user_timeout.is_zero() {
-        socket.set_tcp_user_timeout(Some(user_timeout))?;
+    if !tcp.keepalive_idle.is_zero() {
+        // The kernel counts in seconds, from one on.
+        let whole = |time: Duration| time.max(Duration::from_secs(1));
+        let mut keepalive = TcpKeepalive::new()
+            .with_time(whole(tcp.keepalive_idle))
+            .with_interval(whole(tcp.keepalive_interval));
+        if let Some(count) = u32::try_from(tcp.keepalive_count)
+            .ok()
+            .filter(|count| *count > 0)
+        {
+            keepalive = keepalive.with_retries(count);
+        }
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    if !tcp.user_timeout.is_zero() {
+        socket.set_tcp_user_timeout(Some(tcp.user_timeout))?;
     }
     Ok(())
 }
@@ -354,5 +376,41 @@ impl AsyncWrite for Stream {
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn both_ends_are_set_up_alike() {
+        let tcp = Tcp {
+            user_timeout: Duration::from_secs(7),
+            keepalive_idle: Duration::from_secs(33),
+            keepalive_interval: Duration::from_secs(5),
+            keepalive_count: 4,
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let near = Stream::connect_tcp(address, tcp).await.unwrap();
+        let far = Stream::accepted(listener.accept().await.unwrap().0, tcp).unwrap();
+        for stream in [&near, &far] {
+            let socket = SockRef::from(stream.tcp().unwrap());
+            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(tcp.user_timeout));
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), tcp.keepalive_idle);
+            assert_eq!(
+                socket.tcp_keepalive_interval().unwrap(),
+                tcp.keepalive_interval
+            );
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+        }
+        let off = Tcp {
+            keepalive_idle: Duration::ZERO,
+            ..tcp
+        };
+        let silent = Stream::connect_tcp(address, off).await.unwrap();
+        assert!(!SockRef::from(silent.tcp().unwrap()).keepalive().unwrap());
     }
 }

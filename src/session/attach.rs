@@ -124,7 +124,7 @@ impl Session {
     }
 
     /// The session holds this backend from here on.
-    fn hold(&mut self, lent: Lent) {
+    pub(super) fn hold(&mut self, lent: Lent) {
         let backend = &lent.backend;
         if !Rc::ptr_eq(&backend.parameters, &self.rare.told) {
             push_news(&mut self.to_client, &backend.parameters, &self.rare.told);

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use tokio::io::AsyncWriteExt;
 
-use crate::backend::{Baseline, Parameters};
+use crate::backend::{Baseline, Lent, Parameters};
 use crate::config::Knock;
 use crate::lease::book::Process;
 use crate::lease::{Profile, Status};
@@ -13,6 +13,7 @@ use crate::net::Stream;
 use crate::net::listen::Peer;
 use crate::session::first::{self, Line, Opened};
 use crate::session::leg::{Cursor, Spill};
+use crate::session::replication::{self, Wish};
 use crate::session::statements::Statements;
 use crate::session::virtual_settings::Virtuals;
 use crate::session::{Guest, Phase, Rank, Rare, Session, Shared, attach, console};
@@ -119,6 +120,8 @@ struct Admitted {
     pool: Rc<crate::backend::Pool>,
     baseline: Rc<Baseline>,
     told: Rc<Parameters>,
+    /// The backend of a replication connection.
+    lent: Option<Lent>,
     profile: Profile,
     process: Option<Rc<Process>>,
     /// The startup option `pgvalet.owner`.
@@ -137,6 +140,10 @@ enum Welcome {
 }
 
 impl Door<'_> {
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one question after the other, in the order in which PostgreSQL asks them"
+    )]
     async fn admit(
         &mut self,
         mut startup: Startup,
@@ -150,6 +157,7 @@ impl Door<'_> {
         let ours = options::take_ours(&mut startup.parameters);
         let parameters = &startup.parameters;
         let (database, user) = whom(parameters, &self.shared.config.upstream.database)?;
+        let replication = Wish::read(parameters.get("replication").map(String::as_str))?;
         let demand = self.shared.config.tls;
         first::judge(demand, &self.line, peer, (&database, &user))?;
         let knock = Knock {
@@ -161,7 +169,7 @@ impl Door<'_> {
                 Peer::Unix { .. } => None,
             },
             encrypted: self.line.stream.is_tls(),
-            replication: false,
+            replication: replication == Wish::Physical,
         };
         let application = parameters
             .get("application_name")
@@ -179,11 +187,15 @@ impl Door<'_> {
         let pool = self.shared.pools.get(&database, &user);
         pool.learn_proof(shown);
         let baseline = pool.intern(Baseline::of_startup(parameters));
-        let mut told = self.reports(&pool, &baseline, &application).await?;
-        if told.get("application_name") != Some(&application) {
-            Rc::make_mut(&mut told).set("application_name", &application);
-            told = pool.share(told);
-        }
+        let (told, lent) = match replication {
+            Wish::None => (self.reports(&pool, &baseline, &application).await?, None),
+            Wish::Physical | Wish::Logical => {
+                let opened =
+                    replication::open(self.shared, &pool, &baseline, &application, replication);
+                let lent = opened.await?;
+                (lent.backend.parameters.clone(), Some(lent))
+            }
+        };
         let (client, process) = describe(peer);
         let profile = Profile {
             database: pool.database.clone(),
@@ -195,6 +207,7 @@ impl Door<'_> {
             pool,
             baseline,
             told,
+            lent,
             profile,
             process,
             owner: ours.get("owner").filter(|owner| !owner.is_empty()).cloned(),
@@ -220,10 +233,15 @@ impl Door<'_> {
         baseline: &Rc<Baseline>,
         application: &str,
     ) -> Result<Rc<Parameters>, ClientError> {
-        if let Some(known) = pool.reports(baseline) {
-            return Ok(known);
+        let mut told = match pool.reports(baseline) {
+            Some(known) => known,
+            None => attach::first_login(self.shared, pool, baseline, application).await?,
+        };
+        if told.get("application_name") != Some(application) {
+            Rc::make_mut(&mut told).set("application_name", application);
+            told = pool.share(told);
         }
-        attach::first_login(self.shared, pool, baseline, application).await
+        Ok(told)
     }
 
     fn into_session(self, admitted: Admitted) -> Box<Session> {
@@ -231,6 +249,7 @@ impl Door<'_> {
             pool,
             baseline,
             told,
+            lent,
             profile,
             process,
             owner,
@@ -258,7 +277,7 @@ impl Door<'_> {
         let mut to_client = Spill::default();
         to_client.push(&welcome);
         let blank = pool.blank.clone();
-        Box::new(Session {
+        let mut session = Box::new(Session {
             shared: self.shared.clone(),
             pool,
             id,
@@ -275,7 +294,11 @@ impl Door<'_> {
             to_client,
             phase: Phase::Resting,
             rare: Rare::new(application, baseline, told, blank),
-        })
+        });
+        if let Some(lent) = lent {
+            session.replicate(lent);
+        }
+        session
     }
 }
 
@@ -294,13 +317,6 @@ fn whom(
         let text = "no PostgreSQL user name specified in startup packet";
         return Err(ClientError::new(Fault::Client, "28000", text));
     };
-    if named("replication")
-        .is_some_and(|value| !matches!(value.as_str(), "0" | "false" | "off" | "no"))
-    {
-        let text = "pgvalet does not relay replication connections";
-        let error = ClientError::new(Fault::Proxy, "0A000", text);
-        return Err(error.hint("Connect to PostgreSQL itself for replication."));
-    }
     Ok((
         named("database").unwrap_or_else(|| default.to_owned()),
         user,

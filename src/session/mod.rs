@@ -11,7 +11,9 @@ mod first;
 mod handshake;
 mod leg;
 mod login;
+mod proxied;
 mod relay;
+mod replication;
 mod replies;
 mod returning;
 mod rules;
@@ -120,7 +122,7 @@ impl Default for Scratch {
 /// Serves one connection to its end. `listener` is the place of its listener among those for clients.
 pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer, listener: usize) {
     let limit = shared.config.login_timeout;
-    let greet = Box::pin(handshake::greet(&shared, stream, peer, listener));
+    let greet = Box::pin(greet(&shared, stream, peer, listener));
     let greeted = if limit.is_zero() {
         greet.await
     } else {
@@ -140,10 +142,28 @@ pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer, listener: usi
     }
 }
 
+async fn greet(
+    shared: &Rc<Shared>,
+    mut stream: Stream,
+    peer: Peer,
+    listener: usize,
+) -> Option<Greeted> {
+    let peer = proxied::introduce(shared, &mut stream, peer).await?;
+    handshake::greet(shared, stream, peer, listener).await
+}
+
 /// Turns one connection away with this error. Cancel requests are still carried out.
-pub async fn turn_away(shared: Rc<Shared>, stream: Stream, error: ClientError) {
+pub async fn turn_away(shared: Rc<Shared>, mut stream: Stream, peer: Peer, error: ClientError) {
+    let turning = async {
+        if proxied::introduce(&shared, &mut stream, peer)
+            .await
+            .is_some()
+        {
+            handshake::turn_away(&shared, stream, &error).await;
+        }
+    };
     // Whoever says nothing hears nothing.
-    let _ = tokio::time::timeout(TURNING_AWAY, handshake::turn_away(&shared, stream, &error)).await;
+    let _ = tokio::time::timeout(TURNING_AWAY, turning).await;
 }
 
 /// One logged-in client.

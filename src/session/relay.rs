@@ -259,6 +259,9 @@ impl Session {
 
     /// What the mode wants at a quiet point.
     fn after_answer(&mut self) -> Option<Turn> {
+        if self.is_replication() {
+            return None;
+        }
         if self.shared.config.chaos_return == ChaosReturn::Always {
             return Some(Turn::Release);
         }
@@ -281,6 +284,7 @@ impl Session {
             let idles = self.is_between_requests() && self.tracker.status() != Status::Idle;
             return idles.then_some(Turn::Obey(order));
         }
+        let order = self.keep_replicating(order)?;
         if self.is_quiet() || self.lent.is_none() || matches!(order, Order::End(_)) {
             return Some(Turn::Obey(order));
         }

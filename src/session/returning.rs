@@ -162,8 +162,9 @@ impl Session {
             End::Told(words, cause) => (Some(words), cause, true),
             End::Broken(words) => (Some(words), Cause::Voluntary, false),
         };
-        let held = self.lent.take();
-        if held.is_some() {
+        let mut held = self.lent.take();
+        if let Some(lent) = &mut held {
+            self.say_goodbye(lent);
             self.step(Event::Returned);
             self.shared.metrics.returned(
                 cause,
@@ -213,7 +214,7 @@ impl Session {
 fn leaves_traces(sticky: Pins) -> bool {
     sticky
         .iter()
-        .any(|pin| matches!(pin, Pin::Load | Pin::Setseed))
+        .any(|pin| matches!(pin, Pin::Load | Pin::Setseed | Pin::Replication))
 }
 
 /// Says the last words, and closes. Without any, the socket's own end says it all, but for TLS, which has a goodbye.
@@ -247,7 +248,7 @@ async fn scrub(
 async fn abandon(shared: &super::Shared, lent: Lent, running: bool) {
     if running {
         // The backend may be gone; then there is nothing left to cancel.
-        let _ = cancel::send(shared.pools.dialer(), &lent.backend.key.key).await;
+        let _ = cancel::send(shared.pools.dialer(), &lent.backend.key).await;
     }
     drop(lent);
 }

@@ -5,6 +5,7 @@
 pub mod extended;
 pub mod frame;
 pub mod options;
+pub mod proxy;
 pub mod reply;
 pub mod rows;
 pub mod scram;

@@ -13,4 +13,5 @@ mod programs;
 mod protocol;
 mod psql;
 mod python;
+mod replication;
 mod tokio_postgres;

@@ -5,10 +5,15 @@ mod support;
 
 mod boundaries;
 mod cancel;
+mod dialects;
 mod drain;
 mod front_door;
+mod hosts;
 mod isolation;
 mod login;
 mod memory;
 mod outage;
 mod pool;
+mod proxied;
+mod sockets;
+mod tokens;

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use crate::support::messages;
-use crate::support::{Message, Postgres, Raw, Stop, Valet, direct, no_valet, tags};
+use crate::support::{Message, Postgres, Raw, Stop, Valet, direct, eventually, no_valet, tags};
 
 const LOGIN: [(&str, &str); 2] = [("user", "postgres"), ("database", "postgres")];
 
@@ -209,6 +209,84 @@ fn running_out_of_file_descriptors_is_overcome() {
         "2",
         "who is in is served meanwhile"
     );
+    // It waits between two attempts rather than spin: ten a second, not thousands.
+    let complaints = || valet.log().matches("accept: ").count();
+    eventually("two attempts have failed", || complaints() >= 2);
+    let before = complaints();
+    for round in 0..20 {
+        assert_eq!(served.value(&format!("SELECT {round}")), round.to_string());
+    }
+    assert!(complaints() - before <= 200, "it spins");
     drop(crowd);
     assert_eq!(Raw::connect(valet.port()).value("SELECT 3"), "3");
+}
+
+#[test]
+fn refused_logins_do_not_storm_the_database() {
+    if no_valet() {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let valet = in_front_of(&listener, &["--connect-timeout", "10s"]);
+    let attempts = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let seen = attempts.clone();
+    std::thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            // SSLRequest, then the startup packet: what it says doesn't matter.
+            let _ = socket.read(&mut [0; 512]);
+            let _ = socket.write_all(b"N");
+            let _ = socket.read(&mut [0; 512]);
+            seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let body = b"SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed\0\0";
+            let _ = socket.write_all(&messages::frame(b'E', body));
+        }
+    });
+    for _ in 0..200 {
+        assert_eq!(Raw::refused(valet.port(), &LOGIN).sqlstate(), "28P01");
+    }
+    let attempts = attempts.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(
+        (1..100).contains(&attempts),
+        "{attempts} logins for 200 clients"
+    );
+}
+
+#[test]
+fn a_zero_timeout_is_off() {
+    if no_valet() {
+        return;
+    }
+    let postgres = Postgres::start();
+    let names = [
+        "acquire",
+        "connect",
+        "login",
+        "drain",
+        "backend-idle",
+        "tcp-user",
+    ];
+    let names = names.map(|name| format!("--{name}-timeout"));
+    let mut flags = vec![
+        "--max-backends",
+        "1",
+        "--backend-lifetime",
+        "0s",
+        "--tcp-keepalive-idle",
+        "0s",
+    ];
+    flags.extend(names.iter().flat_map(|name| [name.as_str(), "0s"]));
+    let valet = Valet::front_with(&postgres, &flags);
+    let mut first = Raw::connect(valet.port());
+    let pid = first.value("SELECT pg_backend_pid()");
+    let mut second = Raw::connect(valet.port());
+    second.send(&messages::query("SELECT pg_backend_pid()"));
+    let waiting = "pgvalet_waiting_sessions{database=\"postgres\",user=\"postgres\"}";
+    eventually("the second session waits", || valet.metric(waiting) == 1.0);
+    first.goodbye();
+    let answer = second.until_ready();
+    assert_eq!(
+        answer[1].columns(),
+        [pid],
+        "it waited, and the backend lives on"
+    );
 }

@@ -1,5 +1,6 @@
 //! The throwaway PostgreSQL of `pgvalet demo`, with settings that make tests fast, and words for tests.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -29,6 +30,15 @@ impl Postgres {
     /// Starts one with `settings` (`name=value`) on top of what makes tests fast.
     #[track_caller]
     pub fn start_with(auth: Auth, settings: &[&str]) -> Self {
+        Self::fetched(Fetch::IfMissing, auth, settings).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// One of PostgreSQL 18, whatever the machine has; or why there is none.
+    pub fn start_18(auth: Auth, settings: &[&str]) -> Result<Self, String> {
+        Self::fetched(Fetch::Version("18.4.0-beta.17"), auth, settings)
+    }
+
+    fn fetched(fetch: Fetch, auth: Auth, settings: &[&str]) -> Result<Self, String> {
         let settings = FAST
             .iter()
             .chain(settings)
@@ -38,16 +48,30 @@ impl Postgres {
         let wanted = Wanted {
             max_connections: 60,
             settings,
-            fetch: Fetch::IfMissing,
+            fetch,
             templates,
             ..Wanted::default()
         };
-        let mut postgres =
-            Self(ThrowawayPostgres::start(wanted).unwrap_or_else(|error| panic!("{error}")));
+        let started = ThrowawayPostgres::start(wanted).map_err(|error| error.to_string());
+        let mut postgres = Self(started?);
         if auth != Auth::Trust {
             postgres.ask_for_passwords(auth);
         }
-        postgres
+        Ok(postgres)
+    }
+
+    /// Makes a standby of it: one without a primary, which takes no writes until it is promoted.
+    #[track_caller]
+    pub fn become_standby(&mut self) {
+        self.stop(Stop::Fast);
+        let data = self.socket_directory().join("data");
+        std::fs::write(data.join("standby.signal"), "").expect("a file can be written");
+        let owner = std::fs::metadata(&data).expect("there are data");
+        let (uid, gid) = (owner.uid(), owner.gid());
+        std::os::unix::fs::chown(data.join("standby.signal"), Some(uid), Some(gid))
+            .expect("ours to give");
+        self.start_again();
+        assert_eq!(self.sql("SELECT pg_is_in_recovery()"), "t");
     }
 
     fn ask_for_passwords(&mut self, auth: Auth) {

@@ -51,6 +51,29 @@ impl Raw {
         raw
     }
 
+    /// Reads up to ReadyForQuery; its status, or `None` where the login is refused.
+    pub fn until_end_of_login(&mut self) -> Option<char> {
+        loop {
+            let message = self.try_next()?;
+            match message.tag {
+                b'E' => return None,
+                b'Z' => return Some(message.status()),
+                _ => {}
+            }
+        }
+    }
+
+    /// The session ends, with a word on its backend that is gone.
+    #[track_caller]
+    pub fn assert_told_of_loss(&mut self) {
+        let code = self.until(b'E').sqlstate();
+        assert!(
+            matches!(code.as_str(), "57P01" | "57P02" | "08006"),
+            "{code}"
+        );
+        self.assert_closed();
+    }
+
     /// Like [`Self::connect_with`], for a login that is refused: its ErrorResponse.
     #[track_caller]
     pub fn refused(port: u16, parameters: &[(&str, &str)]) -> Message {

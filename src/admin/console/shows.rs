@@ -11,7 +11,7 @@ use super::table::{Column, Kind, Row, row};
 use super::{config_rows, stats};
 use crate::admin::Desk;
 use crate::admin::views::Owners;
-use crate::config::UpstreamHost;
+use crate::config::{Place, UpstreamHost};
 use crate::lease::Moment;
 use crate::shard::{BackendFigures, Gone, PoolFigures, SessionFigures};
 use crate::view::{LeaseView, duration};
@@ -255,7 +255,12 @@ async fn clients(desk: &Desk) -> Result<Vec<Row>, Gone> {
 }
 
 async fn servers(desk: &Desk) -> Result<Vec<Row>, Gone> {
-    let upstream = &desk.config.upstream;
+    let suffix = desk
+        .config
+        .upstream
+        .places
+        .first()
+        .map(|place| u32::from(place.port));
     let server = |backend: BackendFigures| {
         let ip = |end: usize| backend.ends.map(|ends| ends[end].ip().to_string());
         let port = |end: usize| backend.ends.map(|ends| u32::from(ends[end].port()));
@@ -270,7 +275,7 @@ async fn servers(desk: &Desk) -> Result<Vec<Row>, Gone> {
                 "idle"
             },
             ip(1).unwrap_or_else(|| "unix".to_owned()),
-            port(1).unwrap_or(upstream.port.into()),
+            port(1).or(suffix).unwrap_or_default(),
             ip(0).unwrap_or_else(|| "unix".to_owned()),
             port(0).unwrap_or_default(),
             time(desk, backend.born),
@@ -352,10 +357,13 @@ async fn databases(desk: &Desk) -> Result<Vec<Row>, Gone> {
     let pools = pool_figures(desk).await?;
     let mut names: BTreeSet<&str> = pools.iter().map(|pool| pool.database.as_str()).collect();
     names.insert(&config.upstream.database);
-    let host = match &config.upstream.host {
+    let places = &config.upstream.places;
+    let host = |place: &Place| match &place.host {
         UpstreamHost::Tcp(host) => host.clone(),
         UpstreamHost::Unix(directory) => directory.to_string_lossy().into_owned(),
     };
+    let host = places.iter().map(host).collect::<Vec<_>>().join(",");
+    let port = places.first().map(|place| u32::from(place.port));
     let database = |name: &str| {
         let own = || pools.iter().filter(|pool| pool.database == name);
         let backends = |pool: &PoolFigures| {
@@ -365,7 +373,7 @@ async fn databases(desk: &Desk) -> Result<Vec<Row>, Gone> {
         row![
             name,
             host.clone(),
-            u32::from(config.upstream.port),
+            port.unwrap_or_default(),
             name,
             None::<String>,
             config.max_backends,

@@ -6,9 +6,11 @@ use tokio::net::UnixStream;
 use super::*;
 use crate::backend::capture::State;
 use crate::backend::prepared::Prepared;
+use crate::config::Target;
 use crate::lease::{BackendId, Generation};
 use crate::ledger::CancelTarget;
 use crate::net::Stream;
+use crate::net::stream::Spot;
 use crate::wire::reply::Fault;
 use crate::wire::startup::CancelKey;
 
@@ -35,6 +37,7 @@ impl House {
             id: BackendId(id),
             stream: Stream::Unix(near),
             armed: false,
+            target: Target::Any,
             key: Rc::new(CancelTarget {
                 key: CancelKey {
                     pid: 1,
@@ -43,6 +46,10 @@ impl House {
                 born: Moment::default(),
                 ends: None,
                 encrypted: false,
+                spot: Spot {
+                    host: 0,
+                    address: None,
+                },
                 in_flight: Cell::new(0),
             }),
             parameters: Rc::default(),
@@ -300,5 +307,58 @@ fn backends_from_before_a_renewal_are_closed_as_they_come_back() {
                 .give_back(Lent { backend, permit }, Moment::default());
             assert_eq!(house.pool.census().idle, usize::from(id == 2));
         }
+    });
+}
+
+#[tokio::test]
+async fn a_backend_whose_host_is_no_longer_what_is_wanted_is_closed() {
+    let mut house = House::new(2);
+    let mut backend = house.backend(1);
+    backend.target = Target::Primary;
+    let mut reported = Parameters::default();
+    reported.set("in_hot_standby", "on");
+    backend.parameters = Rc::new(reported);
+    let Some(Grant::Open(permit)) = house.ask(1) else {
+        panic!("there is room")
+    };
+    house
+        .pool
+        .give_back(Lent { backend, permit }, Moment::default());
+    assert!(!house.pool.census().is_in_use());
+}
+
+#[test]
+fn backends_that_were_opened_together_do_not_all_end_together() {
+    on_a_runtime(|| {
+        let mut house = House::new(16);
+        for id in 0..16 {
+            let Some(Grant::Open(permit)) = house.ask(1) else {
+                panic!("there is room")
+            };
+            let backend = house.backend(id);
+            let held = Lent { backend, permit };
+            house.pool.state.borrow_mut().idle.push(held);
+            if id < 15 {
+                // The next one needs a permit of its own.
+                house
+                    .pool
+                    .state
+                    .borrow_mut()
+                    .idle
+                    .last_mut()
+                    .expect("one")
+                    .backend
+                    .baseline = Rc::new(Baseline([("k".to_owned(), id.to_string())].into()));
+            }
+        }
+        let lifetime = Duration::from_secs(128 * 60);
+        let ended_by = |minutes: u64| {
+            let now = Moment::default().after(Duration::from_secs(minutes * 60));
+            house.pool.tend(now, lifetime, Duration::ZERO);
+            16 - house.pool.census().idle
+        };
+        assert_eq!(ended_by(112), 0);
+        assert_eq!(ended_by(120), 8);
+        assert_eq!(ended_by(128), 16);
     });
 }

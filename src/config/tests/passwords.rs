@@ -129,8 +129,9 @@ fn password_files_are_read_by_the_rules_of_libpq() {
     let pgpass = Pgpass::parse(text);
     let at = |host: UpstreamHost, database: &str| {
         let upstream = Upstream {
-            host,
-            port: 1,
+            places: vec![Place { host, port: 1 }],
+            target: Target::Any,
+            balance: Balance::Disable,
             database: String::new(),
             user: String::new(),
             password: None,
@@ -169,7 +170,8 @@ proptest! {
         let user_field = if user == "*" { "\\*".to_owned() } else { escape(&user) };
         let pgpass = Pgpass::parse(&format!("h:1:d:{user_field}:{}\n", escape(&secret)));
         let upstream = Upstream {
-            host: UpstreamHost::Tcp("h".into()), port: 1, database: "d".into(), user: user.clone(), password: None,
+            places: vec![Place { host: UpstreamHost::Tcp("h".into()), port: 1 }],
+            target: Target::Any, balance: Balance::Disable, database: "d".into(), user: user.clone(), password: None,
             tls: UpstreamTls::default(),
         };
         let found = pgpass.password(&upstream, "d", &user).map(|password| password.expose_secret().to_owned());

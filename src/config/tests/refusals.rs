@@ -15,7 +15,7 @@ fn an_unknown_key_that_resembles_none_is_refused_with_all_public_keys() {
     let (_file, sources) = with_file("zzz = 1\n");
     let refused = refused(&sources);
     assert!(
-        refused.contains("unknown key `zzz`; known are: upstream, listen, admin"),
+        refused.contains("unknown key `zzz`; known are: upstream, password_command, "),
         "{refused}"
     );
     assert!(!refused.contains("chaos"), "{refused}");
@@ -150,7 +150,42 @@ fn listeners_that_collide_and_an_upstream_that_is_ourselves_are_refused() {
     assert!(load(&with_flag("listen", "127.0.0.1:0,127.0.0.1:0")).is_ok());
     assert!(url_refused("postgres://u@localhost:6432/d").contains("own `listen` address"));
     assert!(url_refused("postgres://u@127.0.0.1:6432/d").contains("own `listen` address"));
-    assert_eq!(url("postgres://u@127.0.0.2:6432/d").upstream.port, 6432);
+    assert!(url_refused("postgres://u@db,127.0.0.1:6432/d").contains("own `listen` address"));
+    assert_eq!(
+        url("postgres://u@127.0.0.2:6432/d").upstream.places[0].port,
+        6432
+    );
+}
+
+#[test]
+fn sockets_are_described_in_the_system_s_own_words() {
+    let config = loaded(&with_flag("unix_socket_mode", "0770")).config;
+    assert_eq!(config.unix_socket_mode, 0o770);
+    for bad in ["rwx", "0778", "7", "1777", "00770"] {
+        let text = refused(&with_flag("unix_socket_mode", bad));
+        assert!(text.contains("octal digits such as \"0770\""), "{text}");
+    }
+    let group = |text: &str| {
+        loaded(&with_flag("unix_socket_group", text))
+            .config
+            .unix_socket_group
+    };
+    assert_eq!(group("root").map(|group| group.id), Some(0));
+    assert_eq!(group("4711").map(|group| group.id), Some(4711));
+    assert!(refused(&with_flag("unix_socket_group", "no such group")).contains("isn't a group"));
+}
+
+#[test]
+fn a_load_balancer_s_word_counts_only_where_it_is_trusted() {
+    let mut sources = with_flag("proxy_protocol", "require");
+    assert!(refused(&sources).contains("needs proxy_protocol_from"));
+    let trusted = ("proxy_protocol_from".into(), "10.0.0.0/8, ::1".into());
+    sources.flags.push(trusted);
+    assert_eq!(loaded(&sources).config.proxy_protocol_from.len(), 2);
+    assert!(
+        refused(&with_flag("proxy_protocol_from", "10.0.0.0/33"))
+            .contains("isn't an address or a network")
+    );
 }
 
 #[test]

@@ -4,13 +4,16 @@ use super::*;
 fn urls_are_read_by_the_rules_of_libpq() {
     let short = url("postgresql://db").upstream;
     assert_eq!(
-        (short.host, short.port),
+        (short.places[0].host.clone(), short.places[0].port),
         (UpstreamHost::Tcp("db".into()), 5432)
     );
     assert_eq!((short.user.as_str(), short.database.as_str()), ("me", "me"));
     let encoded =
         url("postgres://a%40b:p%2Fw%3A%25@[::1]:6000/d%20b?sslmode=prefer&application_name=x");
-    assert_eq!(encoded.upstream.host, UpstreamHost::Tcp("::1".into()));
+    assert_eq!(
+        encoded.upstream.places[0].host,
+        UpstreamHost::Tcp("::1".into())
+    );
     assert_eq!(
         (
             encoded.upstream.user.as_str(),
@@ -23,13 +26,18 @@ fn urls_are_read_by_the_rules_of_libpq() {
     assert_eq!(
         url("postgres://u@%2Fvar%2Frun%2Fpostgresql/d")
             .upstream
+            .places[0]
             .host,
         unix
     );
     let parameters =
         url("postgres:///d?host=/var/run/postgresql&port=5434&user=v&password=w").upstream;
     assert_eq!(
-        (parameters.host, parameters.port, parameters.user.as_str()),
+        (
+            parameters.places[0].host.clone(),
+            parameters.places[0].port,
+            parameters.user.as_str()
+        ),
         (unix, 5434, "v")
     );
     assert_eq!(url("postgres://u@h").upstream.database, "u");
@@ -60,6 +68,41 @@ fn tls_is_read_by_the_rules_of_libpq_and_shown_again() {
 }
 
 #[test]
+fn several_hosts_are_read_by_the_rules_of_libpq_and_shown_again() {
+    let places = |text: &str| {
+        let upstream = url(text).upstream;
+        assert_eq!(url(&upstream.to_string()).upstream.places, upstream.places);
+        let shown = upstream.places.iter().map(Place::to_string);
+        shown.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        places("postgres://u:p,q@a:1,b,[::1]:2/d"),
+        "a:1 b:5432 ::1:2"
+    );
+    assert_eq!(places("postgres:///d?host=a,b&port=7"), "a:7 b:7");
+    assert_eq!(
+        places("postgres:///d?host=a,b,/run&port=7,,8"),
+        "a:7 b:5432 /run/.s.PGSQL.8"
+    );
+    assert_eq!(places("postgres://u@a,b/d?port=7,8"), "a:7 b:8");
+    for (word, target) in [
+        ("read-write", Target::ReadWrite),
+        ("prefer-standby", Target::PreferStandby),
+    ] {
+        let text =
+            format!("postgres://u@a,b/d?target_session_attrs={word}&load_balance_hosts=random");
+        let upstream = url(&text).upstream;
+        assert_eq!(
+            (upstream.target, upstream.balance),
+            (target, Balance::Random)
+        );
+        let again = url(&upstream.to_string()).upstream;
+        assert_eq!((again.target, again.balance), (target, Balance::Random));
+    }
+    assert_eq!(url("postgres://u@a/d").upstream.target, Target::Any);
+}
+
+#[test]
 fn urls_that_are_wrong_say_why_and_never_show_the_password() {
     for (text, why) in [
         ("mysql://u:hush@h/d", "begin with postgres://"),
@@ -70,7 +113,16 @@ fn urls_that_are_wrong_say_why_and_never_show_the_password() {
         ("postgres://u:hush%@h/d", "write a `%` itself as %25"),
         ("postgres://u:hush%00@h/d", "NUL"),
         ("postgres://u:hush@/d", "names no host"),
-        ("postgres://u:hush@a,b/d", "several hosts"),
+        ("postgres://u:hush@a,/d", "names no host"),
+        ("postgres://u:hush@a,b/d?port=1,2,3", "3 ports for 2 hosts"),
+        (
+            "postgres://u:hush@a/d?target_session_attrs=readwrite",
+            "target_session_attrs is none of any, read-write",
+        ),
+        (
+            "postgres://u:hush@a/d?load_balance_hosts=yes",
+            "load_balance_hosts is none of disable, random",
+        ),
         (
             "postgres://u:hush@h/d?sslmode=verify-full",
             "sslmode=verify-full needs sslrootcert",
@@ -117,7 +169,7 @@ proptest! {
         let config = url(&text);
         prop_assert_eq!(&config.upstream.user, &user);
         prop_assert_eq!(&config.upstream.database, &database);
-        prop_assert_eq!(config.upstream.port, port);
+        prop_assert_eq!(config.upstream.places[0].port, port);
         prop_assert_eq!(password(&config, &database, &user), Some(secret.clone()));
         let again = url(&config.upstream.to_string());
         prop_assert_eq!(again.upstream.user, user);

