@@ -1,0 +1,41 @@
+//! What pgvalet costs: beside PgBouncer and HAProxy on the same machine in the same minute, and in instructions.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod fake;
+mod instructions;
+mod pgvalet;
+mod scram;
+mod tls;
+mod wire;
+
+/// What stops a benchmark: said once, at the end.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Debug, Parser)]
+#[command(about, version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Count the instructions of a round trip, and compare with what is committed
+    Instructions(instructions::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Task::Instructions(options) => instructions::main(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
