@@ -4,10 +4,17 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod accounting;
 mod fake;
+mod figures;
+mod fleet;
 mod instructions;
+mod pgbench;
 mod pgvalet;
+mod report;
+mod run;
 mod scram;
+mod stage;
 mod tls;
 mod wire;
 
@@ -23,12 +30,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Measure pgvalet beside PgBouncer and HAProxy
+    Run(Box<stage::Options>),
+    /// Start a throwaway PostgreSQL with pgbench's tables, for poolers that you start yourself, until Ctrl-C
+    Postgres,
     /// Count the instructions of a round trip, and compare with what is committed
     Instructions(instructions::Options),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Task::Run(options) => run::main(*options),
+        Task::Postgres => run::postgres(),
         Task::Instructions(options) => instructions::main(&options),
     };
     match done {
