@@ -5,8 +5,6 @@
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener as Listener};
-use std::os::unix::net::UnixListener;
-use std::path::Path;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -28,19 +26,6 @@ pub fn start() -> io::Result<u16> {
         }
     })?;
     Ok(port)
-}
-
-/// The same on a unix socket, `.s.PGSQL.5432` in `directory`.
-pub fn start_unix(directory: &Path) -> io::Result<()> {
-    let listener = UnixListener::bind(directory.join(".s.PGSQL.5432"))?;
-    listener.set_nonblocking(true)?;
-    on_a_thread(async move {
-        let listener = tokio::net::UnixListener::from_std(listener)?;
-        loop {
-            let (stream, _) = listener.accept().await?;
-            spawn_local(serve(stream));
-        }
-    })
 }
 
 fn on_a_thread(serving: impl Future<Output = io::Result<()>> + Send + 'static) -> io::Result<()> {

@@ -194,6 +194,7 @@ fn login(setup: &Setup) -> Result<Login, Failure> {
             Transport::Tls => Some(tls::Tls::new()?),
             Transport::Tcp | Transport::Unix => None,
         },
+        application: None,
     })
 }
 

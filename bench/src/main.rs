@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod accounting;
+mod crowd;
 mod fake;
 mod figures;
 mod fleet;
+mod http;
 mod instructions;
 mod pgbench;
 mod pgvalet;

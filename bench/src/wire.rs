@@ -60,6 +60,8 @@ pub struct Login {
     pub scram: Option<Scram>,
     /// Encrypted, where there is one.
     pub tls: Option<Tls>,
+    /// `application_name`; "bench" by default.
+    pub application: Option<&'static str>,
 }
 
 /// A connection, encrypted or not.
@@ -119,7 +121,7 @@ impl Client {
             };
         }
         let mut client = Self { socket };
-        client.send(&startup())?;
+        client.send(&startup(login.application.unwrap_or("bench")))?;
         client.log_in(login.scram.as_ref())?;
         Ok(client)
     }
@@ -243,15 +245,11 @@ pub fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
     [&[tag], &length.to_be_bytes()[..], body].concat()
 }
 
-fn startup() -> Vec<u8> {
-    let pairs = b"user\0postgres\0database\0postgres\0application_name\0bench\0\0";
+fn startup(application: &str) -> Vec<u8> {
+    let pairs = format!("user\0postgres\0database\0postgres\0application_name\0{application}\0\0");
     let length = u32::try_from(8 + pairs.len()).unwrap_or(u32::MAX);
-    [
-        &length.to_be_bytes()[..],
-        &PROTOCOL_3_0.to_be_bytes(),
-        pairs,
-    ]
-    .concat()
+    let version = PROTOCOL_3_0.to_be_bytes();
+    [&length.to_be_bytes(), &version, pairs.as_bytes()].concat()
 }
 
 pub fn query(sql: &str) -> Vec<u8> {

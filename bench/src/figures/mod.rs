@@ -1,6 +1,12 @@
 //! Owns the list of figures, in groups that can be asked for one by one.
 
+mod bulk;
+mod connect;
 mod cpu;
+pub mod growth;
+mod idle;
+mod latency;
+mod leases;
 
 use crate::Failure;
 use crate::stage::Stage;
@@ -14,9 +20,37 @@ pub enum Group {
     Unix,
     /// The same with TLS from the client
     Tls,
+    /// How much later an answer comes than without a proxy
+    Latency,
+    /// Memory of clients that idle
+    Memory,
+    /// Processor time while clients idle
+    Idle,
+    /// New connections
+    Connect,
+    /// A large SELECT, COPY out and in
+    Bulk,
+    /// Delays of queries by views, metrics and park detection, with very many leases
+    Leases,
+    /// Delays of queries by a reload
+    Reload,
+    /// How the cost grows with clients; not part of --quick
+    Growth,
 }
 
-const ALL: [Group; 3] = [Group::Cpu, Group::Unix, Group::Tls];
+const ALL: [Group; 11] = [
+    Group::Cpu,
+    Group::Unix,
+    Group::Tls,
+    Group::Latency,
+    Group::Memory,
+    Group::Idle,
+    Group::Connect,
+    Group::Bulk,
+    Group::Leases,
+    Group::Reload,
+    Group::Growth,
+];
 
 impl Group {
     fn measure(self, stage: &mut Stage) -> Result<(), Failure> {
@@ -24,6 +58,14 @@ impl Group {
             Self::Cpu => cpu::tcp(stage),
             Self::Unix => cpu::unix(stage),
             Self::Tls => cpu::tls(stage),
+            Self::Latency => latency::added(stage),
+            Self::Memory => idle::memory(stage),
+            Self::Idle => idle::processor(stage),
+            Self::Connect => connect::storms(stage),
+            Self::Bulk => bulk::streams(stage),
+            Self::Leases => leases::delays(stage),
+            Self::Reload => leases::reload(stage),
+            Self::Growth => growth::measure(stage),
         }
     }
 }
@@ -32,7 +74,8 @@ impl Group {
 pub fn measure(stage: &mut Stage) {
     let wanted = stage.options.only.clone();
     for group in ALL {
-        if !wanted.is_empty() && !wanted.contains(&group) {
+        let by_itself = !stage.options.quick || group != Group::Growth;
+        if !wanted.contains(&group) && !(wanted.is_empty() && by_itself) {
             continue;
         }
         let began = std::time::Instant::now();
