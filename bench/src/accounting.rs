@@ -31,6 +31,19 @@ pub fn cpu(pid: u32) -> Result<Duration, Failure> {
     Ok(Duration::new(seconds, u32::try_from(time.tv_nsec)?))
 }
 
+/// The processor time of the thread called `name`, until now.
+pub fn thread(pid: u32, name: &str) -> Result<Duration, Failure> {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        if std::fs::read_to_string(task.join("comm"))?.trim() == name {
+            let text = std::fs::read_to_string(task.join("schedstat"))?;
+            let nanos = text.split(' ').next().ok_or("no time")?;
+            return Ok(Duration::from_nanos(nanos.parse()?));
+        }
+    }
+    Err(format!("no thread {name}").into())
+}
+
 /// Resident memory in bytes.
 pub fn resident(pid: u32) -> Result<f64, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;

@@ -17,6 +17,7 @@ mod report;
 mod run;
 mod scram;
 mod stage;
+mod svg;
 mod tls;
 mod wire;
 

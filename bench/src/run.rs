@@ -5,7 +5,11 @@ use std::path::Path;
 use clap::Parser;
 
 use crate::stage::{Options, Stage, succeed};
-use crate::{Failure, figures};
+use crate::{Failure, figures, svg};
+
+/// What a document's report stands between.
+const BEGIN: &str = "<!-- bench: begin -->";
+const END: &str = "<!-- bench: end -->";
 
 /// Measures, and writes the reports.
 pub fn main(options: Options) -> Result<(), Failure> {
@@ -15,8 +19,26 @@ pub fn main(options: Options) -> Result<(), Failure> {
     let markdown = stage.report.markdown();
     println!("{markdown}");
     write(&stage.options.markdown, &markdown)?;
+    if let Some(picture) = svg::picture(&stage.report) {
+        write(&stage.options.svg, &picture)?;
+    }
+    if let Some(document) = &stage.options.into {
+        let text = std::fs::read_to_string(document)?;
+        write(document, &put(&text, &markdown)?)?;
+    }
     let json = serde_json::to_string_pretty(&stage.report)?;
     write(&stage.options.json, &json)
+}
+
+/// `document` with the report between its two marks.
+fn put(document: &str, report: &str) -> Result<String, Failure> {
+    let (before, rest) = document
+        .split_once(BEGIN)
+        .ok_or("the document has no mark where the report begins")?;
+    let (_, after) = rest
+        .split_once(END)
+        .ok_or("the document has no mark where the report ends")?;
+    Ok(format!("{before}{BEGIN}\n\n{report}\n{END}{after}"))
 }
 
 /// Starts PostgreSQL alone, and waits until somebody ends us.
@@ -82,4 +104,18 @@ fn conditions(stage: &Stage) -> Result<Vec<String>, Failure> {
             stage.turn()
         ),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_takes_the_place_of_the_last_one() {
+        let document = format!("above\n{BEGIN}\nold\n{END}\nbelow\n");
+        let once = put(&document, "| new |\n").unwrap();
+        assert_eq!(once, format!("above\n{BEGIN}\n\n| new |\n\n{END}\nbelow\n"));
+        assert_eq!(put(&once, "| new |\n").unwrap(), once);
+        assert!(put("no marks", "").is_err());
+    }
 }

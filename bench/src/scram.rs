@@ -14,12 +14,14 @@ use crate::wire::{Client, frame};
 const NONCE: &str = "benchmarkbenchmarkbench";
 
 type Salted = [u8; 32];
+/// By salt and count of iterations.
+type Keys = HashMap<(Vec<u8>, u32), Salted>;
 
 /// A password, with the keys that were derived from it. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Scram {
     password: String,
-    keys: Arc<Mutex<HashMap<(Vec<u8>, u32), Salted>>>,
+    keys: Arc<Mutex<Keys>>,
 }
 
 impl Scram {

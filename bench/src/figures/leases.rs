@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::accounting::allow_files;
+use crate::accounting::{allow_files, thread};
 use crate::crowd::{Crowd, Watch};
 use crate::fleet::{self, Guests, Mode, PGVALET, Setup, Target};
 use crate::pgbench::percentile;
@@ -10,6 +10,9 @@ use crate::report::{Figure, Goal};
 use crate::stage::Stage;
 use crate::wire::Login;
 use crate::{Failure, fake, http};
+
+/// Who serves sessions, in a pgvalet with one such thread.
+const DATA_THREAD: &str = "pgvalet-data-0";
 
 /// What may hold up a query.
 #[derive(Clone, Copy, Debug)]
@@ -82,9 +85,24 @@ pub fn delays(stage: &mut Stage) -> Result<(), Failure> {
         for round in 0..stage.rounds() {
             figure.note(PGVALET, round, delay(&target, burden)?);
         }
+        let name = format!("time of the data thread, {count} leases: {}", burden.name());
+        let mut time = Figure::new("leases", &name, "ms", None);
+        for round in 0..stage.rounds() {
+            time.note(PGVALET, round, taken(&target, burden)?);
+        }
         stage.report.add(figure);
+        stage.report.add(time);
     }
     Ok(())
+}
+
+/// How many milliseconds the data thread is busy with it, while nobody asks anything else: a query may wait so long.
+fn taken(target: &Target, burden: Burden) -> Result<f64, Failure> {
+    let pid = target.pid.ok_or("no process")?;
+    let before = thread(pid, DATA_THREAD)?;
+    burden.bear(target)?;
+    let after = thread(pid, DATA_THREAD)?;
+    Ok(after.saturating_sub(before).as_secs_f64() * 1e3)
 }
 
 /// By how many milliseconds the slowest query under way was slower than is usual.

@@ -75,7 +75,8 @@ pub fn measure(stage: &mut Stage) {
     let wanted = stage.options.only.clone();
     for group in ALL {
         let by_itself = !stage.options.quick || group != Group::Growth;
-        if !wanted.contains(&group) && !(wanted.is_empty() && by_itself) {
+        let unasked = wanted.is_empty() && by_itself;
+        if !unasked && !wanted.contains(&group) {
             continue;
         }
         let began = std::time::Instant::now();
