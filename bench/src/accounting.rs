@@ -55,6 +55,12 @@ pub fn resident(pid: u32) -> Result<f64, Failure> {
     Ok(kib * 1024.0)
 }
 
+/// How many files this process may open at most, and what it starts.
+pub fn files_at_most() -> u64 {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
+
 /// Lets this process, and what it starts, open `wanted` files.
 pub fn allow_files(wanted: u64) -> Result<(), Failure> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

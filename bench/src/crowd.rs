@@ -23,9 +23,12 @@ impl Crowd {
     pub fn gather(target: &Target, login: &Login, count: usize) -> Result<Self, Failure> {
         let some = |door: usize| -> Result<Vec<Client>, Failure> {
             let share = count / DOORS + usize::from(door < count % DOORS);
-            (0..share)
-                .map(|_| Client::connect(&target.address, login))
-                .collect()
+            let client = |place| {
+                Client::connect(&target.address, login).map_err(|error| {
+                    format!("{}: client {place} of {share}: {error}", target.name).into()
+                })
+            };
+            (0..share).map(client).collect()
         };
         let clients = thread::scope(|scope| {
             let doors: Vec<_> = (0..DOORS)

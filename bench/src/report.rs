@@ -19,6 +19,26 @@ pub enum Goal {
     AtMost { must: f64, aim: f64 },
 }
 
+/// How the names of those figures begin that say most.
+const HEADLINES: [&str; 16] = [
+    "CPU a transaction: simple, 8 clients, session",
+    "CPU a transaction: prepared, 8 clients, session",
+    "CPU a transaction: prepared, 64 clients, session",
+    "CPU a transaction: simple, 64 clients, transaction",
+    "CPU a transaction: unix sockets, prepared, 8 clients",
+    "CPU a transaction: TLS from the client, prepared, 8 clients",
+    "transactions a second: prepared, 64 clients, session",
+    "latency added over direct, p50: simple, 8 clients",
+    "latency added over direct, p99: simple, 8 clients",
+    "memory an idle client that has run a query",
+    "memory an idle TLS client that has run a query",
+    "CPU a new connection: trust",
+    "CPU a new connection: SCRAM",
+    "CPU a GB: SELECT",
+    "throughput: SELECT",
+    "CPU a GB: COPY",
+];
+
 /// One row of the report.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figure {
@@ -65,6 +85,14 @@ impl Figure {
             unit,
             goal,
             values: BTreeMap::new(),
+        }
+    }
+
+    /// Its name, with its unit.
+    fn title(&self) -> String {
+        match self.unit {
+            "" => self.name.clone(),
+            unit => format!("{}, {unit}", self.name),
         }
     }
 
@@ -154,13 +182,36 @@ impl Report {
             let (must, aim) = goal(figure.goal);
             let _ = writeln!(
                 out,
-                "| {}, {} | {} | {} |{others} {} | {must} | {aim} | {} |",
-                figure.name,
-                figure.unit,
+                "| {} | {} | {} |{others} {} | {must} | {aim} | {} |",
+                figure.title(),
                 value(PGVALET),
                 value(PGBOUNCER),
                 ratio(figure.ratio(PGVALET)),
                 figure.verdict().unwrap_or_default(),
+            );
+        }
+        out
+    }
+
+    /// The conditions, and the figures that say most.
+    pub fn headlines(&self) -> String {
+        let mut out = String::new();
+        for line in &self.conditions {
+            let _ = writeln!(out, "- {line}");
+        }
+        out.push_str("\n| figure | pgvalet | PgBouncer | ratio |\n|---|---|---|---|\n");
+        let found = HEADLINES.iter().flat_map(|headline| {
+            let figures = self.figures.iter();
+            figures.filter(move |figure| figure.name.starts_with(headline))
+        });
+        for figure in found {
+            let _ = writeln!(
+                out,
+                "| {} | {} | {} | {} |",
+                figure.title(),
+                cell(figure.spread(PGVALET)),
+                cell(figure.spread(PGBOUNCER)),
+                ratio(figure.ratio(PGVALET)),
             );
         }
         out

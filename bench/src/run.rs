@@ -26,6 +26,10 @@ pub fn main(options: Options) -> Result<(), Failure> {
         let text = std::fs::read_to_string(document)?;
         write(document, &put(&text, &markdown)?)?;
     }
+    if let Some(document) = &stage.options.table {
+        let text = std::fs::read_to_string(document)?;
+        write(document, &put(&text, &stage.report.headlines())?)?;
+    }
     let json = serde_json::to_string_pretty(&stage.report)?;
     write(&stage.options.json, &json)
 }

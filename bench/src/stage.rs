@@ -57,9 +57,12 @@ pub struct Options {
     /// Where the picture of how the cost grows is written
     #[arg(long, default_value = "target/bench/growth.svg")]
     pub svg: PathBuf,
-    /// A document whose table, between its two `bench` marks, is replaced
+    /// A document that gets the whole report, between its two `bench` marks
     #[arg(long)]
     pub into: Option<PathBuf>,
+    /// A document that gets the few figures that say most, between its two `bench` marks
+    #[arg(long)]
+    pub table: Option<PathBuf>,
 }
 
 /// A pooler that somebody else started.
