@@ -34,6 +34,8 @@ pub struct Pool {
     pub database: Rc<str>,
     pub user: Rc<str>,
     max: usize,
+    /// The state of a session that has set nothing, shared by all of them.
+    pub blank: Rc<State>,
     /// What its sessions did so far.
     pub counters: Counters,
     /// Backends of older generations are replaced once nobody holds them.
@@ -146,6 +148,7 @@ impl Pool {
             database,
             user,
             max,
+            blank: Rc::default(),
             counters: Counters::default(),
             oldest: Cell::default(),
             state: RefCell::default(),
@@ -216,6 +219,7 @@ impl Pool {
         Wait {
             pool: self.clone(),
             waiter,
+            done: false,
         }
     }
 
@@ -293,10 +297,17 @@ impl Pool {
         known.map(|(_, parameters)| parameters.clone())
     }
 
-    /// Notes what PostgreSQL reported at a login.
-    pub fn learn(&self, baseline: &Rc<Baseline>, parameters: &Rc<Parameters>) {
+    /// Notes what PostgreSQL reported at a login. Gives the same back, shared with the backends that reported the same:
+    /// who goes from one of them to another needn't compare.
+    pub fn learn(&self, baseline: &Rc<Baseline>, parameters: &Rc<Parameters>) -> Rc<Parameters> {
         let mut state = self.state.borrow_mut();
         state.failure = None;
+        let known = state.known.iter().map(|(_, known)| known);
+        let parameters = known
+            .chain(state.idle.iter().map(|lent| &lent.backend.parameters))
+            .find(|known| *known == parameters)
+            .unwrap_or(parameters)
+            .clone();
         state
             .known
             .retain(|(known, _)| !Rc::ptr_eq(known, baseline));
@@ -304,6 +315,7 @@ impl Pool {
         if state.known.len() > KNOWN_BASELINES {
             state.known.remove(0);
         }
+        parameters
     }
 
     /// Marks the beginning of an attempt to open a backend; it lasts until the value is dropped.
@@ -440,13 +452,17 @@ impl Waiter {
 pub struct Wait {
     pool: Rc<Pool>,
     waiter: Rc<Waiter>,
+    /// The grant came and was taken: the queue knows nothing of it any more.
+    done: bool,
 }
 
 impl Future for Wait {
     type Output = Grant;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Grant> {
-        if let Some(grant) = self.waiter.grant.borrow_mut().take() {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Grant> {
+        let granted = self.waiter.grant.borrow_mut().take();
+        if let Some(grant) = granted {
+            self.done = true;
             return Poll::Ready(grant);
         }
         *self.waiter.waker.borrow_mut() = Some(cx.waker().clone());
@@ -456,6 +472,9 @@ impl Future for Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
+        if self.done {
+            return;
+        }
         self.pool
             .state
             .borrow_mut()

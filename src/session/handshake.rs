@@ -27,7 +27,7 @@ use crate::wire::tracker::Tracker;
 const MAX_PASSWORD: usize = 4096;
 
 /// Leads one connection through its login. `None` when it asked for a cancel only, or was refused.
-pub(super) async fn greet(shared: &Rc<Shared>, stream: Stream, peer: Peer) -> Option<Session> {
+pub(super) async fn greet(shared: &Rc<Shared>, stream: Stream, peer: Peer) -> Option<Box<Session>> {
     let (line, startup) = match first::open(shared, stream).await {
         Opened::Startup(line, startup) => (line, startup),
         Opened::Done => return None,
@@ -211,7 +211,7 @@ impl Door<'_> {
         Ok(body)
     }
 
-    fn into_session(self, admitted: Admitted) -> Session {
+    fn into_session(self, admitted: Admitted) -> Box<Session> {
         let Admitted {
             pool,
             baseline,
@@ -238,8 +238,8 @@ impl Door<'_> {
         welcome.extend_from_slice(&reply::ready(Status::Idle));
         let mut to_client = Spill::default();
         to_client.push(&welcome);
-        let rare = Rare::new(application, baseline, told);
-        Session {
+        let blank = pool.blank.clone();
+        Box::new(Session {
             shared: self.shared.clone(),
             pool,
             id,
@@ -255,8 +255,8 @@ impl Door<'_> {
             outbound: Cursor::default(),
             to_client,
             phase: Phase::Resting,
-            rare: Box::new(rare),
-        }
+            rare: Rare::new(application, baseline, told, blank),
+        })
     }
 }
 

@@ -23,10 +23,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::spawn_local;
 use tokio::time::Sleep;
 
 use crate::backend::capture::State;
-use crate::backend::prepared::Made;
 use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools};
 use crate::config::Config;
 use crate::lease::{Pins, SessionId, Slot};
@@ -39,6 +39,7 @@ use crate::wire::reply::ClientError;
 use crate::wire::sql::Class;
 use crate::wire::tracker::Tracker;
 
+use adapt::Moving;
 use auth::Verifiers;
 use leg::{Cursor, Spill};
 use statements::Statements;
@@ -124,8 +125,9 @@ pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer) {
             }
         }
     };
+    // A task of its own: what the login needed is freed, and the session's future is as small as its life.
     if let Some(session) = greeted {
-        session.run().await;
+        spawn_local(session.run());
     }
 }
 
@@ -158,7 +160,7 @@ struct Session {
     outbound: Cursor,
     to_client: Spill,
     phase: Phase,
-    rare: Box<Rare>,
+    rare: Rare,
 }
 
 /// What the book says of the lease, as far as the relay must know without asking it.
@@ -212,10 +214,7 @@ struct Rare {
     pinned: bool,
     /// The backend that is held has just the session's own named statements, no others.
     at_home: bool,
-    /// Names of statements that were made anew since the last ReadyForQuery: a failure leaves them in doubt.
-    adapted: Vec<Box<[u8]>>,
-    /// Statements that the client closes, as long as it isn't answered.
-    closing: Vec<Made>,
+    moving: Moving,
     /// Names of custom settings seen in its traffic.
     custom: BTreeSet<String>,
     /// Pins that the probe can't see.
@@ -223,7 +222,7 @@ struct Rare {
     /// An order that waits for the next quiet point.
     waiting: Option<Order>,
     /// A request was refused for want of a backend: everything up to its Sync is skipped.
-    refusing: Option<Refusal>,
+    refusing: Option<Box<Refusal>>,
     /// The client closed its side while requests were unanswered: how long they are still awaited.
     client_closed: Option<Pin<Box<Sleep>>>,
     /// A request was answered since the mode last looked whether to return the lease.
@@ -231,23 +230,27 @@ struct Rare {
     /// PostgreSQL itself told the client that the connection ends.
     told_fatal: bool,
     /// What the pool granted, on its way to `attach`.
-    granted: Option<Grant>,
+    granted: Option<Box<Grant>>,
 }
 
 impl Rare {
     /// What a session begins with.
-    fn new(application: Rc<str>, baseline: Rc<Baseline>, told: Rc<Parameters>) -> Self {
+    fn new(
+        application: Rc<str>,
+        baseline: Rc<Baseline>,
+        told: Rc<Parameters>,
+        saved: Rc<State>,
+    ) -> Self {
         Self {
             application,
             name: Name::Own,
             baseline,
             told,
-            saved: Rc::default(),
+            saved,
             class: Class::Read,
             pinned: false,
             at_home: true,
-            adapted: Vec::new(),
-            closing: Vec::new(),
+            moving: Moving::default(),
             custom: BTreeSet::new(),
             sticky: Pins::default(),
             waiting: None,

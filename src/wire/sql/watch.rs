@@ -1,6 +1,8 @@
 //! Owns what to watch for in passing SQL: state that the probe can't see afterwards.
 
 use crate::lease::{Pin, Pins};
+#[cfg(doc)]
+use crate::wire::sql::Words;
 
 /// What a text may leave behind that PostgreSQL can't be asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,7 +13,7 @@ pub struct Watch {
     pub settings: Vec<String>,
 }
 
-/// Looks through `sql`. Allocates only where it finds something.
+/// Looks through a text that mentions something of interest ([`Words::state`]). Allocates only where it finds something.
 ///
 /// It errs on the side of finding: a word inside a comment or a literal counts.
 #[must_use]
