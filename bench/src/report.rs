@@ -113,7 +113,10 @@ impl Figure {
         let pairs = self.values.get(target)?.iter().zip(base);
         Spread::of(
             pairs
-                .filter_map(|(value, base)| Some((*value)? / (*base)?))
+                .filter_map(|(value, base)| (*value).zip(*base))
+                // What is added over direct may drown in noise: nothing can be said then.
+                .filter(|(value, base)| *value > 0.0 && *base > 0.0)
+                .map(|(value, base)| value / base)
                 .collect(),
         )
     }

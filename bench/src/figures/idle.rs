@@ -88,9 +88,9 @@ pub fn processor(stage: &mut Stage) -> Result<(), Failure> {
     };
     let what = format!("CPU while {count} clients idle for 30 s, park detection on");
     let mut figure = Figure::new("idle", &what, "ms", goal);
-    for target in fleet::start(stage, &transaction, Guests::Poolers)? {
-        resting(stage, &target, count, &mut figure)?;
-    }
+    let targets = fleet::start(stage, &transaction, Guests::Poolers)?;
+    resting(stage, &targets, count, &mut figure)?;
+    drop(targets);
     stage.report.add(figure);
     let leases = Setup {
         flags: watched.map(str::to_owned).to_vec(),
@@ -99,8 +99,9 @@ pub fn processor(stage: &mut Stage) -> Result<(), Failure> {
     };
     let what = format!("{what}, each with a lease");
     let mut figure = Figure::new("idle", &what, "ms", goal);
+    // One after the other: each lease takes two files here as well.
     for target in fleet::start(stage, &leases, Guests::Poolers)? {
-        resting(stage, &target, count, &mut figure)?;
+        resting(stage, &[target], count, &mut figure)?;
     }
     stage.report.add(figure);
     Ok(())
@@ -108,18 +109,24 @@ pub fn processor(stage: &mut Stage) -> Result<(), Failure> {
 
 fn resting(
     stage: &Stage,
-    target: &Target,
+    targets: &[Target],
     count: usize,
     figure: &mut Figure,
 ) -> Result<(), Failure> {
-    let mut crowd = Crowd::gather(target, &target.login, count)?;
-    crowd.ask()?;
+    let mut crowds = Vec::new();
+    for target in targets {
+        let mut crowd = Crowd::gather(target, &target.login, count)?;
+        crowd.ask()?;
+        crowds.push(crowd);
+    }
     // Until what the logins left behind is done.
     std::thread::sleep(Duration::from_secs(stage.either(1, 3)));
     let span = stage.either(5.0, SPAN);
-    let before = target.cpu()?;
+    let before: Vec<Duration> = targets.iter().map(Target::cpu).collect::<Result<_, _>>()?;
     std::thread::sleep(Duration::from_secs_f64(span));
-    let spent = target.cpu()?.saturating_sub(before).as_secs_f64();
-    figure.note(&target.name, 0, spent * 1e3 * SPAN / span);
+    for (target, before) in targets.iter().zip(before) {
+        let spent = target.cpu()?.saturating_sub(before).as_secs_f64();
+        figure.note(&target.name, 0, spent * 1e3 * SPAN / span);
+    }
     Ok(())
 }
