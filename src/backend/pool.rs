@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::backend::capture::State;
+use crate::backend::login::{Credentials, Proof};
 use crate::backend::{Backend, Baseline, Home, Parameters};
 use crate::lease::{Generation, Moment, SessionId};
 use crate::wire::reply::ClientError;
@@ -38,6 +39,8 @@ pub struct Pool {
     pub blank: Rc<State>,
     /// What its sessions did so far.
     pub counters: Counters,
+    /// What its clients' logins have shown, to log in upstream with.
+    pub credentials: Credentials,
     /// Backends of older generations are replaced once nobody holds them.
     oldest: Cell<Generation>,
     state: RefCell<Inner>,
@@ -150,6 +153,7 @@ impl Pool {
             max,
             blank: Rc::default(),
             counters: Counters::default(),
+            credentials: Credentials::default(),
             oldest: Cell::default(),
             state: RefCell::default(),
         })
@@ -316,6 +320,13 @@ impl Pool {
             state.known.remove(0);
         }
         parameters
+    }
+
+    /// Takes in what a client's login has shown. What was refused without it is tried again at once.
+    pub fn learn_proof(&self, proof: Proof) {
+        if self.credentials.learn(proof) {
+            self.state.borrow_mut().failure = None;
+        }
     }
 
     /// Marks the beginning of an attempt to open a backend; it lasts until the value is dropped.

@@ -9,6 +9,7 @@ mod client;
 mod first;
 mod handshake;
 mod leg;
+mod login;
 mod relay;
 mod replies;
 mod returning;
@@ -110,10 +111,10 @@ impl Default for Scratch {
     }
 }
 
-/// Serves one connection to its end.
-pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer) {
+/// Serves one connection to its end. `listener` is the place of its listener among those for clients.
+pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer, listener: usize) {
     let limit = shared.config.login_timeout;
-    let greet = Box::pin(handshake::greet(&shared, stream, peer));
+    let greet = Box::pin(handshake::greet(&shared, stream, peer, listener));
     let greeted = if limit.is_zero() {
         greet.await
     } else {
