@@ -12,7 +12,7 @@ mod app;
 mod narrator;
 pub mod postgres;
 mod proxy;
-mod scratch;
+pub mod scratch;
 mod story;
 mod watchdog;
 

@@ -1,0 +1,185 @@
+//! How long others wait while pgvalet deals with very many leases: views, metrics, park detection, a reload.
+
+use std::time::{Duration, Instant};
+
+use crate::accounting::{allow_files, files_at_most, thread};
+use crate::crowd::{Crowd, Watch};
+use crate::fleet::{self, Guests, Mode, PGVALET, Setup, Target};
+use crate::pgbench::percentile;
+use crate::report::{Figure, Goal};
+use crate::stage::Stage;
+use crate::wire::Login;
+use crate::{Failure, fake, http};
+
+/// Who serves sessions, in a pgvalet with one such thread.
+const DATA_THREAD: &str = "pgvalet-data-0";
+
+/// What may hold up a query.
+#[derive(Clone, Copy, Debug)]
+enum Burden {
+    Nothing,
+    Scrape,
+    Leases,
+    ParkDetection,
+}
+
+const BURDENS: [Burden; 4] = [
+    Burden::Nothing,
+    Burden::Scrape,
+    Burden::Leases,
+    Burden::ParkDetection,
+];
+
+impl Burden {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "for comparison: nothing else happens",
+            Self::Scrape => "one scrape of /metrics",
+            Self::Leases => "one GET /v1/leases",
+            Self::ParkDetection => "one pass of park detection",
+        }
+    }
+
+    fn bear(self, target: &Target) -> Result<(), Failure> {
+        match self {
+            Self::Nothing => std::thread::sleep(Duration::from_millis(30)),
+            Self::Scrape => drop(http::call(target.metrics, "GET", "/metrics", "")?),
+            Self::Leases => drop(http::call(target.admin, "GET", "/v1/leases", "")?),
+            // It passes once a second.
+            Self::ParkDetection => std::thread::sleep(Duration::from_millis(1100)),
+        }
+        Ok(())
+    }
+}
+
+fn pgvalet(stage: &Stage, setup: &Setup) -> Result<Target, Failure> {
+    let targets = fleet::start(stage, setup, Guests::Poolers)?;
+    let ours = targets.into_iter().find(|target| target.name == PGVALET);
+    ours.ok_or_else(|| "no pgvalet".into())
+}
+
+pub fn delays(stage: &mut Stage) -> Result<(), Failure> {
+    let count = stage.either(2000, 10_000);
+    // Where fewer files may be open, fewer leases: each takes two, here and in pgvalet.
+    let count = match allow_files(2 * count as u64 + 1000) {
+        Ok(()) => count,
+        Err(error) => {
+            let most = files_at_most();
+            allow_files(most)?;
+            stage.say(&error.to_string());
+            usize::try_from(most)?.saturating_sub(1000) / 2
+        }
+    };
+    let setup = Setup {
+        upstream: Some(fake::start()?),
+        flags: vec!["--park-after".into(), "1s".into()],
+        ..Setup::new(Mode::Session, count + 100)
+    };
+    let target = pgvalet(stage, &setup)?;
+    let mut crowd = Crowd::gather(&target, &target.login, count)?;
+    crowd.ask()?;
+    for burden in BURDENS {
+        let goal = match burden {
+            Burden::Nothing => None,
+            Burden::Scrape | Burden::Leases | Burden::ParkDetection => Some(Goal::AtMost {
+                must: 1.0,
+                aim: 1.0,
+            }),
+        };
+        let name = format!(
+            "longest delay of a query, {count} leases: {}",
+            burden.name()
+        );
+        let mut figure = Figure::new("leases", &name, "ms", goal);
+        for round in 0..stage.rounds() {
+            figure.note(PGVALET, round, delay(&target, burden)?);
+        }
+        let name = format!("time of the data thread, {count} leases: {}", burden.name());
+        let mut time = Figure::new("leases", &name, "ms", None);
+        for round in 0..stage.rounds() {
+            time.note(PGVALET, round, taken(&target, burden)?);
+        }
+        stage.report.add(figure);
+        stage.report.add(time);
+    }
+    Ok(())
+}
+
+/// How many milliseconds the data thread is busy with it, while nobody asks anything else: a query may wait so long.
+fn taken(target: &Target, burden: Burden) -> Result<f64, Failure> {
+    let pid = target.pid.ok_or("no process")?;
+    let before = thread(pid, DATA_THREAD)?;
+    burden.bear(target)?;
+    let after = thread(pid, DATA_THREAD)?;
+    Ok(after.saturating_sub(before).as_secs_f64() * 1e3)
+}
+
+/// By how many milliseconds the slowest query under way was slower than is usual.
+fn delay(target: &Target, burden: Burden) -> Result<f64, Failure> {
+    let ((from, to), watch) = Watch::during(target, 1, || {
+        std::thread::sleep(Duration::from_millis(200));
+        let from = Instant::now();
+        burden.bear(target)?;
+        let to = Instant::now();
+        std::thread::sleep(Duration::from_millis(20));
+        Ok((from, to))
+    })?;
+    let usual = percentile(&watch.between(from - Duration::from_millis(200), from), 0.5);
+    let slowest = percentile(&watch.between(from, to), 1.0);
+    Ok((slowest - usual) / 1e3)
+}
+
+/// Sessions that a reload returns, while others go on.
+pub fn reload(stage: &mut Stage) -> Result<(), Failure> {
+    let count = stage.either(200, 1000);
+    let setup = Setup {
+        flags: vec!["--park-after".into(), "100ms".into()],
+        ..Setup::new(Mode::Session, count + 20)
+    };
+    let target = pgvalet(stage, &setup)?;
+    let parked = Login {
+        application: Some("parked"),
+        ..Login::default()
+    };
+    let mut crowd = Crowd::gather(&target, &parked, count)?;
+    let name = format!("p99 of queries during a reload of {count} parked leases, to before");
+    let goal = Goal::AtMost {
+        must: 1.5,
+        aim: 1.1,
+    };
+    let mut ratio = Figure::new("reload", &name, "×", Some(goal));
+    let mut took = Figure::new(
+        "reload",
+        &format!("reload of {count} parked leases"),
+        "ms",
+        None,
+    );
+    for round in 0..stage.rounds() {
+        crowd.ask()?;
+        std::thread::sleep(Duration::from_millis(500));
+        let (times, watch) = Watch::during(&target, 4, || reload_once(&target, count))?;
+        let [begin, from, to] = times;
+        let before = percentile(&watch.between(begin, from), 0.99);
+        let during = percentile(&watch.between(from, to), 0.99);
+        ratio.note(PGVALET, round, during / before);
+        took.note(PGVALET, round, (to - from).as_secs_f64() * 1e3);
+    }
+    stage.report.add(ratio);
+    stage.report.add(took);
+    Ok(())
+}
+
+fn reload_once(target: &Target, count: usize) -> Result<[Instant; 3], Failure> {
+    let begin = Instant::now();
+    std::thread::sleep(Duration::from_secs(1));
+    let from = Instant::now();
+    let body = r#"{"application": "parked", "deadline": "30s"}"#;
+    let answer = http::call(target.admin, "POST", "/v1/reloads", body)?;
+    let to = Instant::now();
+    let answer: serde_json::Value = serde_json::from_str(&answer)?;
+    let returned = answer["counts"]["returned"].as_u64();
+    if returned != Some(count as u64) {
+        return Err(format!("{count} leases were to be returned: {}", answer["counts"]).into());
+    }
+    Ok([begin, from, to])
+}
