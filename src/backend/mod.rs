@@ -13,6 +13,7 @@ pub mod pools;
 pub mod prepared;
 pub mod reset;
 pub mod restore;
+pub mod state;
 
 use std::rc::Rc;
 
@@ -21,8 +22,8 @@ pub use exchange::{Answers, Lost};
 pub use parameters::{Baseline, Parameters};
 pub use pool::{Grant, Lent, Permit, Pool};
 pub use pools::Pools;
+pub use state::State;
 
-use crate::backend::capture::State;
 use crate::backend::prepared::Prepared;
 use crate::lease::{BackendId, Generation, Moment, SessionId};
 use crate::ledger::CancelTarget;
@@ -61,6 +62,8 @@ pub struct Backend {
     pub prepared: Prepared,
     /// Sequences may remember something (`currval`, `lastval`) of whoever held it last.
     pub spent: bool,
+    /// It may carry something that no probe sees, such as a custom setting that only a function named.
+    pub opaque: bool,
     /// When it was opened.
     pub born: Moment,
     /// When it last came back to the pool.
@@ -80,10 +83,10 @@ impl Backend {
         self.key.clone()
     }
 
-    /// Whether it carries these settings.
+    /// Whether a session with this state may take it over from another one as it is.
     #[must_use]
-    pub fn carries_like(&self, state: &Rc<State>) -> bool {
-        Rc::ptr_eq(&self.carries, state) || self.carries == *state
+    pub fn is_like_one_with(&self, state: &Rc<State>) -> bool {
+        !self.opaque && (Rc::ptr_eq(&self.carries, state) || self.carries == *state)
     }
 
     /// Whether it can be lent: it is alive as far as the kernel knows. Unasked messages that came meanwhile are taken in.
@@ -121,6 +124,14 @@ impl Backend {
             rest = &rest[header.total()..];
         }
         true
+    }
+
+    /// PostgreSQL's major version; 0 where it isn't known.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        let text = self.parameters.get("server_version").unwrap_or_default();
+        let end = text.find(|letter: char| !letter.is_ascii_digit());
+        text[..end.unwrap_or(text.len())].parse().unwrap_or(0)
     }
 
     /// Takes in a ParameterStatus.

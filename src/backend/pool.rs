@@ -11,8 +11,8 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::backend::capture::State;
-use crate::backend::{Backend, Baseline, Home, Parameters};
+use crate::backend::prepared::Texts;
+use crate::backend::{Backend, Baseline, Home, Parameters, State};
 use crate::lease::{Generation, Moment, SessionId};
 use crate::wire::reply::ClientError;
 
@@ -75,6 +75,8 @@ struct Inner {
     baselines: Vec<Rc<Baseline>>,
     /// What PostgreSQL reported at the last login with each set of startup parameters.
     known: Vec<(Rc<Baseline>, Rc<Parameters>)>,
+    /// The texts of its sessions' prepared statements.
+    texts: Texts,
     /// The last failure to open a backend, how many came in a row, and when the next try is due.
     failure: Option<(ClientError, u32, Moment)>,
 }
@@ -183,7 +185,7 @@ impl Pool {
         let idle = &state.idle;
         let own = |lent: &Lent| lent.backend.home == Home::Of(request.session);
         let fits = |lent: &Lent| Rc::ptr_eq(&lent.backend.baseline, request.baseline);
-        let alike = |lent: &Lent| fits(lent) && lent.backend.carries_like(request.state);
+        let alike = |lent: &Lent| fits(lent) && lent.backend.is_like_one_with(request.state);
         let ripe = |lent: &Lent| full || request.elsewhere || lent.backend.rested < stale;
         let home = || idle.iter().position(own);
         let same = || idle.iter().rposition(|lent| !own(lent) && alike(lent));
@@ -262,6 +264,11 @@ impl Pool {
             }
         }
         preserved.union(own).cloned().collect()
+    }
+
+    /// The text of a prepared statement, shared with whoever has it already.
+    pub fn share_text(&self, text: &[u8]) -> Rc<[u8]> {
+        self.state.borrow_mut().texts.share(text)
     }
 
     /// The one set of startup parameters that equals `baseline`, so that equal ones are the same.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::backend::capture::{self, Found, State, write_statement, write_statement_with};
-use crate::backend::{Backend, Lost};
+use crate::backend::capture::{self, Found, write_statement, write_statement_with};
+use crate::backend::{Backend, Lost, State};
 use crate::wire::extended::write_frame;
 
 /// What a session wants to find on its backend.
@@ -54,7 +54,12 @@ fn write_restore(out: &mut Vec<u8>, wanted: &Wanted<'_>) {
     ] {
         write_statement(out, text, None);
     }
-    let late = |name: &str| matches!(name, "statement_timeout" | "client_encoding");
+    let late = |name: &str| {
+        matches!(
+            name,
+            "statement_timeout" | "transaction_timeout" | "client_encoding"
+        )
+    };
     let (last, first): (Vec<_>, Vec<_>) = wanted
         .state
         .settings
@@ -66,6 +71,10 @@ fn write_restore(out: &mut Vec<u8>, wanted: &Wanted<'_>) {
     }
     if let Some(role) = &wanted.state.role {
         write_statement_with(out, SET, &[Some("role"), Some(role)]);
+    }
+    // Read under the settings and the role that they were made under, or else the session would be pinned.
+    for prepared in &wanted.state.prepared {
+        write_statement(out, &prepared.text, None);
     }
     for (name, value) in last {
         write_statement_with(out, SET, &[Some(name), Some(value)]);
@@ -81,6 +90,9 @@ fn verify(found: &Found, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
     }
     if found.state.role != wanted.state.role {
         return different("role");
+    }
+    if found.state.prepared != wanted.state.prepared {
+        return different("what SQL prepared");
     }
     let strange = |ours: &[(String, String)], theirs: &[(String, String)]| {
         let missing = ours.iter().find(|pair| !theirs.contains(pair));

@@ -9,6 +9,7 @@ use crate::backend::prepared::There;
 use crate::lease::Status;
 use crate::session::Session;
 use crate::wire::extended::{Statement, write_frame};
+use crate::wire::sql::Class;
 use crate::wire::tracker::Origin;
 
 /// Up to this many statements are brought along at once: more are made when they are named.
@@ -83,6 +84,10 @@ impl Session {
         if self.tracker.is_skipping() || name.is_empty() {
             return;
         }
+        if self.rare.saved.has_prepared(name) {
+            // SQL made it: PostgreSQL has to be asked what is left.
+            self.rare.class = self.rare.class.max(Class::Visible);
+        }
         if let Some(mine) = self.statements.close(name) {
             self.rare.closing.push(mine);
         }
@@ -100,7 +105,8 @@ impl Session {
             if let Some(lent) = &mut self.lent {
                 lent.backend.prepared.doubt(&made.statement.name);
             }
-            self.statements.made(made);
+            // It was kept before.
+            let _ = self.statements.made(made);
         }
     }
 

@@ -75,7 +75,7 @@ impl Session {
         }
         let backend = &lent.backend;
         backend.home == Home::Of(self.id)
-            || (backend.carries_like(&self.rare.saved)
+            || (backend.is_like_one_with(&self.rare.saved)
                 && backend.prepared.len() <= MAX_LEFT
                 && (Rc::ptr_eq(&backend.parameters, &self.rare.told)
                     || backend.parameters == self.rare.told))

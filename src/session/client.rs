@@ -6,12 +6,12 @@ use std::task::Context;
 
 use crate::backend::pool::add;
 use crate::config::Mode;
-use crate::lease::{Event, LastStatement};
+use crate::lease::{Event, LastStatement, Pin};
 use crate::session::relay::{End, Flow};
 use crate::session::statements::MAX_KEPT;
 use crate::session::virtual_settings::Own;
 use crate::session::{Phase, Session};
-use crate::wire::extended::{self, Statement, Target};
+use crate::wire::extended::{self, Statement, Target, Value};
 use crate::wire::frame::{BadLength, HEADER, Header};
 use crate::wire::reply::{ClientError, Fault};
 use crate::wire::sql::{self, Class};
@@ -19,6 +19,10 @@ use crate::wire::tracker::Origin;
 
 /// How much of a frame whose names or text we read is awaited before it is judged, in bytes.
 const HOLD: usize = 16 << 10;
+
+/// How many names of custom settings of one session are kept, and how long each may be, in bytes.
+const MOST_SETTINGS: usize = 1000;
+const LONGEST_NAME: usize = 256;
 
 /// What to do with one frame.
 pub(super) enum Verdict {
@@ -182,7 +186,9 @@ impl Session {
                 self.begin(1);
                 self.statements.drop_unnamed();
                 let text = body.strip_suffix(b"\0").unwrap_or(body);
-                let extra = self.note_text(text, body.len() == header.body);
+                let whole = body.len() == header.body;
+                let extra = self.note_text(text, whole);
+                self.note_prepare(text, whole);
                 self.tracker.sent_query();
                 return extra.map_or(Verdict::Pass, Verdict::After);
             }
@@ -244,16 +250,22 @@ impl Session {
         let whole = body.len() == header.body;
         let mut extra = self.note_text(extended::parse_text(body).unwrap_or_default(), whole);
         let name = extended::parse_name(body).unwrap_or_default();
+        let naming = std::mem::take(&mut self.rare.naming);
+        if !self.statements.sent_naming(name, naming) {
+            self.rare.sticky.add(Pin::UnreadableSetting);
+        }
         if !name.is_empty() {
             self.adapt(name, &mut extra);
         }
-        match Statement::read(body).filter(|_| whole && !name.is_empty()) {
+        let kept = whole && !name.is_empty();
+        let read = || Statement::read_sharing(body, |text| self.pool.share_text(text));
+        match kept.then(read).flatten() {
             Some(statement) => self.tracker.sent_parse(Rc::new(statement), Origin::Client),
             None => {
                 if whole && name.is_empty() {
                     self.statements.sent_unnamed(body);
                 } else {
-                    self.statements.sent_large();
+                    self.statements.sent_large(name);
                 }
                 self.tracker.sent_unnamed_parse();
             }
@@ -264,6 +276,7 @@ impl Session {
     fn judge_bind(&mut self, body: &[u8]) -> Verdict {
         let name = extended::bind_statement(body).unwrap_or_default();
         let mut extra = None;
+        self.note_named_settings(name, body);
         if name.is_empty() {
             extra = self.recall_unnamed();
         } else {
@@ -318,8 +331,9 @@ impl Session {
             {
                 self.learn_within(text);
             }
-            self.rare.custom.extend(found.settings);
+            self.note_settings(found.settings);
             self.rare.sticky = self.rare.sticky.union(found.pins);
+            self.rare.naming = found.naming;
         }
         if self.rare.class != Class::Unknown && self.shared.config.mode == Mode::Transaction {
             let class = if whole {
@@ -338,6 +352,48 @@ impl Session {
 }
 
 impl Session {
+    /// What a simple query leaves that its text alone tells.
+    fn note_prepare(&mut self, text: &[u8], whole: bool) {
+        if !std::mem::take(&mut self.rare.naming).is_empty() {
+            // The parameters are those of a PREPARE: nobody sees their values.
+            self.rare.sticky.add(Pin::UnreadableSetting);
+        }
+        if whole && sql::is_one_prepare(text) {
+            // What is reported now is what it will be read under, unless something before it is unanswered.
+            let answered = self.tracker.is_answered();
+            let lent = self.lent.as_ref().filter(|_| answered);
+            let under = lent.map(|lent| &lent.backend.parameters);
+            self.statements.sent_prepare(text, under);
+        }
+    }
+
+    /// The session's SQL names these custom settings.
+    pub(super) fn note_settings(&mut self, names: impl IntoIterator<Item = String>) {
+        self.rare.custom.extend(names);
+        while self.rare.custom.len() > MOST_SETTINGS {
+            self.rare.custom.pop_last();
+            self.rare.sticky.add(Pin::UnreadableSetting);
+        }
+    }
+
+    /// A Bind may carry names of settings.
+    fn note_named_settings(&mut self, statement: &[u8], body: &[u8]) {
+        let mut found = Vec::new();
+        for index in self.statements.naming(statement) {
+            match extended::bind_value(body, index) {
+                Value::Null => {}
+                Value::Bytes(name) if name.is_ascii() && name.len() <= LONGEST_NAME => {
+                    found.push(String::from_utf8_lossy(name).to_ascii_lowercase());
+                }
+                Value::Bytes(_) | Value::Missing => {
+                    self.rare.sticky.add(Pin::UnreadableSetting);
+                    return;
+                }
+            }
+        }
+        self.note_settings(found.into_iter().filter(|name| name.contains('.')));
+    }
+
     /// How much of a frame is needed to judge it, header included.
     fn needed(&self, kind: u8) -> usize {
         match kind {

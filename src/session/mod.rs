@@ -25,9 +25,8 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
-use crate::backend::capture::State;
 use crate::backend::prepared::Made;
-use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools};
+use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools, State};
 use crate::config::Config;
 use crate::lease::{Pins, SessionId, Slot};
 use crate::ledger::{Ledger, Order};
@@ -218,6 +217,8 @@ struct Rare {
     closing: Vec<Made>,
     /// Names of custom settings seen in its traffic.
     custom: BTreeSet<String>,
+    /// Parameters that name settings in the text that was read last, on their way to its statement.
+    naming: Vec<u16>,
     /// Pins that the probe can't see.
     sticky: Pins,
     /// An order that waits for the next quiet point.
@@ -249,6 +250,7 @@ impl Rare {
             adapted: Vec::new(),
             closing: Vec::new(),
             custom: BTreeSet::new(),
+            naming: Vec::new(),
             sticky: Pins::default(),
             waiting: None,
             refusing: None,

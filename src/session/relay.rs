@@ -247,7 +247,7 @@ impl Session {
         }
         match self.shared.config.mode {
             Mode::Session => None,
-            Mode::Transaction if self.rare.class == Class::Unknown => Some(Turn::Release),
+            Mode::Transaction if self.rare.class >= Class::Visible => Some(Turn::Release),
             Mode::Transaction if self.rare.pinned => None,
             Mode::Transaction if !self.statements.are_known() => Some(Turn::Release),
             Mode::Transaction => {

@@ -128,8 +128,9 @@ impl Session {
                 statement,
                 under: lent.backend.parameters.clone(),
             };
-            lent.backend.prepared.insert(made.clone());
-            self.statements.made(made);
+            if self.statements.made(made.clone()) {
+                lent.backend.prepared.insert(made);
+            }
         }
     }
 
@@ -178,7 +179,7 @@ impl Session {
     }
 
     fn hear_parameter(&mut self, body: &[u8]) -> Heard {
-        self.rare.class = Class::Unknown;
+        self.rare.class = self.rare.class.max(Class::Visible);
         let Some(lent) = &mut self.lent else {
             return Heard::Pass;
         };
@@ -211,9 +212,7 @@ impl Session {
     /// Some commands change what the proxy believes: DISCARD ALL and DEALLOCATE ALL do away with statements, RESET and
     /// DISCARD ALL go back to the application_name of whoever opened the backend.
     fn hear_complete(&mut self, body: &[u8]) {
-        if !sql::leaves_nothing(body) {
-            self.rare.class = Class::Unknown;
-        }
+        self.rare.class = self.rare.class.max(sql::class_of_tag(body));
         if !matches!(body.first(), Some(b'D' | b'R' | b'S')) || body.starts_with(b"SELECT") {
             return;
         }

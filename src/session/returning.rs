@@ -9,6 +9,7 @@ use tokio::io::AsyncWriteExt;
 use crate::backend::capture::{self, Found};
 use crate::backend::reset::reset;
 use crate::backend::{Home, Lent, Parameters, cancel};
+use crate::config::Mode;
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Event, Pin, Pins};
 use crate::ledger::{Cause, Order};
@@ -86,6 +87,8 @@ impl Session {
             return (Outcome::Returned(Some("held no backend")), Ok(()));
         };
         self.step(Event::ReturnBegan);
+        let code = self.rare.class == Class::Unknown;
+        lent.backend.opaque |= code || self.shared.config.mode == Mode::Session;
         let patterns = &self.shared.config.preserve_settings;
         if !patterns.is_empty() {
             self.rare.custom = self.pool.preserve(&self.rare.custom, patterns);
@@ -138,12 +141,15 @@ impl Session {
         self.let_go(lent, Cause::Voluntary);
     }
 
-    fn pins(&self, found: &Found, reported: &Rc<Parameters>) -> Pins {
+    fn pins(&mut self, found: &Found, reported: &Rc<Parameters>) -> Pins {
         let mut pins = found.pins.union(self.rare.sticky);
         if self.statements.is_incomplete() {
             pins.add(Pin::PrepareLarge);
         }
-        if self.statements.is_in_doubt() || !self.statements.would_mean_the_same(reported) {
+        if self.statements.is_in_doubt()
+            || !self.statements.would_mean_the_same(reported)
+            || !self.statements.may_replay(&found.state, reported)
+        {
             pins.add(Pin::Prepare);
         }
         pins

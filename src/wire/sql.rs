@@ -4,6 +4,7 @@
 
 mod class;
 mod fingerprint;
+mod single;
 pub mod virtual_setting;
 mod watch;
 
@@ -40,8 +41,9 @@ pub fn is_bracket(sql: &[u8]) -> bool {
     }
 }
 
-pub use class::{Class, class};
+pub use class::{Class, class, class_of_tag};
 pub use fingerprint::fingerprint;
+pub use single::{is_one_prepare, reads_always_alike};
 pub use watch::{Watch, watch};
 
 /// Whether the tag of a CommandComplete belongs to a command that leaves no state in the session by itself.

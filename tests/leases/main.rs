@@ -10,6 +10,8 @@ mod pins;
 mod problems;
 mod reloads;
 mod returns;
+mod settings;
+mod sql_prepared;
 mod stage;
 mod statements;
 mod stress;

@@ -11,7 +11,9 @@ pub enum Class {
     Read,
     /// What sequences remember (`currval`, `lastval`), and nothing else.
     Write,
-    /// Anything: PostgreSQL has to be asked.
+    /// What PostgreSQL tells of when it is asked: settings that the text names, statements, channels.
+    Visible,
+    /// Anything: PostgreSQL has to be asked, and may not tell all of it.
     Unknown,
 }
 
@@ -37,6 +39,32 @@ const READS: [&[u8]; 16] = [
 
 /// First words of statements that may move sequences.
 const WRITES: [&[u8]; 5] = [b"insert", b"update", b"delete", b"merge", b"copy"];
+
+/// First words of statements that change only what PostgreSQL tells of.
+const VISIBLE: [&[u8]; 7] = [
+    b"set",
+    b"reset",
+    b"prepare",
+    b"deallocate",
+    b"discard",
+    b"listen",
+    b"unlisten",
+];
+
+/// Reads the tag of a CommandComplete, which comes for what a text didn't say, too.
+#[must_use]
+pub fn class_of_tag(tag: &[u8]) -> Class {
+    if super::leaves_nothing(tag) {
+        return Class::Read;
+    }
+    let end = tag.iter().position(|byte| !byte.is_ascii_alphabetic());
+    let word = &tag[..end.unwrap_or(tag.len())];
+    if VISIBLE.iter().any(|known| word.eq_ignore_ascii_case(known)) {
+        Class::Visible
+    } else {
+        Class::Unknown
+    }
+}
 
 /// Words that may stand before a parenthesis, and call nothing that leaves anything.
 const HARMLESS: [&[u8]; 84] = [
@@ -148,6 +176,8 @@ enum Word {
     /// The last token was no word.
     None,
     Harmless,
+    /// INSERT or MERGE: INTO may follow, and makes no table.
+    Insert,
     /// The name of a table that is written: columns follow.
     Target,
     Other,
@@ -236,15 +266,21 @@ impl Reader<'_> {
             self.class = Class::Unknown;
         } else if self.first {
             self.first = false;
-            self.last = Word::Harmless;
+            self.last = if is(b"insert") || is(b"merge") {
+                Word::Insert
+            } else {
+                Word::Harmless
+            };
             if WRITES.iter().any(|name| is(name)) {
                 self.class = self.class.max(Class::Write);
+            } else if VISIBLE.iter().any(|name| is(name)) {
+                self.class = self.class.max(Class::Visible);
             } else if !READS.iter().any(|name| is(name)) {
                 self.class = Class::Unknown;
             }
         } else if is(b"into") {
             // SELECT … INTO makes a table, perhaps a temporary one.
-            self.into = self.class == Class::Write;
+            self.into = self.last == Word::Insert;
             if !self.into {
                 self.class = Class::Unknown;
             }
@@ -252,7 +288,11 @@ impl Reader<'_> {
             return;
         } else if is(b"nextval") || is(b"insert") || is(b"update") || is(b"delete") {
             self.class = self.class.max(Class::Write);
-            self.last = Word::Harmless;
+            self.last = if is(b"insert") {
+                Word::Insert
+            } else {
+                Word::Harmless
+            };
         } else {
             self.last = if self.into {
                 Word::Target
@@ -300,13 +340,19 @@ mod tests {
             (Class::Write, "UPDATE t SET a = a + 1 WHERE b = 2"),
             (Class::Write, "SELECT nextval('s')"),
             (Class::Write, "SELECT 1; DELETE FROM t"),
-            (Class::Unknown, "SET app.tenant = 7"),
+            (Class::Visible, "SET app.tenant = 7"),
+            (Class::Visible, "SELECT 1; LISTEN a"),
+            (Class::Visible, "PREPARE p AS INSERT INTO t VALUES ($1)"),
+            (Class::Unknown, "SET app.tenant = 7; SELECT f(1)"),
             (Class::Unknown, "SELECT set_config('a.b', 'c', false)"),
             (Class::Unknown, "SELECT pg_advisory_lock(1)"),
             (Class::Unknown, "SELECT a.f (1)"),
             (Class::Unknown, "SELECT * INTO TEMP t FROM u"),
+            (
+                Class::Unknown,
+                "INSERT INTO t VALUES (1); SELECT * INTO TEMP u FROM t",
+            ),
             (Class::Unknown, "CREATE TEMP TABLE t ()"),
-            (Class::Unknown, "SELECT 1; LISTEN a"),
             (Class::Unknown, "SELECT \"set_config\"('a.b', 'c', false)"),
             (Class::Unknown, "SELECT E'\\'', set_config('a', 'b', false)"),
             (Class::Unknown, "SELECT '\\', f('x')"),
