@@ -105,7 +105,7 @@ fn unreachable(login: &Login<'_>, why: &dyn std::fmt::Display) -> ClientError {
         .hint("Is the database up, and is `upstream` right?")
 }
 
-fn broken(why: &dyn std::fmt::Display) -> ClientError {
+pub(super) fn broken(why: &dyn std::fmt::Display) -> ClientError {
     ClientError::new(
         Fault::Backend,
         "08006",

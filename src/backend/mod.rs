@@ -14,6 +14,7 @@ pub mod prepared;
 pub mod reset;
 pub mod restore;
 pub mod state;
+pub mod survey;
 
 use std::rc::Rc;
 

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::backend::prepared::Texts;
+use crate::backend::survey::Surveyed;
 use crate::backend::{Backend, Baseline, Home, Parameters, State};
 use crate::lease::{Generation, Moment, SessionId};
 use crate::wire::reply::ClientError;
@@ -38,6 +39,8 @@ pub struct Pool {
     pub counters: Counters,
     /// Backends of older generations are replaced once nobody holds them.
     oldest: Cell<Generation>,
+    /// What its database's own code may do behind a statement.
+    pub surveyed: Surveyed,
     state: RefCell<Inner>,
 }
 
@@ -150,6 +153,7 @@ impl Pool {
             max,
             counters: Counters::default(),
             oldest: Cell::default(),
+            surveyed: Surveyed::default(),
             state: RefCell::default(),
         })
     }
@@ -245,8 +249,17 @@ impl Pool {
         }
     }
 
-    /// The names of custom settings to capture for a session that named `own` itself.
-    pub fn preserve(&self, own: &BTreeSet<String>, patterns: &[String]) -> BTreeSet<String> {
+    /// The names of custom settings to capture for a session that named `own` itself: those that the configuration, or
+    /// any function of the database, names as well.
+    pub fn preserve(
+        &self,
+        own: &Rc<BTreeSet<String>>,
+        patterns: &[String],
+    ) -> Rc<BTreeSet<String>> {
+        let hazards = self.surveyed.hazards();
+        if patterns.is_empty() && hazards.settings.is_subset(own) {
+            return own.clone();
+        }
         let preserved = &mut self.state.borrow_mut().preserved;
         for pattern in patterns {
             match pattern.strip_suffix('*') {
@@ -263,7 +276,9 @@ impl Pool {
                 }
             }
         }
-        preserved.union(own).cloned().collect()
+        let coded = hazards.settings.iter().take(KNOWN_SETTINGS);
+        let names = own.iter().chain(preserved.iter()).chain(coded);
+        Rc::new(names.cloned().collect())
     }
 
     /// The text of a prepared statement, shared with whoever has it already.

@@ -107,11 +107,19 @@ impl Pools {
         let id = BackendId(self.next.replace(self.next.get() + 1));
         let opened = connect::open(&login, id, self.clock.now(), generation).await;
         drop(opening);
-        let backend: Backend = opened.inspect_err(|error| {
+        let mut backend: Backend = opened.inspect_err(|error| {
             tracing::warn!(database = %pool.database, user = %pool.user, sqlstate = %error.code, "no backend: {}", error.message);
             pool.failed(error, self.clock.now());
         })?;
         pool.learn(baseline, &backend.parameters);
+        if pool
+            .surveyed
+            .refresh(&mut backend, self.clock.now())
+            .await
+            .is_err()
+        {
+            return Err(connect::broken(&"the first question wasn't answered"));
+        }
         tracing::debug!(database = %pool.database, user = %pool.user, pid = backend.key.key.pid, "backend opened");
         Ok(Lent {
             backend: Box::new(backend),

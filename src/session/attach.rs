@@ -306,9 +306,10 @@ impl Session {
         if state.is_empty() {
             return Ok(());
         }
+        let custom = self.custom();
         let wanted = Wanted {
             state: &state,
-            custom: &self.rare.custom,
+            custom: &custom,
             login: &self.pool.user,
         };
         match restore::restore(&mut lent.backend, &wanted).await {

@@ -306,10 +306,12 @@ impl Session {
         };
         let statement = &made.statement;
         self.rare.class = self.rare.class.max(statement.class);
+        let text = statement.text.clone();
         if !statement.bracket {
             let mut book = self.shared.ledger.book_mut();
-            book.entry_mut(self.slot).statement = LastStatement::Prepared(statement.text.clone());
+            book.entry_mut(self.slot).statement = LastStatement::Prepared(text.clone());
         }
+        self.note_hazards(&text);
     }
 
     /// Keeps a statement's text for people, and looks for what the probe can't see afterwards. Gives what has to be sent
@@ -343,6 +345,7 @@ impl Session {
             };
             self.rare.class = self.rare.class.max(class);
         }
+        self.note_hazards(text);
         if !self.rare.at_home && (!whole || sql::names_statements(text)) {
             self.come_home()
         } else {
@@ -352,6 +355,22 @@ impl Session {
 }
 
 impl Session {
+    /// The database's own code may do something behind a text.
+    fn note_hazards(&mut self, text: &[u8]) {
+        let hazards = self.pool.surveyed.hazards();
+        let config = &self.shared.config;
+        if config.mode == Mode::Transaction
+            && self.rare.class != Class::Unknown
+            && hazards.are_named_in(text)
+        {
+            self.rare.class = Class::Unknown;
+        }
+        // Whoever lists the settings to preserve has said which ones there are.
+        if config.preserve_settings.is_empty() && hazards.are_untold_in(text) {
+            self.rare.sticky.add(Pin::UnreadableSetting);
+        }
+    }
+
     /// What a simple query leaves that its text alone tells.
     fn note_prepare(&mut self, text: &[u8], whole: bool) {
         if !std::mem::take(&mut self.rare.naming).is_empty() {
@@ -369,9 +388,14 @@ impl Session {
 
     /// The session's SQL names these custom settings.
     pub(super) fn note_settings(&mut self, names: impl IntoIterator<Item = String>) {
-        self.rare.custom.extend(names);
-        while self.rare.custom.len() > MOST_SETTINGS {
-            self.rare.custom.pop_last();
+        let mut names = names.into_iter().peekable();
+        if names.peek().is_none() {
+            return;
+        }
+        let custom = Rc::make_mut(&mut self.rare.custom);
+        custom.extend(names);
+        while custom.len() > MOST_SETTINGS {
+            custom.pop_last();
             self.rare.sticky.add(Pin::UnreadableSetting);
         }
     }

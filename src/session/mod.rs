@@ -207,6 +207,8 @@ struct Rare {
     saved: Rc<State>,
     /// What its statements may have left since then.
     class: Class,
+    /// It made, changed or dropped a definition since then.
+    defined: bool,
     /// The last probe found something that pins it.
     pinned: bool,
     /// The backend that is held has just the session's own named statements, no others.
@@ -216,7 +218,7 @@ struct Rare {
     /// Statements that the client closes, as long as it isn't answered.
     closing: Vec<Made>,
     /// Names of custom settings seen in its traffic.
-    custom: BTreeSet<String>,
+    custom: Rc<BTreeSet<String>>,
     /// Parameters that name settings in the text that was read last, on their way to its statement.
     naming: Vec<u16>,
     /// Pins that the probe can't see.
@@ -245,11 +247,12 @@ impl Rare {
             told,
             saved: Rc::default(),
             class: Class::Read,
+            defined: false,
             pinned: false,
             at_home: true,
             adapted: Vec::new(),
             closing: Vec::new(),
-            custom: BTreeSet::new(),
+            custom: Rc::default(),
             naming: Vec::new(),
             sticky: Pins::default(),
             waiting: None,

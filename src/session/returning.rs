@@ -1,5 +1,6 @@
 //! Owns the end of a lease: by detach, which keeps the session, by close, which ends it, and by the session's own end.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
@@ -89,11 +90,11 @@ impl Session {
         self.step(Event::ReturnBegan);
         let code = self.rare.class == Class::Unknown;
         lent.backend.opaque |= code || self.shared.config.mode == Mode::Session;
-        let patterns = &self.shared.config.preserve_settings;
-        if !patterns.is_empty() {
-            self.rare.custom = self.pool.preserve(&self.rare.custom, patterns);
+        if std::mem::take(&mut self.rare.defined) {
+            self.pool.surveyed.outdate();
         }
-        let found = capture::capture(&mut lent.backend, &self.pool.user, &self.rare.custom).await;
+        let custom = self.custom();
+        let found = capture::capture(&mut lent.backend, &self.pool.user, &custom).await;
         let mut found = match found {
             Ok(found) => found,
             Err(error) => {
@@ -105,6 +106,10 @@ impl Session {
             std::mem::take(&mut found.notifications),
             lent.backend.key.key.pid,
         );
+        // On a backend where somebody else once made it, a setting reads as empty.
+        let own = &self.rare.custom;
+        let custom = &mut found.state.custom;
+        custom.retain(|(name, value)| !value.is_empty() || own.contains(name));
         let pins = self.pins(&found, &lent.backend.parameters);
         if !pins.is_empty() {
             self.shared.metrics.pinned(pins);
@@ -114,6 +119,11 @@ impl Session {
             self.step(Event::ReturnRefused);
             self.lent = Some(lent);
             return (Outcome::Pinned(pins.words()), Ok(()));
+        }
+        let now = self.shared.ledger.now();
+        if let Err(error) = self.pool.surveyed.refresh(&mut lent.backend, now).await {
+            tracing::warn!(session = %self.id, "a backend was lost while its database was looked at: {error}");
+            return (Outcome::Gone, Err(End::Backend(Some(lost()))));
         }
         // Only what the backend had can be gone from it: the rest waits until it is named.
         let exists = |name: &str| found.statements.contains(name);
@@ -129,6 +139,12 @@ impl Session {
         lent.backend.spent = true;
         self.let_go(lent, cause);
         (Outcome::Returned(None), Ok(()))
+    }
+
+    /// The names of the custom settings that PostgreSQL is asked for.
+    pub(super) fn custom(&self) -> Rc<BTreeSet<String>> {
+        let patterns = &self.shared.config.preserve_settings;
+        self.pool.preserve(&self.rare.custom, patterns)
     }
 
     /// Gives the backend back without asking it: what was said since the last probe leaves nothing that moves.

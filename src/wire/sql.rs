@@ -4,6 +4,7 @@
 
 mod class;
 mod fingerprint;
+pub mod hazards;
 mod single;
 pub mod virtual_setting;
 mod watch;
@@ -70,6 +71,14 @@ pub fn leaves_nothing(tag: &[u8]) -> bool {
         b"PREPARE TRANSACTION",
     ];
     TAGS.iter().any(|known| tag.starts_with(known))
+}
+
+/// Whether the tag of a CommandComplete belongs to a command that makes, changes or drops a definition.
+#[must_use]
+pub fn defines(tag: &[u8]) -> bool {
+    [&b"CREATE "[..], b"ALTER ", b"DROP "]
+        .iter()
+        .any(|known| tag.starts_with(known))
 }
 
 /// Whether a text names prepared statements in SQL: then it must find just those of its session.

@@ -5,6 +5,7 @@ mod support;
 
 mod claims;
 mod differential;
+mod hazards;
 mod moves;
 mod pins;
 mod problems;

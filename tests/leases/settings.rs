@@ -10,7 +10,8 @@ const TENANT: &str = "SELECT coalesce(current_setting('app.tenant', true), '')";
 
 /// One backend for all, in transaction mode, and a function that sets `app.tenant` without its caller naming it.
 fn one_backend() -> Option<(Postgres, Valet)> {
-    let (postgres, valet) = stage(&["--max-backends", "1", "--mode", "transaction"])?;
+    let flags = ["--max-backends", "1", "--mode", "transaction"];
+    let (postgres, valet) = stage(&[&flags[..], &["--preserve-settings", "app.other"]].concat())?;
     postgres.sql(
         "CREATE FUNCTION log_in(tenant text) RETURNS void LANGUAGE plpgsql AS
          $$ BEGIN PERFORM set_config('app' || '.tenant', tenant, false); END $$",

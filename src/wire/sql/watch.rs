@@ -140,7 +140,7 @@ fn is_local(text: &[u8]) -> bool {
     let last = memchr::memrchr(b',', inside).map(|comma| inside[comma + 1..].trim_ascii());
     // A quote, or another call, may hide where this one ends.
     let quotes = memchr::memchr_iter(b'\'', inside).count();
-    let simple = quotes % 2 == 0 && memchr::memchr(b'(', inside).is_none();
+    let simple = quotes.is_multiple_of(2) && memchr::memchr(b'(', inside).is_none();
     simple && last.is_some_and(|last| last.eq_ignore_ascii_case(b"true"))
 }
 
