@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::backend::state::SqlPrepared;
+use crate::backend::state::{Scene, SqlPrepared};
 use crate::backend::{Backend, Lost, State};
 use crate::lease::{Pin, Pins, Status};
 use crate::wire::extended::write_frame;
@@ -115,6 +115,24 @@ pub async fn capture(
         found.pins.add(Pin::PrepareLarge);
     }
     Ok(found)
+}
+
+/// Whether a backend at a quiet point has an unnamed statement; and notifications that came meanwhile.
+///
+/// Not cancel safe: a question that is broken off loses the backend.
+///
+/// # Errors
+/// The backend is lost.
+pub async fn has_unnamed(backend: &mut Backend) -> Result<(bool, Vec<u8>), Lost> {
+    let mut request = Vec::new();
+    write_frame(&mut request, b'D', b"S\0");
+    write_frame(&mut request, b'S', b"");
+    let exchange = backend.exchange(&request, 1);
+    let answers = tokio::time::timeout(PATIENCE, exchange)
+        .await
+        .map_err(|_| Lost::Closed)??;
+    let exists = answers.error.is_none_or(|error| error.code != "26000");
+    Ok((exists, answers.notifications))
 }
 
 /// Ends the probe's transaction, in a way that leaves the client's unnamed statement alone.
@@ -269,6 +287,7 @@ impl Found {
                     name,
                     text: text.to_owned(),
                     types: types.to_owned(),
+                    under: Scene::default(),
                 });
             }
             Some((_, "")) => self.pins.add(Pin::PrepareLarge),

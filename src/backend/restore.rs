@@ -72,15 +72,37 @@ fn write_restore(out: &mut Vec<u8>, wanted: &Wanted<'_>) {
     if let Some(role) = &wanted.state.role {
         write_statement_with(out, SET, &[Some("role"), Some(role)]);
     }
-    // Read under the settings and the role that they were made under, or else the session would be pinned.
-    for prepared in &wanted.state.prepared {
-        write_statement(out, &prepared.text, None);
-    }
+    write_prepared(out, wanted.state);
     for (name, value) in last {
         write_statement_with(out, SET, &[Some(name), Some(value)]);
     }
     write_statement(out, "COMMIT", None);
     write_frame(out, b'S', b"");
+}
+
+/// What SQL prepared is prepared again where its names mean what they meant.
+fn write_prepared(out: &mut Vec<u8>, state: &State) {
+    const LOCAL: &str = "SELECT pg_catalog.set_config($1, $2, true)";
+    let mut scene = state.scene();
+    for prepared in &state.prepared {
+        let under = &prepared.under;
+        if scene.search_path != under.search_path {
+            match &under.search_path {
+                None => write_statement(out, "SET LOCAL search_path TO DEFAULT", None),
+                Some(path) => write_statement_with(out, LOCAL, &[Some("search_path"), Some(path)]),
+            }
+        }
+        if scene.role != under.role {
+            let role = under.role.as_deref().unwrap_or("none");
+            write_statement_with(out, LOCAL, &[Some("role"), Some(role)]);
+        }
+        scene.clone_from(under);
+        write_statement(out, &prepared.text, None);
+    }
+    if scene.role != state.role {
+        let role = state.role.as_deref().unwrap_or("none");
+        write_statement_with(out, LOCAL, &[Some("role"), Some(role)]);
+    }
 }
 
 fn verify(found: &Found, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
@@ -91,7 +113,10 @@ fn verify(found: &Found, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
     if found.state.role != wanted.state.role {
         return different("role");
     }
-    if found.state.prepared != wanted.state.prepared {
+    let pairs = || found.state.prepared.iter().zip(&wanted.state.prepared);
+    if found.state.prepared.len() != wanted.state.prepared.len()
+        || !pairs().all(|(found, wanted)| found.looks_like(wanted))
+    {
         return different("what SQL prepared");
     }
     let strange = |ours: &[(String, String)], theirs: &[(String, String)]| {

@@ -21,6 +21,23 @@ pub struct SqlPrepared {
     pub text: String,
     /// The object ids of its parameters' types, as PostgreSQL shows them.
     pub types: String,
+    /// The role and the search_path that it was first found under: it is made under them again.
+    pub under: Scene,
+}
+
+/// What names in a text are looked up by. `None` is what RESET goes back to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Scene {
+    pub role: Option<String>,
+    pub search_path: Option<String>,
+}
+
+impl SqlPrepared {
+    /// Whether PostgreSQL shows the same of both.
+    #[must_use]
+    pub fn looks_like(&self, other: &Self) -> bool {
+        (&self.name, &self.text, &self.types) == (&other.name, &other.text, &other.types)
+    }
 }
 
 impl State {
@@ -41,6 +58,15 @@ impl State {
     pub fn setting(&self, name: &str) -> Option<&str> {
         let found = self.settings.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
+    }
+
+    /// What names are looked up by now.
+    #[must_use]
+    pub fn scene(&self) -> Scene {
+        Scene {
+            role: self.role.clone(),
+            search_path: self.setting("search_path").map(str::to_owned),
+        }
     }
 
     /// Whether SQL prepared a statement of this name.

@@ -184,7 +184,10 @@ impl Session {
         match header.kind {
             b'Q' => {
                 self.begin(1);
-                self.statements.drop_unnamed();
+                if !self.tracker.is_skipping() {
+                    let answered = self.tracker.is_answered();
+                    self.statements.unnamed.sent_query(answered);
+                }
                 let text = body.strip_suffix(b"\0").unwrap_or(body);
                 let whole = body.len() == header.body;
                 let extra = self.note_text(text, whole);
@@ -262,10 +265,12 @@ impl Session {
         match kept.then(read).flatten() {
             Some(statement) => self.tracker.sent_parse(Rc::new(statement), Origin::Client),
             None => {
-                if whole && name.is_empty() {
-                    self.statements.sent_unnamed(body);
-                } else {
-                    self.statements.sent_large(name);
+                if !(whole && name.is_empty()) {
+                    self.statements.sent_large();
+                }
+                if !self.tracker.is_skipping() {
+                    let kept = if whole { body } else { b"" };
+                    self.statements.unnamed.sent_parse(kept);
                 }
                 self.tracker.sent_unnamed_parse();
             }

@@ -14,6 +14,7 @@ mod replies;
 mod returning;
 mod rules;
 mod statements;
+mod unnamed;
 mod virtual_settings;
 
 use std::cell::Cell;

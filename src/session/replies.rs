@@ -90,7 +90,7 @@ impl Session {
             Seen::Plain => {}
             Seen::UnnamedPrepared => {
                 if let Some(lent) = &self.lent {
-                    self.statements.made_unnamed(&lent.backend.parameters);
+                    self.statements.unnamed.parsed(&lent.backend.parameters);
                 }
             }
             // The account of the backend's statements was kept when ours were sent.
@@ -99,11 +99,17 @@ impl Session {
             Seen::Prepared(statement) => self.hear_prepared(statement),
             Seen::Adopted(statement) => {
                 self.virtuals.adopted(&statement.name);
+                if statement.name.is_empty()
+                    && let Some(lent) = &self.lent
+                {
+                    self.statements.unnamed.parsed(&lent.backend.parameters);
+                }
                 if !statement.name.is_empty() {
                     self.hear_prepared(statement);
                 }
                 return Heard::Ours;
             }
+            Seen::Closed(name) if name.is_empty() => self.statements.unnamed.closed(),
             Seen::Closed(name) => self.note_closed(&name),
             Seen::Failed(aftermath) => self.hear_failure(aftermath),
         }
@@ -135,11 +141,7 @@ impl Session {
     }
 
     fn hear_failure(&mut self, aftermath: Aftermath) {
-        match aftermath {
-            Aftermath::Untouched => {}
-            Aftermath::Unmade => self.statements.drop_unnamed(),
-            Aftermath::Unknown => self.statements.doubt_unnamed(),
-        }
+        self.statements.unnamed.failed(aftermath);
         self.forget_adapted();
         self.reopen_skipped();
     }
@@ -147,6 +149,7 @@ impl Session {
     fn hear_ready(&mut self, status: Status) {
         if self.tracker.is_answered() {
             self.rare.adapted.clear();
+            self.statements.unnamed.answered();
         }
         if status == Status::Idle {
             add(&self.pool.counters.transactions, 1);

@@ -94,6 +94,12 @@ impl Session {
             self.pool.surveyed.outdate();
         }
         let custom = self.custom();
+        if self.statements.unnamed.is_in_doubt()
+            && let Ok((exists, frames)) = capture::has_unnamed(&mut lent.backend).await
+        {
+            self.statements.unnamed.settle(exists);
+            self.notify(frames, lent.backend.key.key.pid);
+        }
         let found = capture::capture(&mut lent.backend, &self.pool.user, &custom).await;
         let mut found = match found {
             Ok(found) => found,
@@ -110,7 +116,7 @@ impl Session {
         let own = &self.rare.custom;
         let custom = &mut found.state.custom;
         custom.retain(|(name, value)| !value.is_empty() || own.contains(name));
-        let pins = self.pins(&found, &lent.backend.parameters);
+        let pins = self.pins(&mut found, &lent.backend.parameters);
         if !pins.is_empty() {
             self.shared.metrics.pinned(pins);
             self.shared.ledger.book_mut().entry_mut(self.slot).pins = pins;
@@ -157,14 +163,14 @@ impl Session {
         self.let_go(lent, Cause::Voluntary);
     }
 
-    fn pins(&mut self, found: &Found, reported: &Rc<Parameters>) -> Pins {
+    fn pins(&mut self, found: &mut Found, reported: &Rc<Parameters>) -> Pins {
         let mut pins = found.pins.union(self.rare.sticky);
         if self.statements.is_incomplete() {
             pins.add(Pin::PrepareLarge);
         }
-        if self.statements.is_in_doubt()
+        if self.statements.unnamed.is_in_doubt()
             || !self.statements.would_mean_the_same(reported)
-            || !self.statements.may_replay(&found.state, reported)
+            || !self.statements.may_replay(&mut found.state, reported)
         {
             pins.add(Pin::Prepare);
         }

@@ -4,8 +4,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
 use crate::backend::prepared::{Made, Prepared, reads_alike};
+use crate::backend::state::Scene;
 use crate::backend::{Parameters, State};
-use crate::wire::extended::{Statement, parse_text};
+use crate::session::unnamed::Unnamed;
 use crate::wire::sql::reads_always_alike;
 
 /// The longest Parse message that is kept, in bytes.
@@ -24,11 +25,8 @@ const FEW: usize = 100;
 #[derive(Debug, Default)]
 pub(super) struct Statements {
     named: Option<Box<Prepared>>,
-    /// The body of the last Parse of the unnamed statement.
-    unnamed: Vec<u8>,
-    fate: Unnamed,
-    /// The reported settings that it was read under.
-    unnamed_under: Option<Rc<Parameters>>,
+    /// The unnamed one.
+    pub unnamed: Unnamed,
     /// A statement was too large to be kept, or there were too many.
     large: bool,
     rare: Option<Box<Rare>>,
@@ -53,48 +51,25 @@ struct SqlMade {
     text: u64,
     /// The reported settings that it was read under; `None` where it can't be told.
     under: Option<Rc<Parameters>>,
-    /// The role and the search_path when it was first found.
-    found_under: Option<(Option<String>, Option<String>)>,
+    /// What names meant when it was first found.
+    found_under: Option<Scene>,
 }
 
-/// What became of the unnamed statement.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Unnamed {
-    /// There is none.
-    #[default]
-    None,
-    /// It was sent to the backend that is held.
-    Here,
-    /// The backend that is held doesn't have it.
-    Away,
-    /// It can't be told which one the backend has, if any.
-    Unknown,
+impl SqlMade {
+    /// One whose making nobody saw.
+    fn unseen(text: u64) -> Self {
+        Self {
+            text,
+            under: None,
+            found_under: None,
+        }
+    }
 }
 
 impl Statements {
-    /// A Parse of the unnamed statement was sent.
-    pub fn sent_unnamed(&mut self, body: &[u8]) {
-        self.unnamed.clear();
-        self.unnamed.extend_from_slice(body);
-        self.fate = Unnamed::Here;
-    }
-
-    /// A simple query, or a failure, did away with the unnamed statement (protocol chapter 55.2.3).
-    pub fn drop_unnamed(&mut self) {
-        self.fate = Unnamed::None;
-    }
-
-    /// A failure skipped the making or closing of the unnamed statement.
-    pub fn doubt_unnamed(&mut self) {
-        self.fate = Unnamed::Unknown;
-    }
-
-    /// A Parse of this name was too large to be kept.
-    pub fn sent_large(&mut self, name: &[u8]) {
+    /// A Parse was too large to be kept.
+    pub fn sent_large(&mut self) {
         self.large = true;
-        if name.is_empty() {
-            self.fate = Unnamed::None;
-        }
     }
 
     /// Whether a statement exists that can't be made anew.
@@ -104,12 +79,7 @@ impl Statements {
 
     /// Whether every statement can be made anew.
     pub fn are_known(&self) -> bool {
-        !self.is_incomplete() && !self.is_in_doubt()
-    }
-
-    /// Whether it can't be told what the unnamed statement is.
-    pub fn is_in_doubt(&self) -> bool {
-        self.fate == Unnamed::Unknown
+        !self.is_incomplete() && !self.unnamed.is_in_doubt()
     }
 
     /// A statement exists now. `false` where there are too many of them to keep it.
@@ -134,43 +104,35 @@ impl Statements {
             Some(known) => known.under = None,
             None if full => {}
             None => made.push(SqlMade {
-                text,
                 under: under.cloned(),
-                found_under: None,
+                ..SqlMade::unseen(text)
             }),
         }
     }
 
-    /// Whether the statements of SQL `PREPARE` that the probe found would mean the same if they were made anew.
-    pub fn may_replay(&mut self, state: &State, reported: &Rc<Parameters>) -> bool {
+    /// Whether the statements of SQL `PREPARE` that the probe found would mean the same if they were made anew, and under
+    /// what they would be.
+    pub fn may_replay(&mut self, state: &mut State, reported: &Rc<Parameters>) -> bool {
         if state.prepared.is_empty() && self.rare.is_none() {
             return true;
         }
+        let here = state.scene();
         let made = &mut self.rare.get_or_insert_default().sql;
-        let texts: Vec<&str> = state.prepared.iter().map(|sql| sql.text.as_str()).collect();
-        made.retain(|made| texts.iter().any(|text| hash(text.as_bytes()) == made.text));
-        let here = (
-            state.role.clone(),
-            state.setting("search_path").map(str::to_owned),
-        );
+        let mut remain = Vec::new();
         let mut alike = true;
-        for text in texts {
-            let text = text.as_bytes();
-            let hash = hash(text);
-            if !made.iter().any(|made| made.text == hash) {
-                made.push(SqlMade {
-                    text: hash,
-                    under: None,
-                    found_under: None,
-                });
-            }
-            for made in made.iter_mut().filter(|made| made.text == hash) {
-                let read = made.under.as_ref();
-                alike &= reads_always_alike(text)
-                    || read.is_some_and(|under| reads_alike(under, reported));
-                alike &= *made.found_under.get_or_insert_with(|| here.clone()) == here;
-            }
+        for prepared in &mut state.prepared {
+            let text = hash(prepared.text.as_bytes());
+            let at = made.iter().position(|made| made.text == text);
+            let mut known = at.map_or_else(|| SqlMade::unseen(text), |at| made.swap_remove(at));
+            prepared.under = known
+                .found_under
+                .get_or_insert_with(|| here.clone())
+                .clone();
+            alike &= reads_always_alike(prepared.text.as_bytes())
+                || (known.under.as_ref()).is_some_and(|under| reads_alike(under, reported));
+            remain.push(known);
         }
+        *made = remain;
         alike
     }
 
@@ -201,29 +163,10 @@ impl Statements {
             .flat_map(|(_, parameters)| parameters.iter().copied())
     }
 
-    /// The unnamed statement exists now, likewise.
-    pub fn made_unnamed(&mut self, under: &Rc<Parameters>) {
-        self.unnamed_under = Some(under.clone());
-    }
-
     /// Whether every statement would mean the same if its text were read again under these reported settings.
     pub fn would_mean_the_same(&self, under: &Rc<Parameters>) -> bool {
-        let named = self.named.iter().flat_map(|named| named.iter());
-        let mut unnamed = self
-            .unnamed_under
-            .iter()
-            .filter(|_| self.fate != Unnamed::None);
-        unnamed.all(|read| {
-            reads_alike(read, under)
-                || reads_always_alike(parse_text(&self.unnamed).unwrap_or_default())
-        }) && named.into_iter().all(|made| made.reads_alike(under))
-    }
-
-    /// A Close was sent: that of the unnamed statement can't fail, and a later Parse may follow before its answer.
-    pub fn sent_close(&mut self, name: &[u8]) {
-        if name.is_empty() {
-            self.fate = Unnamed::None;
-        }
+        let mut named = self.named.iter().flat_map(|named| named.iter());
+        self.unnamed.would_mean_the_same(under) && named.all(|made| made.reads_alike(under))
     }
 
     /// A named statement is closed: gives what it was.
@@ -268,22 +211,6 @@ impl Statements {
     /// Whether there is no named statement.
     pub fn is_empty(&self) -> bool {
         self.named.is_none()
-    }
-
-    /// The backend changed: the unnamed statement isn't there.
-    pub fn moved(&mut self) {
-        if self.fate == Unnamed::Here {
-            self.fate = Unnamed::Away;
-        }
-    }
-
-    /// The unnamed statement, when the backend that is held must be given it first.
-    pub fn recall_unnamed(&mut self) -> Option<Rc<Statement>> {
-        if self.fate != Unnamed::Away {
-            return None;
-        }
-        self.fate = Unnamed::Here;
-        Statement::read(&self.unnamed).map(Rc::new)
     }
 }
 

@@ -278,3 +278,39 @@ fn more_statements_than_are_kept_pin_until_they_are_gone() {
     other.send(&[bind("", "s21_499", &["7"]), sync()].concat());
     assert_eq!(other.until_ready()[0].sqlstate(), "26000");
 }
+
+#[test]
+fn the_unnamed_statement_of_another_session_answers_for_nobody() {
+    let Some((_postgres, valet)) = stage(&["--max-backends", "1", "--mode", "transaction"]) else {
+        return;
+    };
+    let mut owner = session(&valet, "app");
+    owner.value("SELECT 1");
+    let mut other = session(&valet, "app");
+    for _ in 0..2 {
+        owner.send(
+            &[
+                parse("", "SELECT 'secret'"),
+                bind("", "", &[]),
+                execute("", 0),
+                sync(),
+            ]
+            .concat(),
+        );
+        assert_eq!(tags(&owner.until_ready()), "12DCZ");
+        other.send(&[bind("", "", &[]), execute("", 0), sync()].concat());
+        assert_eq!(other.until_ready()[0].sqlstate(), "26000");
+        owner.send(
+            &[
+                describe_statement(""),
+                bind("", "", &[]),
+                execute("", 0),
+                sync(),
+            ]
+            .concat(),
+        );
+        assert_eq!(tags(&owner.until_ready()), "tT2DCZ");
+        other.send(&[describe_statement(""), sync()].concat());
+        assert_eq!(other.until_ready()[0].sqlstate(), "26000");
+    }
+}

@@ -142,8 +142,13 @@ fn makes_state(text: &[u8]) -> bool {
         if known || prefixed || contains(word, b"advisory") {
             return true;
         }
-        if is(b"set") && !is_of_update(&before, words.peek().copied().unwrap_or_default()) {
-            return true;
+        if is(b"set") {
+            let next = words.peek().copied().unwrap_or_default();
+            // Where the next word ends: a dot makes it a custom setting.
+            let end = next.as_ptr().addr() - text.as_ptr().addr() + next.len();
+            if next.is_empty() || text.get(end) == Some(&b'.') || !is_of_update(&before, next) {
+                return true;
+            }
         }
         before.rotate_left(1);
         before[7] = word;
@@ -165,7 +170,7 @@ fn is_of_update(before: &[&[u8]], next: &[u8]) -> bool {
     ];
     let is = |word: &[u8], known: &[u8]| word.eq_ignore_ascii_case(known);
     let update = before.iter().any(|word| is(word, b"update"));
-    update && !OTHERS.iter().any(|other| is(next, other)) && !next.contains(&b'.')
+    update && !OTHERS.iter().any(|other| is(next, other))
 }
 
 fn contains(word: &[u8], part: &[u8]) -> bool {
