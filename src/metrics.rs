@@ -14,8 +14,12 @@ use crate::wire::reply::Fault;
 #[derive(Clone, Debug)]
 pub struct Metrics {
     returns: IntCounterVec,
+    /// Leases that were returned by detach, by the number of the cause: counted at the end of each transaction.
+    detached: [IntCounter; Cause::ALL.len()],
     pins: IntCounterVec,
     restores: IntCounterVec,
+    restored_same: IntCounter,
+    restored_other: IntCounter,
     faults: IntCounterVec,
     refusals: IntCounterVec,
     reloads: IntCounter,
@@ -44,22 +48,27 @@ impl Default for Metrics {
             let options = HistogramOpts::new(name, help).buckets(MILLISECONDS.to_vec());
             Histogram::with_opts(options).expect("the name and buckets are constants")
         };
-        let metrics = Self {
-            returns: vec(
-                "pgvalet_returns_total",
-                "Leases returned, by reason and method",
-                &["reason", "method"],
-            ),
+        let returns = vec(
+            "pgvalet_returns_total",
+            "Leases returned, by reason and method",
+            &["reason", "method"],
+        );
+        let restores = vec(
+            "pgvalet_restores_total",
+            "Sessions that took a backend again, by which",
+            &["backend"],
+        );
+        Self {
+            detached: Cause::ALL.map(|cause| returns.with_label_values(&[cause.word(), "detach"])),
+            returns,
             pins: vec(
                 "pgvalet_pins_total",
                 "Detaches refused, by what pinned the session",
                 &["reason"],
             ),
-            restores: vec(
-                "pgvalet_restores_total",
-                "Sessions that took a backend again, by which",
-                &["backend"],
-            ),
+            restored_same: restores.with_label_values(&["same"]),
+            restored_other: restores.with_label_values(&["other"]),
+            restores,
             faults: vec(
                 "pgvalet_faults_total",
                 "Errors told to clients, by whose fault and SQLSTATE",
@@ -80,16 +89,17 @@ impl Default for Metrics {
                 "pgvalet_acquire_wait_seconds",
                 "How long sessions waited for a backend, when they had to",
             ),
-        };
-        for cause in Cause::ALL {
-            metrics.returns.with_label_values(&[cause.word(), "detach"]);
         }
-        metrics
     }
 }
 
 impl Metrics {
-    /// A lease was returned.
+    /// A lease was returned, and its session goes on.
+    pub fn detached(&self, cause: Cause) {
+        self.detached[cause as usize].inc();
+    }
+
+    /// A lease was returned with its session's end.
     pub fn returned(&self, cause: Cause, method: &str) {
         self.returns
             .with_label_values(&[cause.word(), method])
@@ -105,9 +115,12 @@ impl Metrics {
 
     /// A session took a backend again: its own warm one, or another.
     pub fn restored(&self, same: bool) {
-        self.restores
-            .with_label_values(&[if same { "same" } else { "other" }])
-            .inc();
+        let count = if same {
+            &self.restored_same
+        } else {
+            &self.restored_other
+        };
+        count.inc();
     }
 
     /// An error was told to a client.

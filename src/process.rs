@@ -50,6 +50,17 @@ pub fn command(pid: u32) -> String {
     words.join(" ").chars().take(KEPT).collect()
 }
 
+/// The name of a user of this machine, as /etc/passwd has it.
+#[must_use]
+pub fn user_name(uid: u32) -> Option<String> {
+    let uid = uid.to_string();
+    let passwd = fs::read_to_string("/etc/passwd").ok()?;
+    let line = passwd
+        .lines()
+        .find(|line| line.split(':').nth(2) == Some(&uid))?;
+    line.split(':').next().map(str::to_owned)
+}
+
 /// The socket inodes of these local addresses.
 fn inodes(addresses: &[SocketAddr]) -> HashMap<u64, SocketAddr> {
     let mut inodes = HashMap::new();

@@ -129,6 +129,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::default());
     let verifiers = Arc::new(Verifiers::new().map_err(RunError::Randomness)?);
+    warm(&verifiers, &config)?;
     let transport = transport(&config, listeners.certificates.clone())?;
     let (shards, receivers) = Shards::new(config.threads);
     announce(&listeners);
@@ -177,6 +178,16 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
             Err(error) => Err(error),
         },
     }
+}
+
+/// Derives the keys of the configuration's users, beside everything else.
+fn warm(verifiers: &Arc<Verifiers>, config: &Arc<Config>) -> Result<(), RunError> {
+    let (verifiers, config) = (verifiers.clone(), config.clone());
+    let work = move || verifiers.warm(&config);
+    let started = thread::Builder::new()
+        .name("pgvalet-keys".to_owned())
+        .spawn(work);
+    started.map(drop).map_err(RunError::Start)
 }
 
 /// What encrypts both legs, with a thread for its handshakes.

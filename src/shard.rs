@@ -116,8 +116,8 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         cancels: Box::new(desk),
     });
     let mut accepting = Vec::new();
-    for bound in listeners {
-        let listener = Listener::new(bound)?;
+    for (place, bound) in listeners.into_iter().enumerate() {
+        let listener = (place, Listener::new(bound)?);
         accepting.push(spawn_local(accept(
             shared.clone(),
             listener,
@@ -134,12 +134,12 @@ async fn live(parts: Parts) -> std::io::Result<()> {
 }
 
 /// Takes connections in until pgvalet drains.
-async fn accept(shared: Rc<Shared>, listener: Listener, mut shutdown: Shutdown) {
+async fn accept(shared: Rc<Shared>, (place, listener): (usize, Listener), mut shutdown: Shutdown) {
     let accepting = async {
         loop {
             match listener.accept(shared.config.tcp_user_timeout).await {
                 Ok((stream, peer)) if shared.ledger.book().len() < shared.max_sessions => {
-                    spawn_local(serve(shared.clone(), stream, peer));
+                    spawn_local(serve(shared.clone(), stream, peer, place));
                 }
                 Ok((stream, _)) => {
                     let error =

@@ -42,7 +42,7 @@ impl axum::serve::Listener for Listener {
     fn local_addr(&self) -> std::io::Result<Peer> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Peer::Tcp),
-            Self::Unix(..) => Ok(Peer::Unix(0)),
+            Self::Unix(..) => Ok(Peer::Unix { pid: 0, uid: None }),
         }
     }
 }

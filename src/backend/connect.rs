@@ -7,23 +7,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{
-    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
-};
 use postgres_protocol::message::frontend;
-use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backend::dial::{Dialer, Encryption};
+use crate::backend::login::{Credentials, Proof};
 use crate::backend::parameters::{self, Baseline, Parameters};
 use crate::backend::prepared::Prepared;
 use crate::backend::{Backend, Home};
 use crate::config::{Upstream, UpstreamHost};
 use crate::lease::{BackendId, Generation, Moment};
 use crate::ledger::CancelTarget;
-use crate::net::{Stream, tls};
-use crate::wire::frame::{Header, cstr};
+use crate::net::Stream;
+use crate::wire::frame::Header;
 use crate::wire::reply::{ClientError, Fault, Fields};
 use crate::wire::startup::{CancelKey, MAX_KEY};
 
@@ -39,7 +35,8 @@ pub struct Login<'a> {
     pub dialer: &'a Dialer,
     pub database: &'a str,
     pub user: &'a str,
-    pub password: Option<SecretString>,
+    pub proof: Proof,
+    pub credentials: &'a Credentials,
     pub application: &'a str,
     pub baseline: Rc<Baseline>,
     /// Zero means without limit.
@@ -113,10 +110,11 @@ pub(super) fn broken(why: &dyn std::fmt::Display) -> ClientError {
     )
 }
 
-struct Talk<'a> {
-    stream: Stream,
+/// The conversation of a login.
+pub(super) struct Talk<'a> {
+    pub(super) stream: Stream,
     buf: BytesMut,
-    login: &'a Login<'a>,
+    pub(super) login: &'a Login<'a>,
 }
 
 impl<'a> Talk<'a> {
@@ -159,123 +157,6 @@ impl<'a> Talk<'a> {
             if self.authenticate(&body).await? {
                 return Ok(());
             }
-        }
-    }
-
-    /// Answers one authentication request; `true` for AuthenticationOk.
-    async fn authenticate(&mut self, body: &[u8]) -> Result<bool, ClientError> {
-        let Some((code, rest)) = body.split_first_chunk::<4>() else {
-            return Err(broken(&"a short authentication request"));
-        };
-        match u32::from_be_bytes(*code) {
-            0 => return Ok(true),
-            3 => self.cleartext().await?,
-            5 => self.md5(rest).await?,
-            10 => self.scram(rest).await?,
-            2 | 6..=9 => return Err(unsupported(&"Kerberos, GSSAPI or SSPI")),
-            other => return Err(broken(&format!("authentication method {other} is unknown"))),
-        }
-        Ok(false)
-    }
-
-    fn password(&self) -> Result<SecretString, ClientError> {
-        self.login.password.clone().ok_or_else(|| {
-            let message = format!(
-                "PostgreSQL asks for the password of user \"{}\", and pgvalet knows none",
-                self.login.user
-            );
-            ClientError::new(Fault::Proxy, "28000", message).hint(
-                "Put it into the upstream URL, into [users] of the configuration, or into .pgpass.",
-            )
-        })
-    }
-
-    async fn cleartext(&mut self) -> Result<(), ClientError> {
-        let exposed = match &self.stream {
-            Stream::Tls(_) | Stream::Unix(_) => false,
-            Stream::Tcp(stream) => !stream
-                .peer_addr()
-                .is_ok_and(|address| address.ip().is_loopback()),
-        };
-        if exposed {
-            return Err(unsupported(&"a password in clear over the network"));
-        }
-        let password = self.password()?;
-        self.send_password(password.expose_secret().as_bytes())
-            .await
-    }
-
-    async fn md5(&mut self, salt: &[u8]) -> Result<(), ClientError> {
-        let salt = salt
-            .first_chunk::<4>()
-            .ok_or_else(|| broken(&"a short salt"))?;
-        let password = self.password()?;
-        let hash = md5_hash(
-            self.login.user.as_bytes(),
-            password.expose_secret().as_bytes(),
-            *salt,
-        );
-        self.send_password(hash.as_bytes()).await
-    }
-
-    async fn send_password(&mut self, password: &[u8]) -> Result<(), ClientError> {
-        let mut out = BytesMut::new();
-        frontend::password_message(password, &mut out).map_err(|error| broken(&error))?;
-        self.send(&out).await
-    }
-
-    async fn scram(&mut self, mechanisms: &[u8]) -> Result<(), ClientError> {
-        let mut offered = Vec::new();
-        let mut rest = mechanisms;
-        while let Some((name, tail)) = cstr(rest).filter(|(name, _)| !name.is_empty()) {
-            offered.push(name);
-            rest = tail;
-        }
-        let (mechanism, binding) = self.mechanism(&offered)?;
-        let password = self.password()?;
-        let mut scram = ScramSha256::new(password.expose_secret().as_bytes(), binding);
-        let mut out = BytesMut::new();
-        frontend::sasl_initial_response(mechanism, scram.message(), &mut out)
-            .map_err(|error| broken(&error))?;
-        self.send(&out).await?;
-        let challenge = self.sasl(11).await?;
-        // Deriving the key takes milliseconds: not on the data thread.
-        let scram =
-            tokio::task::spawn_blocking(move || scram.update(&challenge).map(|()| scram)).await;
-        let mut scram = scram
-            .map_err(|error| broken(&error))?
-            .map_err(|error| broken(&error))?;
-        let mut out = BytesMut::new();
-        frontend::sasl_response(scram.message(), &mut out).map_err(|error| broken(&error))?;
-        self.send(&out).await?;
-        let proof = self.sasl(12).await?;
-        scram.finish(&proof).map_err(|error| broken(&error))
-    }
-
-    /// The mechanism to use of those that PostgreSQL offers: the one that binds to the TLS connection where it can be.
-    fn mechanism(&self, offered: &[&[u8]]) -> Result<(&'static str, ChannelBinding), ClientError> {
-        let end_point = self.stream.peer_certificate().and_then(tls::end_point);
-        let offers = |name: &str| offered.contains(&name.as_bytes());
-        match end_point {
-            Some(hash) if offers(SCRAM_SHA_256_PLUS) => Ok((
-                SCRAM_SHA_256_PLUS,
-                ChannelBinding::tls_server_end_point(hash),
-            )),
-            // "We could have": PostgreSQL notices where somebody in between took the offer away.
-            Some(_) if offers(SCRAM_SHA_256) => Ok((SCRAM_SHA_256, ChannelBinding::unrequested())),
-            None if offers(SCRAM_SHA_256) => Ok((SCRAM_SHA_256, ChannelBinding::unsupported())),
-            Some(_) | None => Err(unsupported(&"a SASL mechanism other than SCRAM-SHA-256")),
-        }
-    }
-
-    /// Reads AuthenticationSASLContinue (11) or AuthenticationSASLFinal (12).
-    async fn sasl(&mut self, expected: u32) -> Result<Vec<u8>, ClientError> {
-        let (kind, body) = self.receive().await?;
-        match body.split_first_chunk::<4>() {
-            Some((code, rest)) if kind == b'R' && u32::from_be_bytes(*code) == expected => {
-                Ok(rest.to_vec())
-            }
-            _ => Err(broken(&"the SASL exchange went astray")),
         }
     }
 
@@ -340,7 +221,7 @@ impl<'a> Talk<'a> {
         })
     }
 
-    async fn send(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         let sent = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
@@ -349,7 +230,7 @@ impl<'a> Talk<'a> {
     }
 
     /// Reads one message. Notices are dropped; an ErrorResponse becomes the error that the client sees.
-    async fn receive(&mut self) -> Result<(u8, Vec<u8>), ClientError> {
+    pub(super) async fn receive(&mut self) -> Result<(u8, Vec<u8>), ClientError> {
         loop {
             let header = Header::read(&self.buf).map_err(|error| broken(&error))?;
             if let Some(header) = header {
@@ -375,14 +256,6 @@ impl<'a> Talk<'a> {
             }
         }
     }
-}
-
-fn unsupported(what: &dyn std::fmt::Display) -> ClientError {
-    ClientError::new(
-        Fault::Proxy,
-        "28000",
-        format!("PostgreSQL asks pgvalet for {what}, which it refuses to answer"),
-    )
 }
 
 fn refused(frame: &[u8]) -> ClientError {

@@ -7,6 +7,8 @@ pub mod capture;
 pub mod connect;
 pub mod dial;
 mod exchange;
+pub mod login;
+pub mod lookup;
 pub mod parameters;
 pub mod pool;
 pub mod pools;
@@ -20,6 +22,7 @@ use std::rc::Rc;
 
 pub use dial::Dialer;
 pub use exchange::{Answers, Lost};
+pub use login::Proof;
 pub use parameters::{Baseline, Parameters};
 pub use pool::{Grant, Lent, Permit, Pool};
 pub use pools::Pools;

@@ -11,6 +11,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::backend::login::{Credentials, Proof};
 use crate::backend::prepared::Texts;
 use crate::backend::survey::Surveyed;
 use crate::backend::{Backend, Baseline, Home, Parameters, State};
@@ -35,8 +36,12 @@ pub struct Pool {
     pub database: Rc<str>,
     pub user: Rc<str>,
     max: usize,
+    /// The state of a session that has set nothing, shared by all of them.
+    pub blank: Rc<State>,
     /// What its sessions did so far.
     pub counters: Counters,
+    /// What its clients' logins have shown, to log in upstream with.
+    pub credentials: Credentials,
     /// Backends of older generations are replaced once nobody holds them.
     oldest: Cell<Generation>,
     /// What its database's own code may do behind a statement.
@@ -151,7 +156,9 @@ impl Pool {
             database,
             user,
             max,
+            blank: Rc::default(),
             counters: Counters::default(),
+            credentials: Credentials::default(),
             oldest: Cell::default(),
             surveyed: Surveyed::default(),
             state: RefCell::default(),
@@ -222,6 +229,7 @@ impl Pool {
         Wait {
             pool: self.clone(),
             waiter,
+            done: false,
         }
     }
 
@@ -315,16 +323,31 @@ impl Pool {
         known.map(|(_, parameters)| parameters.clone())
     }
 
-    /// Notes what PostgreSQL reported at a login.
-    pub fn learn(&self, baseline: &Rc<Baseline>, parameters: &Rc<Parameters>) {
+    /// Notes what PostgreSQL reported at a login. Gives the same back, shared with the backends that reported the same:
+    /// who goes from one of them to another needn't compare.
+    pub fn learn(&self, baseline: &Rc<Baseline>, parameters: &Rc<Parameters>) -> Rc<Parameters> {
         let mut state = self.state.borrow_mut();
         state.failure = None;
+        let known = state.known.iter().map(|(_, known)| known);
+        let parameters = known
+            .chain(state.idle.iter().map(|lent| &lent.backend.parameters))
+            .find(|known| *known == parameters)
+            .unwrap_or(parameters)
+            .clone();
         state
             .known
             .retain(|(known, _)| !Rc::ptr_eq(known, baseline));
         state.known.push((baseline.clone(), parameters.clone()));
         if state.known.len() > KNOWN_BASELINES {
             state.known.remove(0);
+        }
+        parameters
+    }
+
+    /// Takes in what a client's login has shown. What was refused without it is tried again at once.
+    pub fn learn_proof(&self, proof: Proof) {
+        if self.credentials.learn(proof) {
+            self.state.borrow_mut().failure = None;
         }
     }
 
@@ -462,13 +485,17 @@ impl Waiter {
 pub struct Wait {
     pool: Rc<Pool>,
     waiter: Rc<Waiter>,
+    /// The grant came and was taken: the queue knows nothing of it any more.
+    done: bool,
 }
 
 impl Future for Wait {
     type Output = Grant;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Grant> {
-        if let Some(grant) = self.waiter.grant.borrow_mut().take() {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Grant> {
+        let granted = self.waiter.grant.borrow_mut().take();
+        if let Some(grant) = granted {
+            self.done = true;
             return Poll::Ready(grant);
         }
         *self.waiter.waker.borrow_mut() = Some(cx.waker().clone());
@@ -478,6 +505,9 @@ impl Future for Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
+        if self.done {
+            return;
+        }
         self.pool
             .state
             .borrow_mut()

@@ -6,10 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::backend::connect::{self, Login};
+use crate::backend::login::Proof;
+use crate::backend::lookup::Lookup;
 use crate::backend::{Backend, Baseline, Dialer, Lent, Permit, Pool};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::lease::{BackendId, Generation};
+use crate::lease::{BackendId, Generation, Moment};
 use crate::wire::reply::ClientError;
 
 /// The pools of one data thread.
@@ -21,6 +23,8 @@ pub struct Pools {
     /// The bound of each pool: this thread's share of `max_backends`.
     share: usize,
     pools: RefCell<HashMap<(String, String), Rc<Pool>>>,
+    /// Whether, and how, PostgreSQL is asked for users' secrets.
+    lookup: Option<Box<Lookup>>,
     next: Cell<u64>,
 }
 
@@ -28,7 +32,9 @@ impl Pools {
     /// No pools yet. `share` bounds each of them.
     #[must_use]
     pub fn new(config: Arc<Config>, dialer: Dialer, clock: Clock, share: usize) -> Self {
+        let lookup = Lookup::new(&config).map(Box::new);
         Self {
+            lookup,
             config,
             dialer,
             clock,
@@ -42,6 +48,14 @@ impl Pools {
     #[must_use]
     pub fn dialer(&self) -> &Dialer {
         &self.dialer
+    }
+
+    pub(super) fn lookup(&self) -> Option<&Lookup> {
+        self.lookup.as_deref()
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        self.clock.now()
     }
 
     /// The pool of a database and user.
@@ -77,6 +91,10 @@ impl Pools {
                 self.config.backend_idle_timeout,
             );
         }
+        if let Some(lookup) = &self.lookup {
+            let config = &self.config;
+            lookup.tend(now, config.backend_lifetime, config.backend_idle_timeout);
+        }
         self.pools
             .borrow_mut()
             .retain(|_, pool| Rc::strong_count(pool) > 1 || pool.census().is_in_use());
@@ -99,7 +117,8 @@ impl Pools {
             dialer: &self.dialer,
             database: &pool.database,
             user: &pool.user,
-            password: self.config.password_for(&pool.database, &pool.user),
+            proof: self.proof(pool).await,
+            credentials: &pool.credentials,
             application,
             baseline: baseline.clone(),
             timeout: self.config.connect_timeout,
@@ -111,7 +130,7 @@ impl Pools {
             tracing::warn!(database = %pool.database, user = %pool.user, sqlstate = %error.code, "no backend: {}", error.message);
             pool.failed(error, self.clock.now());
         })?;
-        pool.learn(baseline, &backend.parameters);
+        backend.parameters = pool.learn(baseline, &backend.parameters);
         if pool
             .surveyed
             .refresh(&mut backend, self.clock.now())
@@ -125,5 +144,19 @@ impl Pools {
             backend: Box::new(backend),
             permit,
         })
+    }
+
+    /// What to log in with for this pool.
+    async fn proof(&self, pool: &Pool) -> Proof {
+        let (database, user) = (pool.database.clone(), pool.user.clone());
+        let secret = if self.config.reads_a_file(&user) {
+            let config = self.config.clone();
+            let (database, user) = (database.to_string(), user.to_string());
+            let read = move || config.secret_for(&database, &user);
+            tokio::task::spawn_blocking(read).await.ok().flatten()
+        } else {
+            self.config.secret_for(&database, &user)
+        };
+        pool.credentials.proof(secret, self.lookup.is_some())
     }
 }

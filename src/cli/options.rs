@@ -62,6 +62,8 @@ fn placeholder(kind: &Kind) -> String {
         Kind::Patterns(_) => "PATTERN".to_owned(),
         Kind::Filter(_) => "FILTER".to_owned(),
         Kind::Path(_) => "FILE".to_owned(),
-        Kind::Users | Kind::Rules => "TABLE".to_owned(),
+        Kind::Name(_) => "NAME".to_owned(),
+        Kind::Query(_) => "SQL".to_owned(),
+        Kind::Users | Kind::Rules | Kind::Logins => "TABLE".to_owned(),
     }
 }

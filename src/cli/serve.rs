@@ -11,7 +11,8 @@ use crate::config::{self, Config, LogFormat, Sources};
 use crate::drain::{self, Trigger};
 use crate::{Certificates, Listeners, RunError};
 
-/// Serves until a signal ends it.
+/// Serves until a signal ends it. Without huge pages, which would make megabytes of memory of what sessions need only
+/// kilobytes of.
 pub(super) fn serve(sources: Sources) -> Exit {
     let loaded = match loaded(&sources) {
         Ok(loaded) => loaded,
@@ -20,6 +21,10 @@ pub(super) fn serve(sources: Sources) -> Exit {
     log_to_stderr(&loaded.config);
     for warning in &loaded.warnings {
         warn!("{warning}");
+    }
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        // Only memory is at stake.
+        warn!("huge pages stay on: {error}");
     }
     match start(loaded.config, sources) {
         Ok(()) => Exit::Success,

@@ -173,6 +173,21 @@ pub enum ValueProblem {
     /// Something about the upstream URL.
     #[error(transparent)]
     Url(#[from] UrlProblem),
+    /// No network.
+    #[error("`{text}` isn't an address or a network")]
+    NotANetwork { text: String },
+    /// A query that can't tell users apart.
+    #[error("the query has no $1, which stands for the user's name")]
+    NoParameter,
+    /// A key that has to be there.
+    #[error("it isn't given")]
+    Missing,
+    /// Two keys that say the same.
+    #[error("`{other}` is given, too")]
+    Both { other: &'static str },
+    /// A file that has to be there.
+    #[error("{} can't be read: {why}", path.display())]
+    Unreadable { path: PathBuf, why: String },
     /// An inline table that isn't one.
     #[error("not an inline table of users")]
     NotUsers,
@@ -266,11 +281,29 @@ pub enum Conflict {
         mode: &'static str,
         missing: &'static str,
     },
+    /// A rule about logins that can't be meant as it is written.
+    #[error(transparent)]
+    Login(#[from] LoginConflict),
+    /// `auth` beside rules.
+    #[error(
+        "it says nothing where there are `[[logins]]`; allowed: leave it out, and make it the last rule"
+    )]
+    AuthBesideLogins,
     /// Fewer backends than threads.
     #[error(
         "{threads} threads can't share {max_backends} backends; allowed: at most `max_backends`"
     )]
     MoreThreadsThanBackends { threads: usize, max_backends: usize },
+}
+
+/// A rule of `[[logins]]` that lets in whom it shouldn't, or never anybody.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("rule {number} (\"{method}\"): {why}")]
+pub struct LoginConflict {
+    /// Its place, from 1.
+    pub number: usize,
+    pub method: &'static str,
+    pub why: &'static str,
 }
 
 /// Everything that is wrong, in the order found; never empty.

@@ -11,7 +11,14 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::Hint;
 use super::value::Raw;
-use super::{ConfigError, KEYS, Key, Kind, Origin, UserConfig, ValueProblem, Visibility, rules};
+use super::{
+    ConfigError, KEYS, Key, Kind, Origin, SecretFile, UserConfig, ValueProblem, Visibility, logins,
+    rules, value,
+};
+
+/// What a user takes, in words.
+pub(super) const USER: &str =
+    "`[users.NAME]` with `password = \"...\"` or `password_file = \"/...\"`";
 
 /// A key with its value and its place.
 pub(super) struct Setting {
@@ -82,6 +89,9 @@ fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Vec<Setting>
         let raw = match (&key.kind, value.get_ref()) {
             (Kind::Users, DeValue::Table(users)) => Raw::Users(read_users(users, &at, errors)),
             (Kind::Rules, DeValue::Array(tables)) => Raw::Rules(rules::read(tables, &at, errors)),
+            (Kind::Logins, DeValue::Array(tables)) => {
+                Raw::Logins(logins::read(tables, &at, errors))
+            }
             (_, value) => raw(value),
         };
         settings.push(Setting { key, raw, origin });
@@ -145,9 +155,20 @@ fn read_user(
             ("password", DeValue::String(text)) => {
                 config.password = Some(SecretString::from(text.to_string()));
             }
-            ("password", other) => errors.push(wrong_user(origin, full_name, other)),
+            ("password_file", DeValue::String(text)) => match secret_file(text) {
+                Ok(file) => config.password_file = Some(file),
+                Err(problem) => errors.push(ConfigError::Value {
+                    origin,
+                    key: full_name,
+                    problem,
+                    allowed: "the absolute path of a file that holds the secret".to_owned(),
+                }),
+            },
+            ("password" | "password_file", other) => {
+                errors.push(wrong_user(origin, full_name, other));
+            }
             (other, _) => {
-                let hint = Hint::for_name(other, ["password"]);
+                let hint = Hint::for_name(other, ["password", "password_file"]);
                 errors.push(ConfigError::Unknown {
                     origin,
                     what: "key",
@@ -157,14 +178,33 @@ fn read_user(
             }
         }
     }
+    if config.password.is_some() && config.password_file.is_some() {
+        let origin = fields.keys().next().map(|field| at(field.span()));
+        errors.push(ConfigError::Value {
+            origin: origin.unwrap_or(Origin::Default),
+            key: format!("users.{user}.password"),
+            problem: ValueProblem::Both {
+                other: "password_file",
+            },
+            allowed: "one of them".to_owned(),
+        });
+    }
     config
+}
+
+fn secret_file(text: &str) -> Result<SecretFile, ValueProblem> {
+    let path = value::path(text)?;
+    SecretFile::open(&path).map_err(|error| ValueProblem::Unreadable {
+        path,
+        why: error.to_string(),
+    })
 }
 
 fn wrong_user(origin: Origin, key: String, value: &DeValue<'_>) -> ConfigError {
     let problem = ValueProblem::Type {
         found: type_name(value),
     };
-    let allowed = "`[users.NAME]` with `password = \"...\"`".to_owned();
+    let allowed = USER.to_owned();
     ConfigError::Value {
         origin,
         key,

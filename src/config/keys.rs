@@ -42,6 +42,8 @@ pub enum Kind {
     Users,
     /// The `[[rules]]` tables.
     Rules,
+    /// The `[[logins]]` tables.
+    Logins,
     /// One address.
     Address(Slot<Address>),
     /// One address or more.
@@ -58,6 +60,10 @@ pub enum Kind {
     Filter(Slot<String>),
     /// A file.
     Path(Slot<Option<PathBuf>>),
+    /// A name.
+    Name(Slot<Option<String>>),
+    /// A query for secrets.
+    Query(Slot<Option<String>>),
 }
 
 /// One of some words, and how it is written to and read from its field.
@@ -87,6 +93,8 @@ macro_rules! duration {
     };
 }
 
+/// A password that was changed is taken for the old one for no longer.
+const HOUR: Duration = Duration::from_secs(3600);
 /// Longer durations are typing errors, and might overflow sums of times.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// TCP_USER_TIMEOUT is a signed count of milliseconds.
@@ -126,7 +134,22 @@ pub static KEYS: &[Key] = &[
     key(
         "auth",
         choice!(auth: "scram" => Auth::Scram, "trust" => Auth::Trust),
-        "How clients prove who they are; `trust` only on loopback and unix listeners",
+        "How clients prove who they are, where there are no `[[logins]]`; `trust` only on loopback and unix listeners",
+    ),
+    key(
+        "auth_query",
+        Kind::Query(|c| &mut c.auth_query),
+        "How PostgreSQL is asked for the secrets of users that aren't in the configuration; off without it and `auth_user`",
+    ),
+    key(
+        "auth_user",
+        Kind::Name(|c| &mut c.auth_user),
+        "Who asks `auth_query`; the URL's user by default",
+    ),
+    key(
+        "auth_query_cache",
+        duration!(auth_query_cache, Off, HOUR),
+        "How long the answer of `auth_query` is good for",
     ),
     key(
         "tls",
@@ -242,7 +265,12 @@ pub static KEYS: &[Key] = &[
     key(
         "users",
         Kind::Users,
-        "Passwords of users other than the URL's: `[users.NAME]` tables with `password`",
+        "Users other than the URL's: `[users.NAME]` tables with `password` or `password_file`",
+    ),
+    key(
+        "logins",
+        Kind::Logins,
+        "Who may log in how: the first that matches decides, and nobody else gets in",
     ),
     key(
         "rules",
@@ -260,7 +288,7 @@ impl Key {
     /// The flag that carries it, without leading dashes; tables have none.
     pub fn flag(&self) -> Option<String> {
         match self.kind {
-            Kind::Users | Kind::Rules => None,
+            Kind::Users | Kind::Rules | Kind::Logins => None,
             _ => Some(self.name.replace('_', "-")),
         }
     }
@@ -276,7 +304,8 @@ impl Kind {
                  ?sslmode=, sslrootcert=, sslcert= and sslkey= as in libpq"
                     .to_owned()
             }
-            Self::Users => "`[users.NAME]` with `password = \"...\"`".to_owned(),
+            Self::Users => super::file::USER.to_owned(),
+            Self::Logins => super::logins::ALLOWED.to_owned(),
             Self::Rules => super::rules::ALLOWED.to_owned(),
             Self::Address(_) => "host:port or unix:/path".to_owned(),
             Self::Addresses(_) => "host:port or unix:/directory, or several".to_owned(),
@@ -295,15 +324,19 @@ impl Kind {
                 "off, error, warn, info, debug or trace, or a filter such as \"info,pgvalet::session=debug\"".to_owned()
             }
             Self::Path(_) => "the absolute path of a PEM file".to_owned(),
+            Self::Name(_) => "a name".to_owned(),
+            Self::Query(_) => {
+                "\"default\", or a query for name and secret with the user's name in $1, all names qualified".to_owned()
+            }
         }
     }
 
-    /// Fills the key's field. `load` sees to the upstream, the users and the rules.
+    /// Fills the key's field. `load` sees to the upstream and the tables.
     pub(super) fn set(&self, config: &mut Config, raw: &Raw) -> Result<(), ValueProblem> {
         match self {
             Self::Upstream => {}
             // Tables are taken as they are read: this is something else.
-            Self::Users | Self::Rules => {
+            Self::Users | Self::Rules | Self::Logins => {
                 raw.text()?;
                 return Err(ValueProblem::Type { found: "a string" });
             }
@@ -331,6 +364,8 @@ impl Kind {
             }
             Self::Filter(slot) => *slot(config) = value::filter(raw.text()?.trim())?,
             Self::Path(slot) => *slot(config) = Some(value::path(raw.text()?)?),
+            Self::Name(slot) => *slot(config) = Some(raw.text()?.to_owned()),
+            Self::Query(slot) => *slot(config) = Some(value::auth_query(raw.text()?)?),
         }
         Ok(())
     }
@@ -343,7 +378,7 @@ impl Kind {
             toml::Value::Array(list.into_iter().map(toml::Value::String).collect())
         };
         Some(match self {
-            Self::Upstream | Self::Users | Self::Rules => return None,
+            Self::Upstream | Self::Users | Self::Rules | Self::Logins => return None,
             Self::Address(slot) => toml::Value::String(slot(config).to_string()),
             Self::Addresses(slot) => match slot(config).as_slice() {
                 [address] => toml::Value::String(address.to_string()),
@@ -363,6 +398,7 @@ impl Kind {
             Self::Path(slot) => {
                 toml::Value::String(slot(config).as_ref()?.to_string_lossy().into_owned())
             }
+            Self::Name(slot) | Self::Query(slot) => toml::Value::String(slot(config).clone()?),
         })
     }
 }

@@ -13,7 +13,7 @@ use super::file::{self, Setting, key_named};
 use super::value::Raw;
 use super::{
     Address, Auth, Config, ConfigError, ConfigErrors, Kind, Origin, Pgpass, PgpassProblem, Tls,
-    Upstream, UpstreamHost, UpstreamTls, UserConfig, ValueProblem, upstream, variables,
+    Upstream, UpstreamHost, UpstreamTls, UserConfig, ValueProblem, logins, upstream, variables,
 };
 
 /// All that a configuration is read from. Kept, so that SIGHUP reads it again.
@@ -65,19 +65,9 @@ impl Sources {
             file,
             vars,
             home: std::env::home_dir(),
-            os_user: os_user(),
+            os_user: crate::process::user_name(rustix::process::geteuid().as_raw()),
         }
     }
-}
-
-/// The name of the effective user in /etc/passwd.
-fn os_user() -> Option<String> {
-    let uid = rustix::process::geteuid().as_raw().to_string();
-    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
-    let line = passwd
-        .lines()
-        .find(|line| line.split(':').nth(2) == Some(&uid))?;
-    line.split(':').next().map(str::to_owned)
 }
 
 /// Reads and checks everything.
@@ -110,6 +100,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
             config.users = std::mem::take(users);
         } else if let (Kind::Rules, Raw::Rules(rules)) = (&setting.key.kind, &mut setting.raw) {
             config.rules = std::mem::take(rules);
+        } else if let (Kind::Logins, Raw::Logins(logins)) = (&setting.key.kind, &mut setting.raw) {
+            config.logins = std::mem::take(logins);
         } else if let Err(problem) = setting.key.kind.set(&mut config, &setting.raw) {
             errors.push(value_error(setting, problem));
         }
@@ -118,7 +110,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
         .iter()
         .map(|(name, setting)| (*name, setting.origin.clone()))
         .collect();
-    errors.extend(conflicts(&config, &origins));
+    errors.extend(conflicts(&mut config, &origins));
     let mut warnings = Vec::new();
     read_passwords(&mut config, sources, &mut warnings);
     warnings.extend(
@@ -260,8 +252,14 @@ fn readable_passwords(
 }
 
 /// What is fine by itself, but not together.
-fn conflicts(config: &Config, origins: &BTreeMap<&'static str, Origin>) -> Vec<ConfigError> {
+fn conflicts(config: &mut Config, origins: &BTreeMap<&'static str, Origin>) -> Vec<ConfigError> {
+    let unfit = logins::unfit(config).into_iter();
+    let config = &*config;
     let mut found = reachable(config);
+    found.extend(unfit.map(|conflict| ("logins", conflict.into())));
+    if !config.logins.is_empty() && origins.contains_key("auth") {
+        found.push(("auth", Conflict::AuthBesideLogins));
+    }
     if config.threads > config.max_backends {
         let (threads, max_backends) = (config.threads, config.max_backends);
         found.push((
@@ -308,7 +306,7 @@ fn tls_without(config: &Config) -> Option<Conflict> {
 /// Listeners that others can reach, and mustn't.
 fn reachable(config: &Config) -> Vec<(&'static str, Conflict)> {
     let mut found = Vec::new();
-    if config.auth == Auth::Trust {
+    if config.auth == Auth::Trust && config.logins.is_empty() {
         for listener in config.listen.iter().filter(|listener| !listener.is_local()) {
             let listener = listener.to_string();
             found.push(("auth", Conflict::TrustBeyondLoopback { listener }));

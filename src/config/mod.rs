@@ -16,8 +16,10 @@ mod error;
 mod file;
 mod keys;
 mod load;
+pub mod logins;
 mod pgpass;
 mod rules;
+mod secret;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -28,7 +30,9 @@ mod variables;
 pub use error::{ConfigError, ConfigErrors, Origin, UrlProblem, ValueProblem};
 pub use keys::{KEYS, Key, Kind, Visibility, reference};
 pub use load::{Loaded, Sources, Warning, load};
+pub use logins::{Knock, LoginRule, Method as LoginMethod};
 pub use pgpass::{Pgpass, PgpassProblem};
+pub use secret::{Secret, SecretFile};
 
 /// Everything `run` needs, checked. Build it with [`load()`], or `Config::for_upstream` in tests.
 #[derive(Clone, Debug)]
@@ -41,8 +45,16 @@ pub struct Config {
     pub admin: Address,
     /// Where `/metrics`, `/healthz` and `/readyz` are scraped.
     pub metrics: Address,
-    /// How clients prove who they are.
+    /// How clients prove who they are, where there are no `logins`.
     pub auth: Auth,
+    /// How clients prove who they are: the first rule that covers one decides, and without one it stays outside.
+    pub logins: Vec<LoginRule>,
+    /// How PostgreSQL is asked for the secret of a user whom the configuration doesn't know; `None` for the usual query.
+    pub auth_query: Option<String>,
+    /// Who asks it; `None` for the upstream URL's user.
+    pub auth_user: Option<String>,
+    /// How long its answer is good for; zero means for one login only.
+    pub auth_query_cache: Duration,
     /// Whether clients on TCP may or must encrypt.
     pub tls: Tls,
     /// The certificate that clients see, with its intermediates: PEM.
@@ -248,8 +260,11 @@ pub enum LogFormat {
 /// What the configuration knows of one user.
 #[derive(Clone, Debug, Default)]
 pub struct UserConfig {
-    /// The password that logs in upstream, and that SCRAM asks of the client.
+    /// What logs in upstream, and what a client's proof is checked against: a password, or a secret in one of
+    /// PostgreSQL's notations.
     pub password: Option<SecretString>,
+    /// The same in a file of its own.
+    pub password_file: Option<SecretFile>,
 }
 
 impl Config {
@@ -271,20 +286,43 @@ impl Config {
         }
     }
 
-    /// What is known of `user`'s password in `database`: the upstream URL's when it is that user's, else `[users.NAME]`,
+    /// What is known of `user` in `database`: the upstream URL's password when it is that user's, else `[users.NAME]`,
     /// else the first matching line of the password file.
-    pub fn password_for(&self, database: &str, user: &str) -> Option<SecretString> {
-        let from_url = (user == self.upstream.user).then_some(self.upstream.password.as_ref());
-        let from_users = || {
-            self.users
-                .get(user)
-                .and_then(|known| known.password.as_ref())
+    ///
+    /// It may read a file: where [`Self::reads_a_file`] says so, call it off the data thread.
+    pub fn secret_for(&self, database: &str, user: &str) -> Option<Secret> {
+        if user == self.upstream.user
+            && let Some(password) = &self.upstream.password
+        {
+            // The URL's is a password, whatever it looks like: it logs in upstream as it is.
+            return Some(Secret::Password(password.clone()));
+        }
+        let known = self.users.get(user);
+        let inline = known.and_then(|known| known.password.as_ref().map(Secret::read));
+        let mounted = || {
+            known?
+                .password_file
+                .as_ref()
+                .map(|file| Secret::read(&file.current()))
         };
-        from_url
-            .flatten()
-            .or_else(from_users)
-            .or_else(|| self.pgpass.password(&self.upstream, database, user))
-            .cloned()
+        let listed = || {
+            let password = self.pgpass.password(&self.upstream, database, user);
+            password.cloned().map(Secret::Password)
+        };
+        inline.or_else(mounted).or_else(listed)
+    }
+
+    /// Whether what is known of `user` stands in a file of its own.
+    #[must_use]
+    pub fn reads_a_file(&self, user: &str) -> bool {
+        let known = self.users.get(user);
+        known.is_some_and(|known| known.password_file.is_some())
+    }
+
+    /// Whether PostgreSQL is asked about users whom the configuration doesn't know.
+    #[must_use]
+    pub fn asks_postgresql(&self) -> bool {
+        self.auth_query.is_some() || self.auth_user.is_some()
     }
 
     /// The defaults, in front of `upstream`.
@@ -296,6 +334,10 @@ impl Config {
             admin: loopback(6433),
             metrics: loopback(9127),
             auth: Auth::Scram,
+            logins: Vec::new(),
+            auth_query: None,
+            auth_user: None,
+            auth_query_cache: Duration::from_secs(10),
             tls: Tls::Disable,
             tls_cert: None,
             tls_key: None,

@@ -43,7 +43,12 @@ impl Config {
             if user.password.is_some() {
                 text.push_str(&format!("password = \"{HIDDEN}\"\n"));
             }
+            if let Some(file) = &user.password_file {
+                let path = toml::Value::String(file.path().to_string_lossy().into_owned());
+                text.push_str(&format!("password_file = {path}\n"));
+            }
         }
+        text.push_str(&super::logins::show(&self.logins));
         text.push_str(&super::rules::show(&self.rules));
         text
     }

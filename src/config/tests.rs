@@ -8,6 +8,7 @@ use secrecy::ExposeSecret;
 
 use super::*;
 
+mod logins;
 mod passwords;
 mod refusals;
 mod upstream;
@@ -85,9 +86,10 @@ fn url_refused(text: &str) -> String {
 }
 
 fn password(config: &Config, database: &str, user: &str) -> Option<String> {
-    config
-        .password_for(database, user)
-        .map(|password| password.expose_secret().to_owned())
+    match config.secret_for(database, user)? {
+        Secret::Password(password) => Some(password.expose_secret().to_owned()),
+        secret => panic!("not a password: {secret:?}"),
+    }
 }
 
 #[test]
@@ -98,6 +100,7 @@ listen = "127.0.0.1:6432"
 admin = "127.0.0.1:6433"
 metrics = "127.0.0.1:9127"
 auth = "scram"
+auth_query_cache = "10s"
 tls = "disable"
 mode = "session"
 max_backends = 20

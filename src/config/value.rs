@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::nearest;
-use super::{Address, UserConfig, ValueProblem};
+use super::{Address, LoginRule, UserConfig, ValueProblem};
 use crate::lease::rules::Rule;
 
 /// A value as its source gave it.
@@ -23,6 +23,8 @@ pub(super) enum Raw {
     Users(std::collections::BTreeMap<String, UserConfig>),
     /// The `[[rules]]` tables.
     Rules(Vec<Rule>),
+    /// The `[[logins]]` tables.
+    Logins(Vec<LoginRule>),
     /// A TOML value that no key takes; its type.
     Other(&'static str),
 }
@@ -40,7 +42,7 @@ impl Raw {
             },
             Self::Integer(_) => Err(ValueProblem::Type { found: "a number" }),
             Self::Users(_) => Err(ValueProblem::Type { found: "a table" }),
-            Self::Rules(_) => Err(ValueProblem::Type { found: "an array" }),
+            Self::Rules(_) | Self::Logins(_) => Err(ValueProblem::Type { found: "an array" }),
             Self::Other(found) => Err(ValueProblem::Type { found }),
         }
     }
@@ -56,9 +58,11 @@ impl Raw {
         match self {
             Self::Text(text) => Ok(split(text)),
             Self::List(list) => Ok(list.iter().flat_map(split).collect()),
-            Self::Integer(_) | Self::Users(_) | Self::Rules(_) | Self::Other(_) => {
-                self.text().map(|_| Vec::new())
-            }
+            Self::Integer(_)
+            | Self::Users(_)
+            | Self::Rules(_)
+            | Self::Logins(_)
+            | Self::Other(_) => self.text().map(|_| Vec::new()),
         }
     }
 }
@@ -81,9 +85,12 @@ pub(super) fn duration(raw: &Raw, zero: Zero, most: Duration) -> Result<Duration
                 text: number.to_string(),
             });
         }
-        Raw::Text(_) | Raw::List(_) | Raw::Users(_) | Raw::Rules(_) | Raw::Other(_) => {
-            raw.text()?.trim()
-        }
+        Raw::Text(_)
+        | Raw::List(_)
+        | Raw::Users(_)
+        | Raw::Rules(_)
+        | Raw::Logins(_)
+        | Raw::Other(_) => raw.text()?.trim(),
     };
     let shown = text.to_owned();
     let duration = humantime::parse_duration(text).map_err(|_| {
@@ -116,11 +123,26 @@ pub(super) fn path(text: &str) -> Result<PathBuf, ValueProblem> {
     }
 }
 
+/// A query with the user's name in `$1`, or the word for the usual one.
+pub(super) fn auth_query(text: &str) -> Result<String, ValueProblem> {
+    let text = text.trim();
+    if text == "default" || text.contains("$1") {
+        Ok(text.to_owned())
+    } else {
+        Err(ValueProblem::NoParameter)
+    }
+}
+
 /// A whole number in `range`.
 pub(super) fn count(raw: &Raw, least: usize, most: usize) -> Result<usize, ValueProblem> {
     let number = match raw {
         Raw::Integer(number) => *number,
-        Raw::Text(_) | Raw::List(_) | Raw::Users(_) | Raw::Rules(_) | Raw::Other(_) => {
+        Raw::Text(_)
+        | Raw::List(_)
+        | Raw::Users(_)
+        | Raw::Rules(_)
+        | Raw::Logins(_)
+        | Raw::Other(_) => {
             let text = raw.text()?.trim();
             text.replace('_', "")
                 .parse()

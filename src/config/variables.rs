@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::error::Hint;
 use super::file::{Setting, key_named, users_from_variable};
 use super::value::Raw;
-use super::{ConfigError, KEYS, Kind, Origin, Visibility, rules};
+use super::{ConfigError, KEYS, Kind, Origin, Visibility, logins, rules};
 
 /// Variables that aren't keys, but known: the file, the client commands, the demo and the app's glue read them.
 const OTHERS: [&str; 4] = [
@@ -32,6 +32,7 @@ pub(super) fn read(vars: &BTreeMap<String, String>, errors: &mut Vec<ConfigError
                 let raw = match key.kind {
                     Kind::Users => users_from_variable(value, name, errors),
                     Kind::Rules => rules::from_variable(value, name, errors),
+                    Kind::Logins => logins::from_variable(value, name, errors),
                     _ => Raw::Text(value.clone()),
                 };
                 settings.push(Setting { key, raw, origin });

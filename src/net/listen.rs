@@ -129,8 +129,13 @@ pub enum Listener {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
     Tcp(SocketAddr),
-    /// The pid of the process, by its credentials; 0 where the kernel doesn't say.
-    Unix(u32),
+    /// By the process's credentials.
+    Unix {
+        /// 0 where the kernel doesn't say.
+        pid: u32,
+        /// The user that it runs as, where the kernel says so.
+        uid: Option<u32>,
+    },
 }
 
 impl Listener {
@@ -159,12 +164,11 @@ impl Listener {
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                let pid = stream
-                    .peer_cred()
-                    .ok()
-                    .and_then(|credentials| credentials.pid());
+                let credentials = stream.peer_cred().ok();
+                let pid = credentials.and_then(|credentials| credentials.pid());
                 let pid = pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-                Ok((Stream::Unix(stream), Peer::Unix(pid)))
+                let uid = credentials.map(|credentials| credentials.uid());
+                Ok((Stream::Unix(stream), Peer::Unix { pid, uid }))
             }
         }
     }

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::{self, RecvFlags, SendFlags};
 use rustls::pki_types::CertificateDer;
 use socket2::{SockRef, TcpKeepalive};
@@ -117,16 +118,16 @@ impl Stream {
     /// # Errors
     /// `WouldBlock` when nothing is; else the kernel's, or that of TLS.
     pub fn try_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.is_tls() {
-            let mut buf = ReadBuf::new(buf);
-            let mut context = Context::from_waker(Waker::noop());
-            let read = at_once(Pin::new(self).poll_read(&mut context, &mut buf));
-            return read.map(|()| buf.filled().len());
+        match self {
+            Self::Tcp(stream) => receive(stream, buf).into(),
+            Self::Unix(stream) => receive(stream, buf).into(),
+            Self::Tls(_) => {
+                let mut buf = ReadBuf::new(buf);
+                let mut context = Context::from_waker(Waker::noop());
+                let read = at_once(Pin::new(self).poll_read(&mut context, &mut buf));
+                read.map(|()| buf.filled().len())
+            }
         }
-        let length = buf.len();
-        self.try_io(Interest::READABLE, length, |socket| {
-            Ok(net::recv(socket, &mut *buf, RecvFlags::empty())?.0)
-        })
     }
 
     /// Writes what fits into the socket's buffer, without waiting. TLS takes some more: only a flush sends it all.
@@ -134,38 +135,14 @@ impl Stream {
     /// # Errors
     /// `WouldBlock` when nothing fits; else the kernel's, or that of TLS.
     pub fn try_write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        if self.is_tls() {
-            let mut context = Context::from_waker(Waker::noop());
-            return at_once(Pin::new(self).poll_write(&mut context, buf));
-        }
-        self.try_io(Interest::WRITABLE, buf.len(), |socket| {
-            Ok(net::send(socket, buf, SendFlags::NOSIGNAL)?)
-        })
-    }
-
-    /// Calls the kernel directly: neither libc's wrappers nor a second call that would only say that all is done.
-    fn try_io(
-        &self,
-        interest: Interest,
-        wanted: usize,
-        mut call: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        let mut done = None;
-        let mut attempt = |socket: BorrowedFd<'_>| {
-            let count = call(socket)?;
-            done = Some(count);
-            if (1..wanted).contains(&count) {
-                Err(io::ErrorKind::WouldBlock.into())
-            } else {
-                Ok(count)
+        match self {
+            Self::Tcp(stream) => send(stream, buf).into(),
+            Self::Unix(stream) => send(stream, buf).into(),
+            Self::Tls(stream) => {
+                let mut context = Context::from_waker(Waker::noop());
+                at_once(Pin::new(stream).poll_write(&mut context, buf))
             }
-        };
-        let result = match self {
-            Self::Tcp(stream) => stream.try_io(interest, || attempt(stream.as_fd())),
-            Self::Unix(stream) => stream.try_io(interest, || attempt(stream.as_fd())),
-            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
-        };
-        done.map_or(result, Ok)
+        }
     }
 
     /// Reads like `poll_read`, but registers its waker only when it isn't registered yet: that is what `armed` remembers
@@ -179,36 +156,130 @@ impl Stream {
         buf: &mut [u8],
         armed: &mut bool,
     ) -> Poll<io::Result<usize>> {
-        loop {
-            if !*armed {
-                let ready = match self {
-                    Self::Tcp(stream) => stream.poll_read_ready(cx),
-                    Self::Unix(stream) => stream.poll_read_ready(cx),
-                    // What the socket says is not what the connection has to say.
-                    Self::Tls(_) => {
-                        let mut buf = ReadBuf::new(buf);
-                        let read = Pin::new(self).poll_read(cx, &mut buf);
-                        return read.map_ok(|()| buf.filled().len());
-                    }
-                };
-                match ready {
-                    Poll::Pending => {
-                        *armed = true;
-                        return Poll::Pending;
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Ready(Ok(())) => {}
-                }
+        match self {
+            Self::Tcp(stream) => poll_receive(stream, cx, buf, armed),
+            Self::Unix(stream) => poll_receive(stream, cx, buf, armed),
+            // What the socket says is not what the connection has to say.
+            Self::Tls(_) => {
+                let mut buf = ReadBuf::new(buf);
+                let read = Pin::new(self).poll_read(cx, &mut buf);
+                read.map_ok(|()| buf.filled().len())
             }
-            match self.try_read(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && *armed => {
+        }
+    }
+}
+
+/// A socket of the kernel's, without encryption.
+trait Raw: AsFd {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Makes the call if the socket is ready; `WouldBlock` from the call says that it isn't any more.
+    fn attempt(&self, interest: Interest, call: impl FnOnce() -> io::Result<()>) -> io::Result<()>;
+}
+
+impl Raw for TcpStream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+
+    fn attempt(&self, interest: Interest, call: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.try_io(interest, call)
+    }
+}
+
+impl Raw for UnixStream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+
+    fn attempt(&self, interest: Interest, call: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.try_io(interest, call)
+    }
+}
+
+/// What a call that doesn't wait came to.
+enum Tried {
+    NotReady,
+    Done(usize),
+    Failed(Errno),
+}
+
+impl From<Tried> for io::Result<usize> {
+    fn from(tried: Tried) -> Self {
+        match tried {
+            Tried::NotReady => Err(io::ErrorKind::WouldBlock.into()),
+            Tried::Done(count) => Ok(count),
+            Tried::Failed(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Calls the kernel directly: neither libc's wrappers nor a second call that would only say that all is done.
+#[inline]
+fn attempt(
+    socket: &impl Raw,
+    interest: Interest,
+    wanted: usize,
+    call: impl FnOnce(BorrowedFd<'_>) -> Result<usize, Errno>,
+) -> Tried {
+    let mut tried = Tried::NotReady;
+    // What it says is in `tried` already.
+    let _ = socket.attempt(interest, || match call(socket.as_fd()) {
+        Ok(count) => {
+            tried = Tried::Done(count);
+            if (1..wanted).contains(&count) {
+                Err(io::ErrorKind::WouldBlock.into())
+            } else {
+                Ok(())
+            }
+        }
+        Err(Errno::AGAIN) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(error) => {
+            tried = Tried::Failed(error);
+            Ok(())
+        }
+    });
+    tried
+}
+
+#[inline]
+fn receive(socket: &impl Raw, buf: &mut [u8]) -> Tried {
+    attempt(socket, Interest::READABLE, buf.len(), |socket| {
+        Ok(net::recv(socket, &mut *buf, RecvFlags::empty())?.0)
+    })
+}
+
+#[inline]
+fn send(socket: &impl Raw, buf: &[u8]) -> Tried {
+    attempt(socket, Interest::WRITABLE, buf.len(), |socket| {
+        net::send(socket, buf, SendFlags::NOSIGNAL)
+    })
+}
+
+#[inline]
+fn poll_receive(
+    socket: &impl Raw,
+    cx: &mut Context<'_>,
+    buf: &mut [u8],
+    armed: &mut bool,
+) -> Poll<io::Result<usize>> {
+    loop {
+        if !*armed {
+            match socket.poll_readable(cx) {
+                Poll::Pending => {
+                    *armed = true;
                     return Poll::Pending;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => {
-                    *armed = false;
-                    return Poll::Ready(result);
-                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) => {}
+            }
+        }
+        match receive(socket, buf) {
+            Tried::NotReady if *armed => return Poll::Pending,
+            Tried::NotReady => {}
+            tried => {
+                *armed = false;
+                return Poll::Ready(tried.into());
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use crate::backend::prepared::There;
+use crate::backend::prepared::{Made, There};
 use crate::lease::Status;
 use crate::session::Session;
 use crate::session::unnamed::Ahead;
@@ -23,6 +23,59 @@ enum Need {
     Closed,
     /// The backend hasn't got it, or another one.
     Made(Rc<Statement>),
+}
+
+/// What is under way with statements. Without memory at most moments.
+#[derive(Debug, Default)]
+pub(super) struct Moving(Option<Box<AtWork>>);
+
+#[derive(Debug, Default)]
+pub(super) struct AtWork {
+    /// Names of statements that were made anew since the last ReadyForQuery: a failure leaves them in doubt.
+    adapted: Vec<Box<[u8]>>,
+    /// Statements that the client closes, as long as it isn't answered.
+    closing: Vec<Made>,
+}
+
+impl Moving {
+    fn at_work(&mut self) -> &mut AtWork {
+        self.0.get_or_insert_default()
+    }
+
+    /// Everything is answered: what was made anew is there.
+    pub fn answered(&mut self) {
+        if let Some(work) = &mut self.0 {
+            work.adapted.clear();
+            if work.closing.is_empty() {
+                self.0 = None;
+            }
+        }
+    }
+
+    fn take_adapted(&mut self) -> Vec<Box<[u8]>> {
+        self.0
+            .as_mut()
+            .map(|work| std::mem::take(&mut work.adapted))
+            .unwrap_or_default()
+    }
+
+    fn take_closing(&mut self) -> Vec<Made> {
+        self.0
+            .as_mut()
+            .map(|work| std::mem::take(&mut work.closing))
+            .unwrap_or_default()
+    }
+
+    fn closed(&mut self, name: &[u8]) {
+        if let Some(work) = &mut self.0
+            && let Some(at) = work
+                .closing
+                .iter()
+                .position(|made| *made.statement.name == *name)
+        {
+            work.closing.remove(at);
+        }
+    }
 }
 
 impl Session {
@@ -64,7 +117,7 @@ impl Session {
         match self.statements.get(name).filter(|_| made) {
             Some(mine) => {
                 lent.backend.prepared.insert(mine.clone());
-                self.rare.adapted.push(name.into());
+                self.rare.moving.at_work().adapted.push(name.into());
             }
             None => drop(lent.backend.prepared.remove(name)),
         }
@@ -73,7 +126,7 @@ impl Session {
     /// After a failure it can't be told which statements were made anew: they will be again.
     pub(super) fn forget_adapted(&mut self) {
         if let Some(lent) = &mut self.lent {
-            for name in self.rare.adapted.drain(..) {
+            for name in self.rare.moving.take_adapted() {
                 lent.backend.prepared.doubt(&name);
             }
         }
@@ -92,7 +145,7 @@ impl Session {
             self.rare.class = self.rare.class.max(Class::Visible);
         }
         if let Some(mine) = self.statements.close(name) {
-            self.rare.closing.push(mine);
+            self.rare.moving.at_work().closing.push(mine);
         }
         if let Some(lent) = &mut self.lent {
             lent.backend.prepared.remove(name);
@@ -101,10 +154,11 @@ impl Session {
 
     /// A Close was skipped: the session has the statement still. The backend may have it, too; it will be made anew.
     pub(super) fn reopen_skipped(&mut self) {
-        if !self.rare.closing.is_empty() {
+        let closing = self.rare.moving.take_closing();
+        if !closing.is_empty() {
             self.rare.at_home = false;
         }
-        for made in self.rare.closing.drain(..) {
+        for made in closing {
             if let Some(lent) = &mut self.lent {
                 lent.backend.prepared.doubt(&made.statement.name);
             }
@@ -115,14 +169,7 @@ impl Session {
 
     /// A Close was carried out.
     pub(super) fn note_closed(&mut self, name: &[u8]) {
-        if let Some(at) = self
-            .rare
-            .closing
-            .iter()
-            .position(|made| *made.statement.name == *name)
-        {
-            self.rare.closing.remove(at);
-        }
+        self.rare.moving.closed(name);
     }
 
     /// Not all could be made: each will be made, or refused, when it is named. What others left was closed first.

@@ -6,8 +6,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, ReadBuf};
-
 use crate::backend::capture::write_statement;
 use crate::backend::pool::Request;
 use crate::backend::reset::reset;
@@ -15,6 +13,7 @@ use crate::backend::restore::{self, NotRestored, Wanted};
 use crate::backend::{Baseline, Grant, Home, Lent, Parameters, Pool};
 use crate::config::ChaosReturn;
 use crate::lease::{Event, SessionId, Status};
+use crate::session::client::words;
 use crate::session::leg::Spill;
 use crate::session::relay::{End, Flow};
 use crate::session::virtual_settings::{LONGEST_FRAME, Own};
@@ -22,6 +21,7 @@ use crate::session::{Name, Phase, Refusal, Session, Shared};
 use crate::wire::extended::write_frame;
 use crate::wire::frame::{HEADER, Header};
 use crate::wire::reply::{self, ClientError, Fault};
+use crate::wire::sql::Words;
 
 /// After this long in the queue, the client is told what it waits for.
 const NOTICE_AFTER: Duration = Duration::from_secs(5);
@@ -38,6 +38,9 @@ enum NoBackend {
     Ended(Box<End>),
 }
 
+/// Bytes that need a backend, and what the text of the first frame mentions, if it was looked at.
+type Rest<'a> = (&'a [u8], Option<Words>);
+
 impl Session {
     /// Takes a backend without waiting, when one is there that needs nothing done to it.
     pub(super) fn attach_at_once(&mut self) -> bool {
@@ -51,7 +54,7 @@ impl Session {
                 true
             }
             Some(grant) => {
-                self.rare.granted = Some(grant);
+                self.rare.granted = Some(Box::new(grant));
                 false
             }
             None => false,
@@ -109,10 +112,10 @@ impl Session {
             Err(NoBackend::Refused(error)) => {
                 self.shared.metrics.fault(error.fault, &error.code);
                 tracing::info!(session = %self.id, sqlstate = %error.code, "no backend: {}", error.message);
-                self.rare.refusing = Some(Refusal {
+                self.rare.refusing = Some(Box::new(Refusal {
                     error: *error,
                     told: false,
-                });
+                }));
             }
         }
         Ok(())
@@ -121,7 +124,9 @@ impl Session {
     /// The session holds this backend from here on.
     fn hold(&mut self, lent: Lent) {
         let backend = &lent.backend;
-        push_news(&mut self.to_client, &backend.parameters, &self.rare.told);
+        if !Rc::ptr_eq(&backend.parameters, &self.rare.told) {
+            push_news(&mut self.to_client, &backend.parameters, &self.rare.told);
+        }
         let same = backend.home == Home::Of(self.id);
         let spent = backend.spent;
         self.shared.metrics.restored(same);
@@ -151,7 +156,13 @@ impl Session {
     }
 
     async fn acquire(&mut self) -> Result<Grant, NoBackend> {
-        if let Some(grant) = self.rare.granted.take().or_else(|| self.try_acquire()) {
+        if let Some(grant) = self
+            .rare
+            .granted
+            .take()
+            .map(|grant| *grant)
+            .or_else(|| self.try_acquire())
+        {
             return Ok(grant);
         }
         let mut wait = self.pool.wait();
@@ -213,15 +224,19 @@ impl Session {
         {
             return Err(End::ClientBroken);
         }
-        self.client_armed = false;
-        let mut chunk = [0; 4096];
+        let mut scratch = self.shared.scratch.take();
+        let ahead = self.read_ahead(cx, &mut scratch);
+        self.shared.scratch.put(scratch);
+        ahead
+    }
+
+    fn read_ahead(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<(), End> {
         while self.inbound.carry.len() < MAX_AHEAD {
-            let mut buf = ReadBuf::new(&mut chunk);
-            match Pin::new(&mut self.client).poll_read(cx, &mut buf) {
+            match self.client.poll_recv(cx, scratch, &mut self.client_armed) {
                 Poll::Pending => break,
                 Poll::Ready(Err(_)) => return Err(End::ClientBroken),
-                Poll::Ready(Ok(())) if buf.filled().is_empty() => return Err(End::Client),
-                Poll::Ready(Ok(())) => self.inbound.keep(buf.filled()),
+                Poll::Ready(Ok(0)) => return Err(End::Client),
+                Poll::Ready(Ok(count)) => self.inbound.keep(&scratch[..count]),
             }
         }
         Ok(())
@@ -320,7 +335,7 @@ impl Session {
             }
             Err(NotRestored::Lost(error)) => {
                 tracing::warn!(session = %self.id, "a backend was lost while a session was restored on it: {error}");
-                Err(NoBackend::Refused(Box::new(super::returning::lost())))
+                Err(NoBackend::Refused(super::returning::lost()))
             }
             Err(error @ (NotRestored::Refused(_) | NotRestored::Different(_))) => {
                 tracing::warn!(session = %self.id, "{error}");
@@ -332,7 +347,7 @@ impl Session {
                 .detail(error.to_string())
                 .hint("Reconnect; the session is closed rather than continued on a guess.");
                 Err(NoBackend::Ended(Box::new(End::Told(
-                    told,
+                    Box::new(told),
                     crate::ledger::Cause::Lost,
                 ))))
             }
@@ -340,14 +355,13 @@ impl Session {
     }
 
     /// Handles bytes while there is no backend: goodbyes, stray COPY data, and what follows a refused request.
-    /// Gives the rest, when it needs a backend.
+    /// Gives the rest, when it needs a backend, and what the text of its first frame mentions, if it was looked at.
     pub(super) fn without_backend<'a>(
         &mut self,
         mut bytes: &'a [u8],
-    ) -> Result<Option<&'a [u8]>, End> {
+    ) -> Result<Option<Rest<'a>>, End> {
         loop {
-            let count = self.inbound.skip.min(bytes.len());
-            self.inbound.skip -= count;
+            let count = self.inbound.pass(bytes.len());
             bytes = &bytes[count..];
             if bytes.is_empty() {
                 return Ok(None);
@@ -358,12 +372,15 @@ impl Session {
                 self.inbound.keep(bytes);
                 return Ok(None);
             };
+            let mut known = None;
             if self.rare.refusing.is_none() && header.body <= LONGEST_FRAME {
                 let Some(body) = bytes.get(HEADER..header.total()) else {
                     self.inbound.keep(bytes);
                     return Ok(None);
                 };
-                if let Own::Done = self.own(header, body) {
+                let words = words(header.kind, body);
+                known = Some(words);
+                if let Own::Done = self.own(header, body, words) {
                     bytes = &bytes[header.total()..];
                     continue;
                 }
@@ -373,11 +390,11 @@ impl Session {
                 b'd' | b'c' | b'f' => {}
                 kind => {
                     if !self.refuse(kind) {
-                        return Ok(Some(bytes));
+                        return Ok(Some((bytes, known)));
                     }
                 }
             }
-            self.inbound.skip = header.total();
+            self.inbound.expect(header.total());
             self.inbound.dropping = true;
             debug_assert!(header.total() >= HEADER);
         }

@@ -1,38 +1,39 @@
-//! Owns the proof of who a client is: SCRAM-SHA-256 (RFC 5802, RFC 7677) against the upstream user's password, bound to
-//! the TLS connection where there is one (SCRAM-SHA-256-PLUS, RFC 5929).
+//! Owns the server's side of SCRAM-SHA-256 (RFC 5802, RFC 7677), bound to the TLS connection where there is one
+//! (SCRAM-SHA-256-PLUS, RFC 5929), and what clients are checked against.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use pgwire::api::auth::sasl::scram::{
-    SCRAM_ITERATIONS, ScramSecret, ScramServerAuth, gen_salted_password,
-};
+use pgwire::api::auth::sasl::scram::{ScramSecret, ScramServerAuth};
 use pgwire::error::PgWireError;
 use pgwire::messages::startup::Authentication;
 use rustls::pki_types::CertificateDer;
 use secrecy::{ExposeSecret, SecretString};
 use x509_certificate::CapturedX509Certificate;
 
+use crate::config::{Config, Secret};
 use crate::wire::reply::{self, ClientError, Fault};
+use crate::wire::scram::{ITERATIONS, Keys, Verifier};
+
+/// How many passwords of one user are kept: they differ by database, and while they are rotated.
+const MOST_KNOWN: usize = 4;
 
 /// What a client's proof is checked against: derived once for each password, then kept.
 #[derive(Debug, Default)]
 pub struct Verifiers {
-    known: Mutex<HashMap<String, Verifier>>,
+    known: Mutex<HashMap<String, Vec<Known>>>,
     /// Makes salts of users that don't exist look like those of users that do.
     pepper: [u8; 32],
 }
 
-#[derive(Clone)]
-struct Verifier {
+struct Known {
     password: SecretString,
-    salt: Vec<u8>,
-    salted: Vec<u8>,
+    verifier: Arc<Verifier>,
 }
 
-impl std::fmt::Debug for Verifier {
+impl std::fmt::Debug for Known {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Verifier")
+        f.write_str("Known")
     }
 }
 
@@ -50,66 +51,60 @@ impl Verifiers {
         })
     }
 
-    /// The secret that a proof of `user` is checked against. It takes as long for a user that doesn't exist.
+    /// Derives what the configuration's own users need, so that their first logins take no longer than those of users
+    /// that don't exist. It takes milliseconds a user.
+    pub fn warm(&self, config: &Config) {
+        let url = std::iter::once(&config.upstream.user);
+        for user in url.chain(config.users.keys()) {
+            let secret = config.secret_for(&config.upstream.database, user);
+            self.verifier(user, secret.as_ref());
+        }
+    }
+
+    /// What a proof of `user` is checked against. For a user without a SCRAM secret it is one that nobody can fit.
     ///
-    /// Deriving takes milliseconds: call it off the data thread.
-    pub fn secret(&self, user: &str, password: Option<&SecretString>) -> ScramSecret {
-        let mut known = self
-            .known
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let wanted = password.map_or("", ExposeSecret::expose_secret);
-        let fresh = known
-            .get(user)
-            .is_some_and(|verifier| verifier.password.expose_secret() == wanted);
-        if !fresh {
-            // Users that don't exist are not remembered, or anybody could fill the memory with them.
-            let verifier = self.derive(user, password);
-            if password.is_none() {
-                return verifier.secret();
-            }
-            known.insert(user.to_owned(), verifier);
+    /// The first time it takes milliseconds: call it off the data thread.
+    pub fn verifier(&self, user: &str, secret: Option<&Secret>) -> Arc<Verifier> {
+        let password = match secret {
+            Some(Secret::Verifier(verifier)) => return verifier.clone(),
+            Some(Secret::Md5(_)) | None => return Arc::new(Verifier::mock(&self.pepper, user)),
+            Some(Secret::Password(password)) => password,
+        };
+        let wanted = password.expose_secret();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.get(user).and_then(|list| {
+            list.iter()
+                .find(|known| known.password.expose_secret() == wanted)
+        });
+        if let Some(found) = found {
+            return found.verifier.clone();
         }
-        known[user].secret()
+        // The same salt for the same user, whatever its password: as one that doesn't exist has it.
+        let salt = Verifier::mock(&self.pepper, user).salt;
+        let verifier =
+            Arc::new(Keys::derive(wanted, &salt, ITERATIONS).verifier(&salt, ITERATIONS));
+        let list = known.entry(user.to_owned()).or_default();
+        list.truncate(MOST_KNOWN - 1);
+        let password = password.clone();
+        list.insert(
+            0,
+            Known {
+                password,
+                verifier: verifier.clone(),
+            },
+        );
+        verifier
     }
 
-    fn derive(&self, user: &str, password: Option<&SecretString>) -> Verifier {
-        let salt = self.salt(user);
-        // A user without a password has one that nobody can know.
-        let password = password
-            .cloned()
-            .unwrap_or_else(|| SecretString::from(hex(&self.salted_pepper(user))));
-        let salted = gen_salted_password(password.expose_secret(), &salt, SCRAM_ITERATIONS);
-        Verifier {
-            password,
-            salt,
-            salted,
-        }
+    /// What stands in for the md5 hash of a user that has none.
+    #[must_use]
+    pub fn mock_md5(&self, user: &str) -> SecretString {
+        let made = Verifier::mock(&self.pepper, user);
+        let digits = made.stored_key()[..16]
+            .iter()
+            .map(|byte| format!("{byte:02x}"));
+        SecretString::from(format!("md5{}", digits.collect::<String>()))
     }
-
-    /// The same salt for the same user, as PostgreSQL's own would be.
-    fn salt(&self, user: &str) -> Vec<u8> {
-        let mut salt = self.salted_pepper(&format!("salt {user}"));
-        salt.truncate(16);
-        salt
-    }
-
-    fn salted_pepper(&self, text: &str) -> Vec<u8> {
-        gen_salted_password(text, &self.pepper, 1)
-    }
-}
-
-impl Verifier {
-    fn secret(&self) -> ScramSecret {
-        ScramSecret::SaltedPassword {
-            salt: self.salt.clone(),
-            salted_password: self.salted.clone(),
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The mechanisms, by their names in SASL.
@@ -122,7 +117,7 @@ const BINDING: &str = "28000";
 
 /// What a client is asked to prove, and over which connection.
 pub struct Challenge {
-    secret: ScramSecret,
+    verifier: Arc<Verifier>,
     server: ScramServerAuth,
 }
 
@@ -131,14 +126,14 @@ impl Challenge {
     ///
     /// Reading it takes a while: call it off the data thread.
     #[must_use]
-    pub fn new(secret: ScramSecret, shown: Option<&CertificateDer<'static>>) -> Self {
+    pub fn new(verifier: Arc<Verifier>, shown: Option<&CertificateDer<'static>>) -> Self {
         let mut server = ScramServerAuth::new();
         let readable = shown.and_then(|der| CapturedX509Certificate::from_der(der.to_vec()).ok());
         if let Some(certificate) = readable {
             // Where the certificate's signature names no hash to bind to (Ed25519), binding isn't offered.
             let _ = server.configure_certificate(certificate.encode_pem().as_bytes());
         }
-        Self { secret, server }
+        Self { verifier, server }
     }
 
     /// AuthenticationSASL with the mechanisms that are offered.
@@ -160,12 +155,24 @@ impl Challenge {
             return Err(malformed());
         }
         self.judge_binding(mechanism, message)?;
+        let secret = ScramSecret::Verifier {
+            salt: self.verifier.salt.clone(),
+            iterations: self.verifier.iterations.get() as usize,
+            stored_key: self.verifier.stored_key().to_vec(),
+            server_key: self.verifier.server_key().to_vec(),
+        };
         let begun = self
             .server
-            .on_client_first_message_with_secret(message, self.secret);
-        let (answer, exchange) = begun.map_err(|_| malformed())?;
-        let answer = Authentication::SASLContinue(answer.into_bytes().into());
-        Ok((reply::authentication(&answer), Exchange(exchange)))
+            .on_client_first_message_with_secret(message, secret);
+        let (challenge, state) = begun.map_err(|_| malformed())?;
+        let exchange = Exchange {
+            first: message.to_vec(),
+            challenge: challenge.clone(),
+            verifier: self.verifier,
+            state,
+        };
+        let answer = Authentication::SASLContinue(challenge.into_bytes().into());
+        Ok((reply::authentication(&answer), exchange))
     }
 
     /// Whether mechanism and channel binding flag go together, and with what was offered (RFC 5802, section 6).
@@ -208,26 +215,42 @@ impl std::fmt::Debug for Challenge {
 }
 
 /// The server's side of one exchange.
-#[derive(Debug)]
-pub struct Exchange(pgwire::api::auth::sasl::scram::ScramServerAuthWaitingForClientFinal);
+pub struct Exchange {
+    first: Vec<u8>,
+    challenge: String,
+    verifier: Arc<Verifier>,
+    state: pgwire::api::auth::sasl::scram::ScramServerAuthWaitingForClientFinal,
+}
 
-/// Ends with the client's proof. Gives the answer to send.
-///
-/// # Errors
-/// The proof is wrong, or no proof: PostgreSQL's own text and code, the same for users that don't exist.
-pub fn last(body: &[u8], exchange: &Exchange, user: &str) -> Result<Vec<u8>, ClientError> {
-    let answer = exchange
-        .0
-        .on_client_final_message(body)
-        .map_err(|error| match error {
-            PgWireError::InvalidScramMessage(text) if text == MISMATCH => {
-                ClientError::new(Fault::Client, BINDING, "SCRAM channel binding check failed")
-            }
-            _ => failed(user),
-        })?;
-    Ok(reply::authentication(&Authentication::SASLFinal(
-        answer.into_bytes().into(),
-    )))
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Exchange")
+    }
+}
+
+impl Exchange {
+    /// Ends with the client's proof. Gives the answer to send, and the keys that the proof has shown.
+    ///
+    /// # Errors
+    /// The proof is wrong, or no proof: PostgreSQL's own text and code, the same for users that don't exist.
+    pub fn last(&self, body: &[u8], user: &str) -> Result<(Vec<u8>, Keys), ClientError> {
+        let answer = self
+            .state
+            .on_client_final_message(body)
+            .map_err(|error| match error {
+                PgWireError::InvalidScramMessage(text) if text == MISMATCH => {
+                    ClientError::new(Fault::Client, BINDING, "SCRAM channel binding check failed")
+                }
+                _ => failed(user),
+            })?;
+        let challenge = self.challenge.as_bytes();
+        let keys = self.verifier.keys_of_proof(&self.first, challenge, body);
+        let answer = Authentication::SASLFinal(answer.into_bytes().into());
+        Ok((
+            reply::authentication(&answer),
+            keys.ok_or_else(|| failed(user))?,
+        ))
+    }
 }
 
 /// How pgwire says that a client has bound its proof to another connection.
@@ -245,4 +268,43 @@ pub fn failed(user: &str) -> ClientError {
         "28P01",
         format!("password authentication failed for user \"{user}\""),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn password(text: &str) -> Option<Secret> {
+        Some(Secret::Password(SecretString::from(text.to_owned())))
+    }
+
+    #[test]
+    fn keys_are_derived_once_for_each_password() {
+        let verifiers = Verifiers::new().unwrap();
+        let first = verifiers.verifier("app", password("pencil").as_ref());
+        let other = verifiers.verifier("app", password("crayon").as_ref());
+        let again = verifiers.verifier("app", password("pencil").as_ref());
+        assert!(Arc::ptr_eq(&first, &again) && !first.is(&other));
+        assert_eq!(
+            first.salt, other.salt,
+            "a salt that changes tells of a new password"
+        );
+        for count in 0..100 {
+            verifiers.verifier("app", password(&count.to_string()).as_ref());
+        }
+        assert!(verifiers.known.lock().unwrap()["app"].len() <= MOST_KNOWN);
+    }
+
+    #[test]
+    fn users_without_a_secret_of_scram_are_not_remembered_and_fit_nothing() {
+        let verifiers = Verifiers::new().unwrap();
+        let hash = SecretString::from("md50123456789abcdef0123456789abcdef".to_owned());
+        for secret in [None, Some(Secret::Md5(hash))] {
+            let mock = verifiers.verifier("mallory", secret.as_ref());
+            assert!(mock.keys_of_password("").is_none());
+            assert!(mock.is(&verifiers.verifier("mallory", None)));
+        }
+        assert!(verifiers.known.lock().unwrap().is_empty());
+        assert_eq!(verifiers.mock_md5("mallory").expose_secret().len(), 35);
+    }
 }

@@ -14,7 +14,7 @@ use crate::session::{Phase, Session};
 use crate::wire::extended::{self, Statement, Target, Value};
 use crate::wire::frame::{BadLength, HEADER, Header};
 use crate::wire::reply::{ClientError, Fault};
-use crate::wire::sql::{self, Class};
+use crate::wire::sql::{self, Class, Words};
 use crate::wire::tracker::Origin;
 
 /// How much of a frame whose names or text we read is awaited before it is judged, in bytes.
@@ -77,8 +77,17 @@ impl<'a> Edits<'a> {
     }
 }
 
-pub(super) fn violation(error: BadLength) -> ClientError {
-    ClientError::new(Fault::Client, "08P01", "invalid message length").detail(error.to_string())
+/// What the text of a frame mentions, where it has one.
+pub(super) fn words(kind: u8, body: &[u8]) -> Words {
+    match kind {
+        b'Q' | b'P' => Words::of(body),
+        _ => Words::default(),
+    }
+}
+
+pub(super) fn violation(error: BadLength) -> Box<ClientError> {
+    let told = ClientError::new(Fault::Client, "08P01", "invalid message length");
+    Box::new(told.detail(error.to_string()))
 }
 
 impl Session {
@@ -88,7 +97,7 @@ impl Session {
         if self.inbound.carry.is_empty() {
             return self.take_client(cx, bytes);
         }
-        let mut all = std::mem::take(&mut self.inbound.carry);
+        let mut all = std::mem::take(&mut self.inbound.carry).into_vec();
         all.extend_from_slice(bytes);
         self.take_client(cx, &all)
     }
@@ -100,19 +109,19 @@ impl Session {
     }
 
     fn take_client(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<Flow, End> {
-        let bytes = if self.lent.is_none() || self.rare.refusing.is_some() {
+        let (bytes, known) = if self.lent.is_none() || self.rare.refusing.is_some() {
             match self.without_backend(bytes)? {
                 Some(rest) => rest,
                 None => return Ok(Flow::Moved),
             }
         } else {
-            bytes
+            (bytes, None)
         };
         if self.lent.is_none() && !self.attach_at_once() {
             self.inbound.keep(bytes);
             return Ok(Flow::NeedBackend);
         }
-        let (forward, terminated) = self.scan_client(bytes)?;
+        let (forward, terminated) = self.scan_client(bytes, known)?;
         if let Some(lent) = &mut self.lent {
             // A backend that is gone has mostly said why: its last words are read before the session ends.
             let _ = self
@@ -126,12 +135,21 @@ impl Session {
         }
     }
 
-    /// Judges every frame; gives what to forward, and whether the client said goodbye.
-    fn scan_client<'a>(&mut self, bytes: &'a [u8]) -> Result<(Cow<'a, [u8]>, bool), End> {
+    /// Judges every frame; gives what to forward, and whether the client said goodbye. `known` is what the first one's text
+    /// mentions, if it was looked at already.
+    fn scan_client<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        mut known: Option<Words>,
+    ) -> Result<(Cow<'a, [u8]>, bool), End> {
         let mut edits = Edits::new(bytes);
         let mut at = self.pass_rest(bytes, &mut edits);
-        while at < bytes.len() {
+        loop {
+            at += self.pass_copy_data(&bytes[at..]);
             let rest = &bytes[at..];
+            if rest.is_empty() {
+                break;
+            }
             let header = Header::read(rest).map_err(|error| End::Broken(violation(error)))?;
             let Some(header) =
                 header.filter(|header| rest.len() >= header.total().min(self.needed(header.kind)))
@@ -141,7 +159,9 @@ impl Session {
             };
             let end = header.total().min(rest.len());
             self.inbound.dropping = false;
-            match self.own(header, &rest[HEADER..end]) {
+            let body = &rest[HEADER..end];
+            let words = known.take().unwrap_or_else(|| words(header.kind, body));
+            match self.own(header, body, words) {
                 Own::No => {}
                 Own::Done => {
                     edits.cut(at, at + end);
@@ -155,7 +175,7 @@ impl Session {
                 }
                 Own::After(extra) => edits.insert(at, &extra),
             }
-            match self.judge(header, &rest[HEADER..end]) {
+            match self.judge(header, body, words) {
                 Verdict::Pass => {}
                 Verdict::Drop => {
                     self.inbound.dropping = true;
@@ -164,7 +184,7 @@ impl Session {
                 Verdict::After(extra) => edits.insert(at, &extra),
                 Verdict::Terminate => return Ok((edits.finish(at), true)),
             }
-            self.inbound.skip = header.total() - end;
+            self.inbound.expect(header.total() - end);
             at += end;
         }
         Ok((edits.finish(at), false))
@@ -172,15 +192,29 @@ impl Session {
 
     /// Passes over the rest of a frame that was judged before.
     fn pass_rest(&mut self, bytes: &[u8], edits: &mut Edits<'_>) -> usize {
-        let count = self.inbound.skip.min(bytes.len());
-        self.inbound.skip -= count;
+        let count = self.inbound.pass(bytes.len());
         if self.inbound.dropping && count > 0 {
             edits.cut(0, count);
         }
         count
     }
 
-    fn judge(&mut self, header: Header, body: &[u8]) -> Verdict {
+    /// How many bytes at the front are whole CopyData messages that PostgreSQL awaits.
+    fn pass_copy_data(&self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        if self.tracker.expects_copy_data() && !self.virtuals.is_in_use() {
+            while let [b'd', a, b, c, d, ..] = &bytes[at..] {
+                let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+                if length < 4 || length >= bytes.len() - at {
+                    break;
+                }
+                at += 1 + length;
+            }
+        }
+        at
+    }
+
+    fn judge(&mut self, header: Header, body: &[u8], words: Words) -> Verdict {
         match header.kind {
             b'Q' => {
                 self.begin(1);
@@ -190,14 +224,14 @@ impl Session {
                 }
                 let text = body.strip_suffix(b"\0").unwrap_or(body);
                 let whole = body.len() == header.body;
-                let extra = self.note_text(text, whole);
+                let extra = self.note_text(text, whole, words);
                 self.note_prepare(text, whole);
                 self.tracker.sent_query();
                 return extra.map_or(Verdict::Pass, Verdict::After);
             }
             b'P' => {
                 self.begin(0);
-                return self.judge_parse(header, body);
+                return self.judge_parse(header, body, words);
             }
             b'B' => {
                 self.begin(0);
@@ -249,9 +283,10 @@ impl Session {
         }
     }
 
-    fn judge_parse(&mut self, header: Header, body: &[u8]) -> Verdict {
+    fn judge_parse(&mut self, header: Header, body: &[u8], words: Words) -> Verdict {
         let whole = body.len() == header.body;
-        let mut extra = self.note_text(extended::parse_text(body).unwrap_or_default(), whole);
+        let text = extended::parse_text(body).unwrap_or_default();
+        let mut extra = self.note_text(text, whole, words);
         let name = extended::parse_name(body).unwrap_or_default();
         let naming = std::mem::take(&mut self.rare.naming);
         if !self.statements.sent_naming(name, naming) {
@@ -321,7 +356,7 @@ impl Session {
 
     /// Keeps a statement's text for people, and looks for what the probe can't see afterwards. Gives what has to be sent
     /// first, where the text needs the session's statements to be just where they would be.
-    fn note_text(&mut self, text: &[u8], whole: bool) -> Option<Vec<u8>> {
+    fn note_text(&mut self, text: &[u8], whole: bool, words: Words) -> Option<Vec<u8>> {
         let mut book = self.shared.ledger.book_mut();
         let statement = &mut book.entry_mut(self.slot).statement;
         // Whoever looks for a culprit wants to see its work, not the COMMIT behind it.
@@ -329,7 +364,9 @@ impl Session {
             statement.set(text);
         }
         drop(book);
-        if let Some(mut found) = sql::watch(text) {
+        if words.state
+            && let Some(mut found) = sql::watch(text)
+        {
             if found
                 .settings
                 .extract_if(.., |name| name.starts_with("pgvalet."))

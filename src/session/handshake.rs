@@ -3,31 +3,32 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 use crate::backend::{Baseline, Parameters};
-use crate::config::Auth;
+use crate::config::Knock;
 use crate::lease::book::Process;
 use crate::lease::{Profile, Status};
 use crate::net::Stream;
 use crate::net::listen::Peer;
-use crate::session::auth::Challenge;
 use crate::session::first::{self, Line, Opened};
 use crate::session::leg::{Cursor, Spill};
 use crate::session::statements::Statements;
 use crate::session::virtual_settings::Virtuals;
-use crate::session::{Phase, Rare, Session, Shared, attach, auth};
-use crate::wire::frame::Header;
+use crate::session::{Phase, Rare, Session, Shared, attach};
 use crate::wire::options;
 use crate::wire::reply::{self, ClientError, Fault};
 use crate::wire::startup::{NEWEST_MINOR, Startup};
 use crate::wire::tracker::Tracker;
 
-/// The longest password message that is read, in bytes.
-const MAX_PASSWORD: usize = 4096;
-
-/// Leads one connection through its login. `None` when it asked for a cancel only, or was refused.
-pub(super) async fn greet(shared: &Rc<Shared>, stream: Stream, peer: Peer) -> Option<Session> {
+/// Leads one connection through its login, `listener` being the place of its listener among those for clients. `None` when
+/// it asked for a cancel only, or was refused.
+pub(super) async fn greet(
+    shared: &Rc<Shared>,
+    stream: Stream,
+    peer: Peer,
+    listener: usize,
+) -> Option<Box<Session>> {
     let (line, startup) = match first::open(shared, stream).await {
         Opened::Startup(line, startup) => (line, startup),
         Opened::Done => return None,
@@ -41,7 +42,7 @@ pub(super) async fn greet(shared: &Rc<Shared>, stream: Stream, peer: Peer) -> Op
         line,
         minor: startup.minor.min(NEWEST_MINOR),
     };
-    match door.admit(startup, &peer).await {
+    match door.admit(startup, &peer, listener).await {
         Ok(admitted) => Some(door.into_session(admitted)),
         Err(Refusal::Told(error)) => {
             refuse(shared, &mut door.line.stream, &error).await;
@@ -60,14 +61,16 @@ pub(super) async fn turn_away(shared: &Shared, stream: Stream, error: &ClientErr
 
 async fn refuse(shared: &Shared, stream: &mut Stream, error: &ClientError) {
     shared.metrics.fault(error.fault, &error.code);
-    tracing::info!(sqlstate = %error.code, fault = error.fault.word(), "a client was refused: {}", error.message);
+    // It may hold a name that somebody made up: no line of ours is theirs to write.
+    let text = error.message.replace(char::is_control, " ");
+    tracing::info!(sqlstate = %error.code, fault = error.fault.word(), "a client was refused: {text}");
     // It may be gone already; then nobody is left to be told.
     let _ = stream.write_all(&error.fatal()).await;
     let _ = stream.shutdown().await;
 }
 
 /// Why no session came of a connection.
-enum Refusal {
+pub(super) enum Refusal {
     /// The client shall hear this.
     Told(ClientError),
     /// The client is gone.
@@ -87,9 +90,9 @@ impl From<std::io::Error> for Refusal {
 }
 
 /// A connection that has sent its startup packet.
-struct Door<'a> {
-    shared: &'a Rc<Shared>,
-    line: Line,
+pub(super) struct Door<'a> {
+    pub(super) shared: &'a Rc<Shared>,
+    pub(super) line: Line,
     /// The minor protocol version that both sides speak from here on.
     minor: u16,
 }
@@ -106,7 +109,12 @@ struct Admitted {
 }
 
 impl Door<'_> {
-    async fn admit(&mut self, mut startup: Startup, peer: &Peer) -> Result<Admitted, Refusal> {
+    async fn admit(
+        &mut self,
+        mut startup: Startup,
+        peer: &Peer,
+        listener: usize,
+    ) -> Result<Admitted, Refusal> {
         if startup.minor > NEWEST_MINOR || !startup.options.is_empty() {
             let offer = reply::negotiate(self.minor, startup.options.clone());
             self.line.say(&offer).await?;
@@ -116,12 +124,24 @@ impl Door<'_> {
         let (database, user) = whom(parameters, &self.shared.config.upstream.database)?;
         let demand = self.shared.config.tls;
         first::judge(demand, &self.line, peer, (&database, &user))?;
-        self.authenticate(&database, &user).await?;
+        let knock = Knock {
+            listener,
+            database: &database,
+            user: &user,
+            address: match peer {
+                Peer::Tcp(address) => Some(address.ip()),
+                Peer::Unix { .. } => None,
+            },
+            encrypted: self.line.stream.is_tls(),
+            replication: false,
+        };
+        let shown = Box::pin(self.authenticate(&knock, peer)).await?;
         let application = parameters
             .get("application_name")
             .cloned()
             .unwrap_or_default();
         let pool = self.shared.pools.get(&database, &user);
+        pool.learn_proof(shown);
         let baseline = pool.intern(Baseline::of_startup(parameters));
         let mut told = self.reports(&pool, &baseline, &application).await?;
         if told.get("application_name") != Some(&application) {
@@ -157,61 +177,7 @@ impl Door<'_> {
         attach::first_login(self.shared, pool, baseline, application).await
     }
 
-    async fn authenticate(&mut self, database: &str, user: &str) -> Result<(), Refusal> {
-        match self.shared.config.auth {
-            Auth::Trust => {}
-            Auth::Scram => self.scram(database, user).await?,
-        }
-        self.line.say(&reply::authentication_ok()).await?;
-        Ok(())
-    }
-
-    async fn scram(&mut self, database: &str, user: &str) -> Result<(), Refusal> {
-        let challenge = self.challenge(database, user).await?;
-        self.line.say(&challenge.offer()).await?;
-        let body = self.password_message().await?;
-        let (answer, exchange) = challenge.first(&body)?;
-        self.line.say(&answer).await?;
-        let body = self.password_message().await?;
-        let answer = auth::last(&body, &exchange, user)?;
-        self.line.say(&answer).await?;
-        Ok(())
-    }
-
-    async fn challenge(&self, database: &str, user: &str) -> Result<Challenge, ClientError> {
-        let password = self.shared.config.password_for(database, user);
-        let verifiers = self.shared.verifiers.clone();
-        let name = user.to_owned();
-        let shown = self.line.identity.as_ref();
-        let shown = shown.map(|identity| identity.certificate.clone());
-        let derive = move || {
-            let secret = verifiers.secret(&name, password.as_ref());
-            Challenge::new(secret, shown.as_ref())
-        };
-        let derived = tokio::task::spawn_blocking(derive).await;
-        derived.map_err(|_| {
-            ClientError::new(
-                Fault::Proxy,
-                "XX000",
-                "pgvalet could not check the password",
-            )
-        })
-    }
-
-    async fn password_message(&mut self) -> Result<Vec<u8>, Refusal> {
-        let mut header = [0; 5];
-        self.line.stream.read_exact(&mut header).await?;
-        let malformed = || ClientError::new(Fault::Client, "08P01", "expected a password message");
-        let header = Header::read(&header).ok().flatten().ok_or_else(malformed)?;
-        if header.kind != b'p' || header.body > MAX_PASSWORD {
-            return Err(malformed().into());
-        }
-        let mut body = vec![0; header.body];
-        self.line.stream.read_exact(&mut body).await?;
-        Ok(body)
-    }
-
-    fn into_session(self, admitted: Admitted) -> Session {
+    fn into_session(self, admitted: Admitted) -> Box<Session> {
         let Admitted {
             pool,
             baseline,
@@ -238,8 +204,8 @@ impl Door<'_> {
         welcome.extend_from_slice(&reply::ready(Status::Idle));
         let mut to_client = Spill::default();
         to_client.push(&welcome);
-        let rare = Rare::new(application, baseline, told);
-        Session {
+        let blank = pool.blank.clone();
+        Box::new(Session {
             shared: self.shared.clone(),
             pool,
             id,
@@ -255,8 +221,8 @@ impl Door<'_> {
             outbound: Cursor::default(),
             to_client,
             phase: Phase::Resting,
-            rare: Box::new(rare),
-        }
+            rare: Rare::new(application, baseline, told, blank),
+        })
     }
 }
 
@@ -299,8 +265,8 @@ fn secret_key(minor: u16) -> Box<[u8]> {
 fn describe(peer: &Peer) -> (Rc<str>, Option<Rc<Process>>) {
     match peer {
         Peer::Tcp(address) => (address.to_string().into(), None),
-        Peer::Unix(0) => ("unix".into(), None),
-        Peer::Unix(pid) => {
+        Peer::Unix { pid: 0, .. } => ("unix".into(), None),
+        Peer::Unix { pid, .. } => {
             let command = crate::process::command(*pid);
             ("unix".into(), Some(Rc::new(Process { pid: *pid, command })))
         }

@@ -9,6 +9,7 @@ mod client;
 mod first;
 mod handshake;
 mod leg;
+mod login;
 mod relay;
 mod replies;
 mod returning;
@@ -24,9 +25,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::spawn_local;
 use tokio::time::Sleep;
 
-use crate::backend::prepared::Made;
 use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools, State};
 use crate::config::Config;
 use crate::lease::{Pins, SessionId, Slot};
@@ -39,6 +40,7 @@ use crate::wire::reply::ClientError;
 use crate::wire::sql::Class;
 use crate::wire::tracker::Tracker;
 
+use adapt::Moving;
 use auth::Verifiers;
 use leg::{Cursor, Spill};
 use statements::Statements;
@@ -109,10 +111,10 @@ impl Default for Scratch {
     }
 }
 
-/// Serves one connection to its end.
-pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer) {
+/// Serves one connection to its end. `listener` is the place of its listener among those for clients.
+pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer, listener: usize) {
     let limit = shared.config.login_timeout;
-    let greet = Box::pin(handshake::greet(&shared, stream, peer));
+    let greet = Box::pin(handshake::greet(&shared, stream, peer, listener));
     let greeted = if limit.is_zero() {
         greet.await
     } else {
@@ -124,8 +126,9 @@ pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer) {
             }
         }
     };
+    // A task of its own: what the login needed is freed, and the session's future is as small as its life.
     if let Some(session) = greeted {
-        session.run().await;
+        spawn_local(session.run());
     }
 }
 
@@ -158,7 +161,7 @@ struct Session {
     outbound: Cursor,
     to_client: Spill,
     phase: Phase,
-    rare: Box<Rare>,
+    rare: Rare,
 }
 
 /// What the book says of the lease, as far as the relay must know without asking it.
@@ -214,10 +217,7 @@ struct Rare {
     pinned: bool,
     /// The backend that is held has just the session's own named statements, no others.
     at_home: bool,
-    /// Names of statements that were made anew since the last ReadyForQuery: a failure leaves them in doubt.
-    adapted: Vec<Box<[u8]>>,
-    /// Statements that the client closes, as long as it isn't answered.
-    closing: Vec<Made>,
+    moving: Moving,
     /// Names of custom settings seen in its traffic.
     custom: Rc<BTreeSet<String>>,
     /// Parameters that name settings in the text that was read last, on their way to its statement.
@@ -227,7 +227,7 @@ struct Rare {
     /// An order that waits for the next quiet point.
     waiting: Option<Order>,
     /// A request was refused for want of a backend: everything up to its Sync is skipped.
-    refusing: Option<Refusal>,
+    refusing: Option<Box<Refusal>>,
     /// The client closed its side while requests were unanswered: how long they are still awaited.
     client_closed: Option<Pin<Box<Sleep>>>,
     /// A request was answered since the mode last looked whether to return the lease.
@@ -235,24 +235,28 @@ struct Rare {
     /// PostgreSQL itself told the client that the connection ends.
     told_fatal: bool,
     /// What the pool granted, on its way to `attach`.
-    granted: Option<Grant>,
+    granted: Option<Box<Grant>>,
 }
 
 impl Rare {
     /// What a session begins with.
-    fn new(application: Rc<str>, baseline: Rc<Baseline>, told: Rc<Parameters>) -> Self {
+    fn new(
+        application: Rc<str>,
+        baseline: Rc<Baseline>,
+        told: Rc<Parameters>,
+        saved: Rc<State>,
+    ) -> Self {
         Self {
             application,
             name: Name::Own,
             baseline,
             told,
-            saved: Rc::default(),
+            saved,
             class: Class::Read,
             defined: false,
             pinned: false,
             at_home: true,
-            adapted: Vec::new(),
-            closing: Vec::new(),
+            moving: Moving::default(),
             custom: Rc::default(),
             naming: Vec::new(),
             sticky: Pins::default(),

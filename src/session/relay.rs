@@ -43,11 +43,18 @@ pub(super) enum End {
     /// The client's connection broke.
     ClientBroken,
     /// The backend is lost; the client was told by PostgreSQL itself, or hears this.
-    Backend(Option<ClientError>),
+    Backend(Option<Box<ClientError>>),
     /// The client hears this, and the backend is as good as before.
-    Told(ClientError, Cause),
+    Told(Box<ClientError>, Cause),
     /// The client hears this; what the backend was told can't be known.
-    Broken(ClientError),
+    Broken(Box<ClientError>),
+}
+
+/// Whether the mailbox was looked into since the task woke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mail {
+    Unread,
+    Read,
 }
 
 /// What became of bytes that were read.
@@ -61,7 +68,7 @@ pub(super) enum Flow {
 
 impl Session {
     /// Serves the client to its end.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self: Box<Self>) {
         let end = self.live().await;
         Box::pin(self.finish(end)).await;
     }
@@ -87,31 +94,40 @@ impl Session {
         }
     }
 
+    /// Moves bytes both ways until there are none. A side that has nothing, and will wake the task when it has, isn't asked
+    /// again, nor is the mailbox: nothing can come in before the task yields.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        let mut scratch = self.shared.scratch.take();
+        let turn = self.poll_with(cx, &mut scratch);
+        self.shared.scratch.put(scratch);
+        turn
+    }
+
+    fn poll_with(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Turn> {
+        let (mut backend_waits, mut client_waits) = (false, false);
+        let mut mail = Mail::Unread;
         for _ in 0..FAIR {
             if let Err(end) = self.poll_spills(cx) {
                 return Poll::Ready(Turn::End(end));
             }
             let mut moved = false;
-            if self.lent.is_some() && self.to_client.is_empty() {
-                match self.poll_backend(cx) {
+            if !backend_waits && self.to_client.is_empty() && self.lent.is_some() {
+                match self.poll_backend(cx, scratch) {
                     Poll::Ready(Ok(())) => moved = true,
                     Poll::Ready(Err(end)) => return Poll::Ready(Turn::End(end)),
-                    Poll::Pending => {}
+                    Poll::Pending => backend_waits = true,
                 }
             }
-            if let Some(turn) = self.at_rest() {
+            if let Some(turn) = self.at_rest(&mut mail) {
                 return Poll::Ready(turn);
             }
-            if self.to_backend.is_empty()
-                && self.rare.client_closed.is_none()
-                && (!self.inbound.held || self.may_go_on())
-            {
-                match self.poll_client(cx) {
+            backend_waits &= self.lent.is_some();
+            if self.may_hear_client() && (!client_waits || self.inbound.held) {
+                match self.poll_client(cx, scratch) {
                     Poll::Ready(Ok(Flow::Moved)) => moved = true,
                     Poll::Ready(Ok(Flow::NeedBackend)) => return Poll::Ready(Turn::NeedBackend),
                     Poll::Ready(Err(end)) => return Poll::Ready(Turn::End(end)),
-                    Poll::Pending => {}
+                    Poll::Pending => client_waits = true,
                 }
             }
             if let Some(patience) = &mut self.rare.client_closed
@@ -125,6 +141,13 @@ impl Session {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whether the client's next bytes may be taken in.
+    fn may_hear_client(&self) -> bool {
+        self.to_backend.is_empty()
+            && self.rare.client_closed.is_none()
+            && (!self.inbound.held || self.may_go_on())
     }
 
     fn poll_spills(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
@@ -142,22 +165,17 @@ impl Session {
         Ok(())
     }
 
-    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<Flow, End>> {
+    fn poll_client(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<Flow, End>> {
         if std::mem::take(&mut self.inbound.held) {
             return Poll::Ready(self.resume(cx));
         }
-        let mut scratch = self.shared.scratch.take();
-        let read = self
-            .client
-            .poll_recv(cx, &mut scratch, &mut self.client_armed);
-        let result = match read {
+        let read = self.client.poll_recv(cx, scratch, &mut self.client_armed);
+        match read {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(_)) => Poll::Ready(Err(End::ClientBroken)),
             Poll::Ready(Ok(0)) => Poll::Ready(self.client_ended()),
             Poll::Ready(Ok(count)) => Poll::Ready(self.on_client(cx, &scratch[..count])),
-        };
-        self.shared.scratch.put(scratch);
-        result
+        }
     }
 
     /// The client will send no more. What PostgreSQL answers by itself is still awaited for a while: a statement that was
@@ -170,7 +188,7 @@ impl Session {
         Err(End::Client)
     }
 
-    fn poll_backend(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+    fn poll_backend(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<(), End>> {
         let Some(lent) = &mut self.lent else {
             return Poll::Pending;
         };
@@ -178,18 +196,12 @@ impl Session {
             let unread = std::mem::take(&mut lent.backend.unread);
             return Poll::Ready(self.on_backend(cx, &unread));
         }
-        let mut scratch = self.shared.scratch.take();
-        let backend = &mut lent.backend;
-        let read = backend
-            .stream
-            .poll_recv(cx, &mut scratch, &mut backend.armed);
-        let result = match read {
+        let backend = &mut *lent.backend;
+        match backend.stream.poll_recv(cx, scratch, &mut backend.armed) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(self.backend_ended())),
             Poll::Ready(Ok(count)) => Poll::Ready(self.on_backend(cx, &scratch[..count])),
-        };
-        self.shared.scratch.put(scratch);
-        result
+        }
     }
 
     /// Whether the backend may change hands now.
@@ -209,16 +221,21 @@ impl Session {
     }
 
     /// What is due between two requests: orders, the mode's own return, the end of a client that closed its side.
-    fn at_rest(&mut self) -> Option<Turn> {
+    fn at_rest(&mut self, mail: &mut Mail) -> Option<Turn> {
         if self.rare.client_closed.is_some()
             && self.tracker.is_answered()
             && self.to_client.is_empty()
         {
             return Some(Turn::End(End::Client));
         }
-        while let Some(order) = self.shared.ledger.take_order(self.slot) {
-            if let Some(turn) = self.weigh(order) {
-                return Some(turn);
+        while *mail == Mail::Unread {
+            match self.shared.ledger.take_order(self.slot) {
+                Some(order) => {
+                    if let Some(turn) = self.weigh(order) {
+                        return Some(turn);
+                    }
+                }
+                None => *mail = Mail::Read,
             }
         }
         if self.phase == Phase::Active || self.lent.is_none() {

@@ -23,17 +23,14 @@ use crate::wire::sql::Class;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What a client hears whose backend is gone without a word of PostgreSQL's.
-pub(super) fn lost() -> ClientError {
-    ClientError::new(
-        Fault::Backend,
-        "08006",
-        "the connection to PostgreSQL was lost",
-    )
-    .hint("The database may have restarted; reconnect, and try again.")
+pub(super) fn lost() -> Box<ClientError> {
+    let text = "the connection to PostgreSQL was lost";
+    let error = ClientError::new(Fault::Backend, "08006", text);
+    Box::new(error.hint("The database may have restarted; reconnect, and try again."))
 }
 
 /// What a client hears whose lease is returned by close.
-fn closed(cause: Cause) -> ClientError {
+fn closed(cause: Cause) -> Box<ClientError> {
     let why = match cause {
         Cause::Drained => "pgvalet is shutting down",
         Cause::Parked => "the session was parked for longer than return_after",
@@ -42,11 +39,8 @@ fn closed(cause: Cause) -> ClientError {
             "an administrator returned this session's lease"
         }
     };
-    ClientError::new(
-        Fault::Proxy,
-        "57P01",
-        format!("terminating connection: {why}"),
-    )
+    let text = format!("terminating connection: {why}");
+    Box::new(ClientError::new(Fault::Proxy, "57P01", text))
 }
 
 impl Session {
@@ -159,7 +153,6 @@ impl Session {
             return;
         };
         lent.backend.spent |= self.rare.class == Class::Write;
-        self.step(Event::ReturnBegan);
         self.let_go(lent, Cause::Voluntary);
     }
 
@@ -184,7 +177,7 @@ impl Session {
         lent.backend.home = Home::Of(self.id);
         self.shared.ledger.aim(self.slot, None);
         self.step(Event::Returned);
-        self.shared.metrics.returned(cause, "detach");
+        self.shared.metrics.detached(cause);
         self.pool.give_back(lent, self.shared.ledger.now());
     }
 

@@ -5,12 +5,12 @@ use crate::session::Session;
 use crate::wire::reply::{ClientError, Fault};
 
 /// What a client hears whose session ends inside its transaction.
-pub(super) fn idle_in_transaction() -> ClientError {
+pub(super) fn idle_in_transaction() -> Box<ClientError> {
     let text =
         "terminating connection: the session idled in a transaction for longer than park_after";
-    ClientError::new(Fault::Proxy, "57P01", text).hint(
-        "A rule of pgvalet has idle_in_transaction = \"close\": end transactions before waiting.",
-    )
+    let hint =
+        "A rule of pgvalet has idle_in_transaction = \"close\": end transactions before waiting.";
+    Box::new(ClientError::new(Fault::Proxy, "57P01", text).hint(hint))
 }
 
 impl Session {

@@ -15,6 +15,7 @@ use crate::session::Session;
 use crate::wire::frame::Header;
 use crate::wire::reply;
 use crate::wire::rows;
+use crate::wire::sql::Words;
 use crate::wire::sql::virtual_setting::{
     self, Change, LONGEST, Meaning, Switch, Verb, Virtual, deallocated,
 };
@@ -105,7 +106,10 @@ impl Virtuals {
 
 impl Session {
     /// Looks at a frame before anybody else does: `body` is whole for all that could be ours.
-    pub(super) fn own(&mut self, header: Header, body: &[u8]) -> Own {
+    pub(super) fn own(&mut self, header: Header, body: &[u8], words: Words) -> Own {
+        if !words.own && !self.virtuals.is_in_use() {
+            return Own::No;
+        }
         if header.body > LONGEST_FRAME || body.len() < header.body {
             self.pass_on();
             return Own::No;

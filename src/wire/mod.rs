@@ -7,6 +7,7 @@ pub mod frame;
 pub mod options;
 pub mod reply;
 pub mod rows;
+pub mod scram;
 pub mod sql;
 pub mod startup;
 pub mod tracker;

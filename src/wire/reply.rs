@@ -130,6 +130,18 @@ pub fn authentication(message: &Authentication) -> Vec<u8> {
     encode(message)
 }
 
+/// AuthenticationCleartextPassword.
+#[must_use]
+pub fn ask_for_cleartext() -> Vec<u8> {
+    encode(&Authentication::CleartextPassword)
+}
+
+/// AuthenticationMD5Password, with its salt.
+#[must_use]
+pub fn ask_for_md5(salt: [u8; 4]) -> Vec<u8> {
+    encode(&Authentication::MD5Password(salt.to_vec()))
+}
+
 /// NegotiateProtocolVersion: the newest version that we speak, and the options that we don't know.
 #[must_use]
 pub fn negotiate(minor: u16, options: Vec<String>) -> Vec<u8> {

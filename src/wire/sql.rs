@@ -8,44 +8,40 @@ pub mod hazards;
 mod single;
 pub mod virtual_setting;
 mod watch;
+mod words;
 
 /// Whether a text only opens or closes a transaction, or is empty: it is no work of its own.
 #[must_use]
 pub fn is_bracket(sql: &[u8]) -> bool {
-    const WORDS: [&[u8]; 9] = [
-        b"BEGIN",
-        b"START",
-        b"COMMIT",
-        b"END",
-        b"ROLLBACK",
-        b"ABORT",
-        b"SAVEPOINT",
-        b"RELEASE",
-        b"",
-    ];
     let text = sql.trim_ascii_start();
-    match text.first() {
-        Some(
-            b'B' | b'S' | b'C' | b'E' | b'R' | b'A' | b'b' | b's' | b'c' | b'e' | b'r' | b'a'
-            | b';',
-        )
-        | None => {
-            let end = text
-                .iter()
-                .position(|byte| !byte.is_ascii_alphabetic())
-                .unwrap_or(text.len());
-            WORDS
-                .iter()
-                .any(|word| word.eq_ignore_ascii_case(&text[..end]))
-        }
-        Some(_) => false,
-    }
+    let [first, second, ..] = text else {
+        return matches!(text, [] | [b';']);
+    };
+    let words: &[&[u8]] = match (first | 0x20, second | 0x20) {
+        (b'b', b'e') => &[b"begin"],
+        (b's', b't') => &[b"start"],
+        (b'c', b'o') => &[b"commit"],
+        (b'e', b'n') => &[b"end"],
+        (b'r', b'o') => &[b"rollback"],
+        (b'a', b'b') => &[b"abort"],
+        (b's', b'a') => &[b"savepoint"],
+        (b'r', b'e') => &[b"release"],
+        _ => return *first == b';',
+    };
+    let end = text
+        .iter()
+        .position(|byte| !byte.is_ascii_alphabetic())
+        .unwrap_or(text.len());
+    words
+        .iter()
+        .any(|word| word.eq_ignore_ascii_case(&text[..end]))
 }
 
 pub use class::{Class, class, class_of_tag};
 pub use fingerprint::fingerprint;
 pub use single::{is_one_prepare, reads_always_alike};
 pub use watch::{Watch, watch};
+pub use words::Words;
 
 /// Whether the tag of a CommandComplete belongs to a command that leaves no state in the session by itself.
 #[must_use]
@@ -108,6 +104,11 @@ mod tests {
             "  ROLLBACK TO a",
             "",
             ";",
+            "; ",
+            " Abort",
+            "end",
+            "START TRANSACTION",
+            "release a",
             "SAVEPOINT active_record_1",
         ] {
             assert!(is_bracket(sql.as_bytes()), "{sql}");
@@ -117,6 +118,8 @@ mod tests {
             "CREATE TABLE t ()",
             "/* x */ COMMIT",
             "ENDS",
+            "COPY t FROM STDIN",
+            "x",
             "INSERT INTO t VALUES (1)",
         ] {
             assert!(!is_bracket(sql.as_bytes()), "{sql}");

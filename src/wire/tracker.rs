@@ -387,6 +387,12 @@ impl Tracker {
         matches!(self.pending.front(), Some(Pending::Own))
     }
 
+    /// Whether messages that only carry data can pass without being told here.
+    #[must_use]
+    pub fn hears_plainly(&self) -> bool {
+        self.doubt != Doubt::Armed && !self.hears_own()
+    }
+
     /// Whether nothing is unanswered, as far as the account knows.
     #[must_use]
     pub fn is_answered(&self) -> bool {

@@ -124,6 +124,17 @@ impl Raw {
         }
     }
 
+    /// Skips to the next ErrorResponse.
+    #[track_caller]
+    pub fn until_error(&mut self) -> Message {
+        loop {
+            let message = self.next();
+            if message.tag == b'E' {
+                return message;
+            }
+        }
+    }
+
     /// All messages up to and including the next ReadyForQuery, without those that may come at any time.
     #[track_caller]
     pub fn until_ready(&mut self) -> Vec<Message> {

@@ -56,6 +56,49 @@ fn a_users_table_is_checked_field_by_field() {
 }
 
 #[test]
+fn a_users_secret_may_stand_in_a_file_of_its_own_or_in_postgresqls_notation() {
+    let (_secret, path) = File::new("secret", "from file\n", 0o644);
+    let hash = "md50123456789abcdef0123456789abcdef";
+    let text = format!(
+        "[users.b]\npassword_file = {path:?}\n[users.c]\npassword = \"{hash}\"\n[users.app]\npassword = \"{hash}\"\n"
+    );
+    let (_file, sources) = with_file(&text);
+    let loaded = loaded(&sources);
+    let config = &loaded.config;
+    assert_eq!(password(config, "d", "b").as_deref(), Some("from file"));
+    assert!(config.reads_a_file("b") && !config.reads_a_file("c"));
+    assert!(matches!(config.secret_for("d", "c"), Some(Secret::Md5(_))));
+    assert_eq!(password(config, "d", "app").as_deref(), Some("hush"));
+    let shown = loaded.effective_toml();
+    assert!(
+        shown.contains(&format!("password_file = {path:?}")),
+        "{shown}"
+    );
+    assert!(
+        !shown.contains("from file") && !shown.contains(hash),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_secret_file_has_to_be_there_and_to_be_the_only_secret() {
+    let (_secret, path) = File::new("secret", "x", 0o600);
+    let text = format!(
+        "[users.b]\npassword_file = \"/nowhere/secret\"\n[users.c]\npassword_file = \"secret\"\n[users.d]\npassword = \"hush\"\npassword_file = {path:?}\n"
+    );
+    let (_file, sources) = with_file(&text);
+    let refused = refused(&sources);
+    for part in [
+        "pgvalet.toml:2: users.b.password_file: /nowhere/secret can't be read: No such file",
+        "pgvalet.toml:4: users.c.password_file: `secret` isn't an absolute path",
+        "users.d.password: `password_file` is given, too",
+    ] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    assert!(!refused.contains("hush"), "{refused}");
+}
+
+#[test]
 fn a_password_file_that_others_can_read_is_ignored_with_a_warning() {
     let (_file, path) = File::new("pw", "*:*:*:*:x\n", 0o640);
     let mut sources = with_variable("PGPASSFILE", path.to_str().expect("UTF-8"));

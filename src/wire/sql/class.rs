@@ -171,16 +171,51 @@ pub fn class(sql: &[u8]) -> Class {
     reader.class
 }
 
+/// Whether a parenthesis behind this word calls nothing that leaves anything.
+fn is_harmless(word: &[u8]) -> bool {
+    HARMLESS
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(word))
+}
+
+/// What a byte may begin.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    /// A word: letters, underscores, and whatever isn't ASCII.
+    Letter,
+    Digit,
+    Space,
+    /// Anything else.
+    Sign,
+}
+
+const SORTS: [Sort; 256] = {
+    let mut sorts = [Sort::Sign; 256];
+    let mut byte = 0;
+    while byte < sorts.len() {
+        let ascii = byte as u8;
+        if ascii.is_ascii_alphabetic() || ascii == b'_' || !ascii.is_ascii() {
+            sorts[byte] = Sort::Letter;
+        } else if ascii.is_ascii_digit() {
+            sorts[byte] = Sort::Digit;
+        } else if ascii.is_ascii_whitespace() {
+            sorts[byte] = Sort::Space;
+        }
+        byte += 1;
+    }
+    sorts
+};
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Word {
     /// The last token was no word.
     None,
+    /// A parenthesis behind it calls nothing: the name of a table that is written, or a word of the grammar.
     Harmless,
     /// INSERT or MERGE: INTO may follow, and makes no table.
     Insert,
-    /// The name of a table that is written: columns follow.
-    Target,
-    Other,
+    /// The word from here to there, which nobody has looked at yet.
+    At(usize, usize),
 }
 
 struct Reader<'a> {
@@ -200,9 +235,23 @@ impl Reader<'_> {
     }
 
     fn step(&mut self) {
+        match SORTS[self.peek(0) as usize] {
+            Sort::Letter => self.word(),
+            Sort::Space => self.at += 1,
+            Sort::Digit => self.other(),
+            Sort::Sign => self.sign(),
+        }
+    }
+
+    fn sign(&mut self) {
         match (self.peek(0), self.peek(1)) {
+            // A comment may stand between SET and the name.
+            (b'-', b'-') | (b'/', b'*') if self.class == Class::Visible => {
+                self.class = Class::Unknown;
+            }
             (b'-', b'-') => {
-                self.at += memchr::memchr(b'\n', &self.sql[self.at..]).unwrap_or(self.sql.len())
+                let end = memchr::memchr2(b'\n', b'\r', &self.sql[self.at..]);
+                self.at += end.unwrap_or(self.sql.len());
             }
             (b'/', b'*') => self.comment(),
             (b'\'', _) => self.quoted(b'\''),
@@ -210,7 +259,9 @@ impl Reader<'_> {
             (b'"' | b'$', next) if !next.is_ascii_digit() => self.class = Class::Unknown,
             (b'\\', _) => self.class = Class::Unknown,
             (b'(', _) => {
-                if self.last == Word::Other {
+                if let Word::At(from, to) = self.last
+                    && !is_harmless(&self.sql[from..to])
+                {
                     self.class = Class::Unknown;
                 }
                 self.other();
@@ -219,10 +270,6 @@ impl Reader<'_> {
                 self.first = true;
                 self.other();
             }
-            (letter, _) if letter.is_ascii_alphabetic() || letter == b'_' || letter >= 0x80 => {
-                self.word()
-            }
-            (space, _) if space.is_ascii_whitespace() => self.at += 1,
             _ => self.other(),
         }
     }
@@ -253,11 +300,25 @@ impl Reader<'_> {
         self.last = Word::None;
     }
 
+    /// SELECT … INTO makes a table, perhaps a temporary one; INSERT INTO names one.
+    fn note_into(&mut self) {
+        self.into = self.last == Word::Insert;
+        if !self.into {
+            self.class = Class::Unknown;
+        }
+        self.last = Word::Harmless;
+    }
+
+    fn write(&mut self) {
+        self.class = self.class.max(Class::Write);
+        self.last = Word::Harmless;
+    }
+
     fn word(&mut self) {
         let rest = &self.sql[self.at..];
         let end = rest
             .iter()
-            .position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80));
+            .position(|byte| !matches!(SORTS[*byte as usize], Sort::Letter | Sort::Digit));
         let word = &rest[..end.unwrap_or(rest.len())];
         self.at += word.len();
         let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
@@ -278,29 +339,18 @@ impl Reader<'_> {
             } else if !READS.iter().any(|name| is(name)) {
                 self.class = Class::Unknown;
             }
-        } else if is(b"into") {
-            // SELECT … INTO makes a table, perhaps a temporary one.
-            self.into = self.last == Word::Insert;
-            if !self.into {
-                self.class = Class::Unknown;
-            }
-            self.last = Word::Harmless;
-            return;
-        } else if is(b"nextval") || is(b"insert") || is(b"update") || is(b"delete") {
-            self.class = self.class.max(Class::Write);
-            self.last = if is(b"insert") {
-                Word::Insert
-            } else {
-                Word::Harmless
-            };
         } else {
-            self.last = if self.into {
-                Word::Target
-            } else if HARMLESS.iter().any(|name| is(name)) {
-                Word::Harmless
-            } else {
-                Word::Other
-            };
+            match word.len() {
+                4 if is(b"into") => return self.note_into(),
+                6 if is(b"insert") => {
+                    self.write();
+                    self.last = Word::Insert;
+                }
+                6 if is(b"update") || is(b"delete") => self.write(),
+                7 if is(b"nextval") => self.write(),
+                _ if self.into => self.last = Word::Harmless,
+                length => self.last = Word::At(self.at - length, self.at),
+            }
         }
         // `INSERT INTO schema.table (`: the name goes on behind a dot.
         self.into = self.into && self.peek(0) == b'.';
@@ -344,6 +394,8 @@ mod tests {
             (Class::Visible, "SELECT 1; LISTEN a"),
             (Class::Visible, "PREPARE p AS INSERT INTO t VALUES ($1)"),
             (Class::Unknown, "SET app.tenant = 7; SELECT f(1)"),
+            (Class::Unknown, "SET /* the */ app.tenant = 7"),
+            (Class::Unknown, "SELECT 1 -- comment\r, f(1)"),
             (Class::Unknown, "SELECT set_config('a.b', 'c', false)"),
             (Class::Unknown, "SELECT pg_advisory_lock(1)"),
             (Class::Unknown, "SELECT a.f (1)"),

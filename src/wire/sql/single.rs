@@ -22,7 +22,7 @@ pub fn reads_always_alike(sql: &[u8]) -> bool {
 }
 
 /// The text from its first token on; `None` where a comment doesn't end.
-fn behind_blanks(sql: &[u8]) -> Option<&[u8]> {
+pub(super) fn behind_blanks(sql: &[u8]) -> Option<&[u8]> {
     let mut rest = sql.trim_ascii_start();
     loop {
         let end = if rest.starts_with(b"--") {

@@ -82,7 +82,7 @@ enum Value {
 }
 
 /// Reads a text that is exactly one statement about a virtual setting; comments, white space and semicolons around it
-/// don't matter. Gives up at the second word of nearly every other text.
+/// don't matter.
 #[must_use]
 pub fn read(sql: &[u8]) -> Option<Virtual> {
     if sql.len() > LONGEST {

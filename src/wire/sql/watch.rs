@@ -1,6 +1,9 @@
 //! Owns what to watch for in passing SQL: state that the probe can't see afterwards.
 
+use super::single::behind_blanks;
 use crate::lease::{Pin, Pins};
+#[cfg(doc)]
+use crate::wire::sql::Words;
 
 /// What a text may leave behind that PostgreSQL can't be asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,7 +16,7 @@ pub struct Watch {
     pub naming: Vec<u16>,
 }
 
-/// Looks through `sql`. Allocates only where it finds something.
+/// Looks through a text that mentions something of interest ([`Words::state`]). Allocates only where it finds something.
 ///
 /// It errs on the side of finding: a word inside a comment or a literal counts.
 #[must_use]
@@ -52,7 +55,9 @@ fn look(before: Option<u8>, word: &[u8], after: &[u8], found: &mut Watch) -> boo
         found.pins.add(Pin::Load);
         true
     } else if is(b"set") || is(b"reset") || is(b"session") || is(b"local") {
-        found.settings.extend(dotted(after.trim_ascii_start()));
+        found
+            .settings
+            .extend(dotted(behind_blanks(after).unwrap_or(after)));
         true
     } else if is(b"set_config") {
         set_config(after, found);
@@ -176,6 +181,10 @@ mod tests {
         assert_eq!(
             settings("SELECT set_config('app.user', $1, false)"),
             ["app.user"]
+        );
+        assert_eq!(
+            settings("SET /* the */ app.tenant TO 7; SET SESSION -- a\n app.other = 1"),
+            ["app.tenant", "app.other"]
         );
         assert!(settings("UPDATE t SET app = 7").is_empty());
     }
