@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::backend::state::{Scene, SqlPrepared};
-use crate::backend::{Backend, Lost, State};
+use crate::backend::{Answers, Backend, Lost, State};
 use crate::lease::{Pin, Pins, Status};
 use crate::wire::extended::write_frame;
 use crate::wire::sql;
@@ -62,7 +62,7 @@ UNION ALL (SELECT 'prepare', name, pg_catalog.concat(parameter_types::pg_catalog
  FROM pg_catalog.pg_prepared_statement() WHERE from_sql LIMIT 101)";
 
 /// What the probe found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Found {
     pub state: State,
     pub pins: Pins,
@@ -88,17 +88,26 @@ pub async fn capture(
     let answers = tokio::time::timeout(PATIENCE, backend.exchange(&request, 1))
         .await
         .map_err(|_| Lost::Closed)??;
-    let mut found = Found {
-        state: State::default(),
-        pins: Pins::default(),
-        statements: BTreeSet::new(),
-        notifications: answers.notifications,
-    };
     if answers.error.is_some() || answers.status != Status::Idle {
         abort(backend).await?;
-        found.pins.add(Pin::ProbeFailed);
-        return Ok(found);
+        return Ok(Found {
+            pins: [Pin::ProbeFailed].into_iter().collect(),
+            notifications: answers.notifications,
+            ..Found::default()
+        });
     }
+    found(answers, login)
+}
+
+/// Reads the answers to a probe that PostgreSQL carried out.
+///
+/// # Errors
+/// They are none.
+pub fn found(answers: Answers, login: &str) -> Result<Found, Lost> {
+    let mut found = Found {
+        notifications: answers.notifications,
+        ..Found::default()
+    };
     let mut own = Own::default();
     for row in answers.rows {
         found.take(row, login, &mut own)?;

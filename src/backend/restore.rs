@@ -36,12 +36,14 @@ pub enum NotRestored {
 pub async fn restore(backend: &mut Backend, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
     let mut request = Vec::new();
     write_restore(&mut request, wanted);
-    let answers = backend.exchange(&request, 1).await?;
+    capture::write_probe(&mut request, wanted.custom, backend.version());
+    let mut answers = backend.exchange(&request, 2).await?;
     if let Some(error) = answers.error {
         return Err(NotRestored::Refused(error.message));
     }
-    let found = capture::capture(backend, wanted.login, wanted.custom).await?;
-    verify(&found, wanted)
+    // What `set_config` answers has one column.
+    answers.rows.retain(|row| row.len() > 1);
+    verify(&capture::found(answers, wanted.login)?, wanted)
 }
 
 /// Appends one transaction. It is not hurried by the session's own `statement_timeout`, and reads values as UTF-8.

@@ -16,4 +16,5 @@ mod sql_prepared;
 mod stage;
 mod statements;
 mod stress;
+mod tenants;
 mod views;

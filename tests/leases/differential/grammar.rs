@@ -136,7 +136,7 @@ const HOLDING: [&str; 30] = [
     "FETCH 2 FROM h",
     "CLOSE h",
     "CLOSE ALL",
-    "SELECT pg_advisory_lock(1)",
+    "SELECT pg_try_advisory_lock(1)",
     "SELECT pg_advisory_lock_shared(2)",
     "SELECT pg_advisory_unlock(1)",
     "SELECT pg_advisory_unlock_all()",
