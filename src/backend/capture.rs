@@ -8,9 +8,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::backend::{Backend, Lost};
+use crate::backend::state::{Scene, SqlPrepared};
+use crate::backend::{Answers, Backend, Lost, State};
 use crate::lease::{Pin, Pins, Status};
 use crate::wire::extended::write_frame;
+use crate::wire::sql;
 
 /// How long the probe may take: a backend that doesn't answer by then is lost.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,21 +22,30 @@ const NAME: &[u8] = b"_pgvalet_probe\0";
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE";
 /// What the probe itself changes, in its own transaction: asked for before it does.
-const PRIOR: &str = "SELECT 'prior', n, pg_catalog.current_setting(n) \
- FROM pg_catalog.unnest(ARRAY['statement_timeout', 'client_encoding']) AS names(n)";
+const PRIOR: &str = "SELECT 'prior', n, pg_catalog.current_setting(n, true) \
+ FROM pg_catalog.unnest(ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding']) AS names(n)";
 const UNHURRIED: &str = "SET LOCAL statement_timeout = 0";
+/// From PostgreSQL 17 on.
+const UNHURRIED_ALL: &str = "SET LOCAL transaction_timeout = 0";
 const IN_UTF8: &str = "SET LOCAL client_encoding = 'UTF8'";
 const ROLE: &str = "SELECT 'role', pg_catalog.current_setting('role'), NULL";
 const AS_LOGIN: &str = "SET LOCAL ROLE NONE";
 const COMMIT: &str = "COMMIT";
 
+/// How many statements are listed at most: a session that has more is pinned anyway.
+const MOST_STATEMENTS: usize = 20_000;
+/// How many statements of SQL `PREPARE` are kept at most.
+const MOST_SQL: usize = 100;
+
 const STATE: &str = "\
-SELECT 'setting', name, setting FROM pg_catalog.pg_show_all_settings() \
- WHERE source OPERATOR(pg_catalog.=) 'session' \
-   AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation', 'transaction_read_only', 'transaction_deferrable', \
- 'statement_timeout', 'client_encoding']) \
-UNION ALL SELECT 'reset', name, reset_val FROM pg_catalog.pg_show_all_settings() \
- WHERE name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'client_encoding']) \
+SELECT CASE WHEN name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding']) THEN 'reset' \
+ WHEN context OPERATOR(pg_catalog.=) 'superuser' THEN 'restricted' ELSE 'setting' END, name, \
+ CASE WHEN name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding']) \
+ THEN reset_val ELSE setting END FROM pg_catalog.pg_show_all_settings() \
+ WHERE name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding']) \
+ OR source OPERATOR(pg_catalog.=) 'session' \
+ AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation', 'transaction_read_only', 'transaction_deferrable']) \
+UNION ALL SELECT 'superuser', pg_catalog.current_setting('is_superuser'), NULL \
 UNION ALL SELECT 'session_user', SESSION_USER::pg_catalog.text, NULL \
 UNION ALL SELECT 'custom', n, pg_catalog.current_setting(n, true) FROM pg_catalog.unnest($1::pg_catalog.text[]) AS names(n) \
 UNION ALL (SELECT 'advisory_lock', NULL, NULL FROM pg_catalog.pg_lock_status() \
@@ -44,30 +55,14 @@ UNION ALL (SELECT 'temp', NULL, NULL FROM pg_catalog.pg_depend \
    AND pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 LIMIT 1) \
 UNION ALL (SELECT 'listen', NULL, NULL FROM pg_catalog.pg_listening_channels() LIMIT 1) \
 UNION ALL (SELECT 'cursor', NULL, NULL FROM pg_catalog.pg_cursor() WHERE is_holdable LIMIT 1) \
-UNION ALL SELECT CASE WHEN from_sql THEN 'prepare' ELSE 'statement' END, name, NULL FROM pg_catalog.pg_prepared_statement() \
- WHERE name OPERATOR(pg_catalog.<>) '_pgvalet_probe'";
-
-/// What a session would lose with its backend.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct State {
-    /// Settings made in the session, by name.
-    pub settings: Vec<(String, String)>,
-    /// Custom settings that the session named, with their values.
-    pub custom: Vec<(String, String)>,
-    /// The role that is set.
-    pub role: Option<String>,
-}
-
-impl State {
-    /// Whether there is nothing to restore.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.settings.is_empty() && self.custom.is_empty() && self.role.is_none()
-    }
-}
+UNION ALL (SELECT 'statement', name, NULL FROM pg_catalog.pg_prepared_statement() \
+ WHERE NOT from_sql AND name OPERATOR(pg_catalog.<>) '_pgvalet_probe' LIMIT 20001) \
+UNION ALL (SELECT 'prepare', name, pg_catalog.concat(parameter_types::pg_catalog.oid[], ' ', \
+ CASE WHEN pg_catalog.octet_length(statement) OPERATOR(pg_catalog.<=) 65536 THEN statement END) \
+ FROM pg_catalog.pg_prepared_statement() WHERE from_sql LIMIT 101)";
 
 /// What the probe found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Found {
     pub state: State,
     pub pins: Pins,
@@ -89,29 +84,64 @@ pub async fn capture(
     custom: &BTreeSet<String>,
 ) -> Result<Found, Lost> {
     let mut request = Vec::new();
-    write_probe(&mut request, custom);
+    write_probe(&mut request, custom, backend.version());
     let answers = tokio::time::timeout(PATIENCE, backend.exchange(&request, 1))
         .await
         .map_err(|_| Lost::Closed)??;
-    let mut found = Found {
-        state: State::default(),
-        pins: Pins::default(),
-        statements: BTreeSet::new(),
-        notifications: answers.notifications,
-    };
     if answers.error.is_some() || answers.status != Status::Idle {
         abort(backend).await?;
-        found.pins.add(Pin::ProbeFailed);
-        return Ok(found);
+        return Ok(Found {
+            pins: [Pin::ProbeFailed].into_iter().collect(),
+            notifications: answers.notifications,
+            ..Found::default()
+        });
     }
+    found(answers, login)
+}
+
+/// Reads the answers to a probe that PostgreSQL carried out.
+///
+/// # Errors
+/// They are none.
+pub fn found(answers: Answers, login: &str) -> Result<Found, Lost> {
+    let mut found = Found {
+        notifications: answers.notifications,
+        ..Found::default()
+    };
     let mut own = Own::default();
     for row in answers.rows {
         found.take(row, login, &mut own)?;
     }
+    let restricted = own.restricted && !own.superuser;
     found.state.settings.extend(own.changed());
     found.state.settings.sort();
     found.state.custom.sort();
+    found.state.prepared.sort();
+    if restricted {
+        found.pins.add(Pin::SuperuserSetting);
+    }
+    if found.statements.len() > MOST_STATEMENTS || found.state.prepared.len() > MOST_SQL {
+        found.pins.add(Pin::PrepareLarge);
+    }
     Ok(found)
+}
+
+/// Whether a backend at a quiet point has an unnamed statement; and notifications that came meanwhile.
+///
+/// Not cancel safe: a question that is broken off loses the backend.
+///
+/// # Errors
+/// The backend is lost.
+pub async fn has_unnamed(backend: &mut Backend) -> Result<(bool, Vec<u8>), Lost> {
+    let mut request = Vec::new();
+    write_frame(&mut request, b'D', b"S\0");
+    write_frame(&mut request, b'S', b"");
+    let exchange = backend.exchange(&request, 1);
+    let answers = tokio::time::timeout(PATIENCE, exchange)
+        .await
+        .map_err(|_| Lost::Closed)??;
+    let exists = answers.error.is_none_or(|error| error.code != "26000");
+    Ok((exists, answers.notifications))
 }
 
 /// Ends the probe's transaction, in a way that leaves the client's unnamed statement alone.
@@ -130,9 +160,14 @@ async fn abort(backend: &mut Backend) -> Result<(), Lost> {
     }
 }
 
-/// The settings that the probe itself changes: as they were before, and as RESET would make them.
+/// What the probe's rows say of each other.
 #[derive(Debug, Default)]
 struct Own {
+    /// The login user is a superuser.
+    superuser: bool,
+    /// A setting was made that only superusers may make.
+    restricted: bool,
+    // The settings that the probe itself changes: as they were before, and as RESET would make them.
     prior: Vec<(String, String)>,
     reset: Vec<(String, String)>,
 }
@@ -140,7 +175,7 @@ struct Own {
 impl Own {
     /// Those that the session had changed.
     fn changed(self) -> impl Iterator<Item = (String, String)> {
-        let Self { prior, reset } = self;
+        let Self { prior, reset, .. } = self;
         prior.into_iter().filter(move |(name, value)| {
             !reset
                 .iter()
@@ -167,8 +202,14 @@ fn millis(value: &str) -> Result<u64, &str> {
 }
 
 /// Appends the probe's pipeline: it ends in one ReadyForQuery.
-pub fn write_probe(out: &mut Vec<u8>, custom: &BTreeSet<String>) {
-    for text in [BEGIN, PRIOR, UNHURRIED, IN_UTF8, ROLE, AS_LOGIN] {
+pub fn write_probe(out: &mut Vec<u8>, custom: &BTreeSet<String>, version: u32) {
+    for text in [BEGIN, PRIOR, UNHURRIED] {
+        write_statement(out, text, None);
+    }
+    if version >= 17 {
+        write_statement(out, UNHURRIED_ALL, None);
+    }
+    for text in [IN_UTF8, ROLE, AS_LOGIN] {
         write_statement(out, text, None);
     }
     write_statement(out, STATE, Some(&array(custom)));
@@ -222,9 +263,14 @@ impl Found {
         };
         let name = name.unwrap_or_default();
         match kind.as_str() {
-            "prior" => own.prior.push((name, value.unwrap_or_default())),
+            "prior" => own.prior.extend(value.map(|value| (name, value))),
+            "superuser" => own.superuser = name == "on",
             "reset" => own.reset.push((name, value.unwrap_or_default())),
             "role" => self.state.role = Some(name).filter(|role| role != "none"),
+            "restricted" => {
+                own.restricted = true;
+                self.state.settings.push((name, value.unwrap_or_default()));
+            }
             "setting" => self.state.settings.push((name, value.unwrap_or_default())),
             "custom" => self.state.custom.extend(value.map(|value| (name, value))),
             "session_user" if name != login => self.pins.add(Pin::SessionAuthorization),
@@ -233,12 +279,28 @@ impl Found {
             "temp" => self.pins.add(Pin::Temp),
             "listen" => self.pins.add(Pin::Listen),
             "cursor" => self.pins.add(Pin::Cursor),
-            "prepare" => self.pins.add(Pin::Prepare),
+            "prepare" => self.take_prepared(name, &value.unwrap_or_default()),
             "statement" => {
                 self.statements.insert(name);
             }
             _ => return Err(Lost::Protocol),
         }
         Ok(())
+    }
+
+    /// A statement of SQL `PREPARE`: its parameters' types, and the text that made it.
+    fn take_prepared(&mut self, name: String, value: &str) {
+        match value.split_once(' ') {
+            Some((types, text)) if sql::is_one_prepare(text.as_bytes()) => {
+                self.state.prepared.push(SqlPrepared {
+                    name,
+                    text: text.to_owned(),
+                    types: types.to_owned(),
+                    under: Scene::default(),
+                });
+            }
+            Some((_, "")) => self.pins.add(Pin::PrepareLarge),
+            Some(_) | None => self.pins.add(Pin::PrepareMulti),
+        }
     }
 }

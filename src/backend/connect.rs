@@ -200,6 +200,7 @@ impl<'a> Talk<'a> {
             carries: Rc::default(),
             prepared: Prepared::default(),
             spent: false,
+            opaque: false,
             unread: self.buf.to_vec(),
         }
     }

@@ -17,6 +17,8 @@ pub mod pools;
 pub mod prepared;
 pub mod reset;
 pub mod restore;
+pub mod state;
+pub mod survey;
 pub mod tokens;
 
 use std::rc::Rc;
@@ -27,9 +29,9 @@ pub use login::Proof;
 pub use parameters::{Baseline, Parameters};
 pub use pool::{Grant, Lent, Permit, Pool};
 pub use pools::{Pools, Shares};
+pub use state::State;
 pub use tokens::Tokens;
 
-use crate::backend::capture::State;
 use crate::backend::prepared::Prepared;
 use crate::config::Target;
 use crate::lease::{BackendId, Generation, Moment, SessionId};
@@ -71,6 +73,8 @@ pub struct Backend {
     pub prepared: Prepared,
     /// Sequences may remember something (`currval`, `lastval`) of whoever held it last.
     pub spent: bool,
+    /// It may carry something that no probe sees, such as a custom setting that only a function named.
+    pub opaque: bool,
     /// When it was opened.
     pub born: Moment,
     /// When it last came back to the pool.
@@ -90,10 +94,10 @@ impl Backend {
         self.key.clone()
     }
 
-    /// Whether it carries these settings.
+    /// Whether a session with this state may take it over from another one as it is.
     #[must_use]
-    pub fn carries_like(&self, state: &Rc<State>) -> bool {
-        Rc::ptr_eq(&self.carries, state) || self.carries == *state
+    pub fn is_like_one_with(&self, state: &Rc<State>) -> bool {
+        !self.opaque && (Rc::ptr_eq(&self.carries, state) || self.carries == *state)
     }
 
     /// Whether it can be lent: it is alive as far as the kernel knows. Unasked messages that came meanwhile are taken in.
@@ -145,6 +149,14 @@ impl Backend {
             rest = &rest[header.total()..];
         }
         true
+    }
+
+    /// PostgreSQL's major version; 0 where it isn't known.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        let text = self.parameters.get("server_version").unwrap_or_default();
+        let end = text.find(|letter: char| !letter.is_ascii_digit());
+        text[..end.unwrap_or(text.len())].parse().unwrap_or(0)
     }
 
     /// Takes in a ParameterStatus.

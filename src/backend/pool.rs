@@ -11,9 +11,10 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::backend::capture::State;
 use crate::backend::login::{Credentials, Proof};
-use crate::backend::{Backend, Baseline, Home, Parameters};
+use crate::backend::prepared::Texts;
+use crate::backend::survey::Surveyed;
+use crate::backend::{Backend, Baseline, Home, Parameters, State};
 use crate::lease::{BackendId, Generation, LeaseState, Moment, SessionId};
 use crate::wire::reply::ClientError;
 
@@ -47,6 +48,8 @@ pub struct Pool {
     renewed: Cell<BackendId>,
     /// Nobody gets a backend, and none is kept.
     paused: Cell<bool>,
+    /// What its database's own code may do behind a statement.
+    pub surveyed: Surveyed,
     state: RefCell<Inner>,
 }
 
@@ -109,6 +112,8 @@ struct Inner {
     known: Vec<(Rc<Baseline>, Rc<Parameters>)>,
     /// Reports that several sessions or backends may have in common.
     shared: Vec<Rc<Parameters>>,
+    /// The texts of its sessions' prepared statements.
+    texts: Texts,
     /// The last failure to open a backend, how many came in a row, and when the next try is due.
     failure: Option<(ClientError, u32, Moment)>,
 }
@@ -189,6 +194,7 @@ impl Pool {
             oldest: Cell::default(),
             renewed: Cell::new(BackendId(0)),
             paused: Cell::default(),
+            surveyed: Surveyed::default(),
             state: RefCell::default(),
         })
     }
@@ -229,7 +235,7 @@ impl Pool {
         let idle = &state.idle;
         let own = |lent: &Lent| lent.backend.home == Home::Of(request.session);
         let fits = |lent: &Lent| Rc::ptr_eq(&lent.backend.baseline, request.baseline);
-        let alike = |lent: &Lent| fits(lent) && lent.backend.carries_like(request.state);
+        let alike = |lent: &Lent| fits(lent) && lent.backend.is_like_one_with(request.state);
         let ripe = |lent: &Lent| full || request.elsewhere || lent.backend.rested < stale;
         let home = || idle.iter().position(own);
         let same = || idle.iter().rposition(|lent| !own(lent) && alike(lent));
@@ -300,8 +306,17 @@ impl Pool {
         }
     }
 
-    /// The names of custom settings to capture for a session that named `own` itself.
-    pub fn preserve(&self, own: &BTreeSet<String>, patterns: &[String]) -> BTreeSet<String> {
+    /// The names of custom settings to capture for a session that named `own` itself: those that the configuration, or
+    /// any function of the database, names as well.
+    pub fn preserve(
+        &self,
+        own: &Rc<BTreeSet<String>>,
+        patterns: &[String],
+    ) -> Rc<BTreeSet<String>> {
+        let hazards = self.surveyed.hazards();
+        if patterns.is_empty() && hazards.settings.is_subset(own) {
+            return own.clone();
+        }
         let preserved = &mut self.state.borrow_mut().preserved;
         for pattern in patterns {
             match pattern.strip_suffix('*') {
@@ -318,7 +333,14 @@ impl Pool {
                 }
             }
         }
-        preserved.union(own).cloned().collect()
+        let coded = hazards.settings.iter().take(KNOWN_SETTINGS);
+        let names = own.iter().chain(preserved.iter()).chain(coded);
+        Rc::new(names.cloned().collect())
+    }
+
+    /// The text of a prepared statement, shared with whoever has it already.
+    pub fn share_text(&self, text: &[u8]) -> Rc<[u8]> {
+        self.state.borrow_mut().texts.share(text)
     }
 
     /// The one set of startup parameters that equals `baseline`, so that equal ones are the same.

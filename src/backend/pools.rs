@@ -202,6 +202,12 @@ impl Pools {
         drop(opening);
         let mut backend = opened.inspect_err(|error| pool.failed(error, self.clock.now()))?;
         backend.parameters = pool.learn(baseline, &backend.parameters);
+        let surveyed = pool.surveyed.refresh(&mut backend, self.clock.now());
+        if surveyed.await.is_err() {
+            return Err(crate::backend::connect::broken(
+                &"the first question wasn't answered",
+            ));
+        }
         Ok(Lent {
             backend: Box::new(backend),
             permit,

@@ -1,7 +1,8 @@
 //! Owns the account of the protocol-level prepared statements that a backend has, whoever made them.
 
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::hash::{BuildHasher, RandomState};
+use std::rc::{Rc, Weak};
 
 use crate::backend::Parameters;
 use crate::wire::extended::Statement;
@@ -33,13 +34,23 @@ impl Made {
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         (Rc::ptr_eq(&self.statement, &other.statement) || self.statement == other.statement)
-            && reads_alike(&self.under, &other.under)
+            && self.reads_alike(&other.under)
+    }
+
+    /// Whether its text would mean the same if it were read again under these reported settings.
+    #[must_use]
+    pub fn reads_alike(&self, under: &Rc<Parameters>) -> bool {
+        self.statement.plain || reads_alike(&self.under, under)
     }
 }
 
 /// The named statements of one backend, or of one session.
 #[derive(Debug, Default)]
-pub struct Prepared(HashMap<Box<[u8]>, Entry>);
+pub struct Prepared {
+    entries: HashMap<Box<[u8]>, Entry>,
+    /// About how much memory the statements take, in bytes.
+    weight: usize,
+}
 
 /// What is known of one name.
 #[derive(Debug)]
@@ -47,6 +58,15 @@ enum Entry {
     Made(Made),
     /// There may be a statement, or none: nobody may rely on either.
     Doubtful,
+}
+
+impl Entry {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Made(made) => made.statement.weight(),
+            Self::Doubtful => 0,
+        }
+    }
 }
 
 /// What a backend has under a name.
@@ -60,13 +80,23 @@ pub enum There<'a> {
 impl Prepared {
     /// A statement exists now.
     pub fn insert(&mut self, made: Made) {
-        self.0
-            .insert(made.statement.name.clone(), Entry::Made(made));
+        self.weight += made.statement.weight();
+        let name = made.statement.name.clone();
+        let before = self.entries.insert(name, Entry::Made(made));
+        self.weight -= before.as_ref().map_or(0, Entry::weight);
+    }
+
+    /// About how much memory the statements take, in bytes.
+    #[must_use]
+    pub const fn weight(&self) -> usize {
+        self.weight
     }
 
     /// A statement is gone: gives what it was.
     pub fn remove(&mut self, name: &[u8]) -> Option<Made> {
-        match self.0.remove(name)? {
+        let entry = self.entries.remove(name)?;
+        self.weight -= entry.weight();
+        match entry {
             Entry::Made(made) => Some(made),
             Entry::Doubtful => None,
         }
@@ -74,7 +104,8 @@ impl Prepared {
 
     /// It can't be told any more whether this statement exists.
     pub fn doubt(&mut self, name: &[u8]) {
-        self.0.insert(name.into(), Entry::Doubtful);
+        let before = self.entries.insert(name.into(), Entry::Doubtful);
+        self.weight -= before.as_ref().map_or(0, Entry::weight);
     }
 
     /// The statement of this name, where it is known.
@@ -89,7 +120,7 @@ impl Prepared {
     /// What there is under this name.
     #[must_use]
     pub fn there(&self, name: &[u8]) -> There<'_> {
-        match self.0.get(name) {
+        match self.entries.get(name) {
             None => There::Nothing,
             Some(Entry::Made(made)) => There::Made(made),
             Some(Entry::Doubtful) => There::Doubtful,
@@ -98,7 +129,7 @@ impl Prepared {
 
     /// Every statement that is known, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Made> {
-        self.0.values().filter_map(|entry| match entry {
+        self.entries.values().filter_map(|entry| match entry {
             Entry::Made(made) => Some(made),
             Entry::Doubtful => None,
         })
@@ -106,30 +137,109 @@ impl Prepared {
 
     /// Every name under which there is, or may be, a statement.
     pub fn names(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.keys().map(AsRef::as_ref)
+        self.entries.keys().map(AsRef::as_ref)
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.entries.len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.entries.is_empty()
     }
 
     /// All are gone.
     pub fn clear(&mut self) {
-        self.0 = HashMap::new();
+        *self = Self::default();
     }
 
     /// Only those remain that PostgreSQL says exist.
     pub fn reconcile(&mut self, exists: impl Fn(&str) -> bool) {
         // A name outside of ASCII may have another form in the session's own encoding.
-        self.0
-            .retain(|name, _| !name.is_ascii() || exists(&String::from_utf8_lossy(name)));
+        let weight = &mut self.weight;
+        self.entries.retain(|name, entry| {
+            let stays = !name.is_ascii() || exists(&String::from_utf8_lossy(name));
+            *weight -= if stays { 0 } else { entry.weight() };
+            stays
+        });
+    }
+}
+
+/// The texts of prepared statements, so that sessions with the same text share it. It keeps none alive.
+#[derive(Debug, Default)]
+pub struct Texts {
+    /// One text for each hash; another one with the same hash isn't shared.
+    known: HashMap<u64, Weak<[u8]>>,
+    hasher: RandomState,
+    /// Once so many are known, those that nobody uses are dropped.
+    tidy_at: usize,
+}
+
+impl Texts {
+    /// How many are known at least before any is dropped.
+    const FEW: usize = 256;
+
+    /// The text, from one that is there already where possible.
+    pub fn share(&mut self, text: &[u8]) -> Rc<[u8]> {
+        let hash = self.hasher.hash_one(text);
+        let known = self.known.get(&hash).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| **known == *text) {
+            return known;
+        }
+        let fresh: Rc<[u8]> = text.into();
+        self.known.insert(hash, Rc::downgrade(&fresh));
+        if self.known.len() > self.tidy_at.max(Self::FEW) {
+            self.known.retain(|_, text| text.strong_count() > 0);
+            self.known.shrink_to_fit();
+            self.tidy_at = 2 * self.known.len();
+        }
+        fresh
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(name: &str) -> Made {
+        let body = format!("{name}\0SELECT 1\0\0\0");
+        Made {
+            statement: Rc::new(Statement::read(body.as_bytes()).unwrap()),
+            under: Rc::default(),
+        }
+    }
+
+    #[test]
+    fn sessions_share_a_text_as_long_as_any_of_them_has_it() {
+        let mut texts = Texts::default();
+        let one = texts.share(b"SELECT 1");
+        assert!(Rc::ptr_eq(&one, &texts.share(b"SELECT 1")));
+        assert!(!Rc::ptr_eq(&one, &texts.share(b"SELECT 2")));
+        for number in 0..10_000 {
+            texts.share(format!("SELECT {number} + 1").as_bytes());
+        }
+        assert!(texts.known.len() <= Texts::FEW + 1);
+        assert!(Rc::ptr_eq(&one, &texts.share(b"SELECT 1")));
+    }
+
+    #[test]
+    fn the_weight_is_that_of_the_statements_that_are_there() {
+        let mut prepared = Prepared::default();
+        for name in ["a", "b", "c", "a", "d"] {
+            prepared.insert(made(name));
+        }
+        assert_eq!(prepared.weight(), 4 * made("a").statement.weight());
+        prepared.doubt(b"a");
+        prepared.remove(b"b");
+        prepared.remove(b"none");
+        prepared.reconcile(|name| name == "d");
+        assert_eq!(
+            (prepared.len(), prepared.weight()),
+            (1, made("d").statement.weight())
+        );
     }
 }

@@ -38,5 +38,6 @@ pub async fn reset(mut backend: Box<Backend>, status: Status) -> Option<Box<Back
     backend.carries = Rc::default();
     backend.prepared.clear();
     backend.spent = false;
+    backend.opaque = false;
     Some(backend)
 }

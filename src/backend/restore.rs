@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::backend::capture::{self, Found, State, write_statement, write_statement_with};
-use crate::backend::{Backend, Lost};
+use crate::backend::capture::{self, Found, write_statement, write_statement_with};
+use crate::backend::{Backend, Lost, State};
 use crate::wire::extended::write_frame;
 
 /// What a session wants to find on its backend.
@@ -36,12 +36,14 @@ pub enum NotRestored {
 pub async fn restore(backend: &mut Backend, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
     let mut request = Vec::new();
     write_restore(&mut request, wanted);
-    let answers = backend.exchange(&request, 1).await?;
+    capture::write_probe(&mut request, wanted.custom, backend.version());
+    let mut answers = backend.exchange(&request, 2).await?;
     if let Some(error) = answers.error {
         return Err(NotRestored::Refused(error.message));
     }
-    let found = capture::capture(backend, wanted.login, wanted.custom).await?;
-    verify(&found, wanted)
+    // What `set_config` answers has one column.
+    answers.rows.retain(|row| row.len() > 1);
+    verify(&capture::found(answers, wanted.login)?, wanted)
 }
 
 /// Appends one transaction. It is not hurried by the session's own `statement_timeout`, and reads values as UTF-8.
@@ -54,7 +56,12 @@ fn write_restore(out: &mut Vec<u8>, wanted: &Wanted<'_>) {
     ] {
         write_statement(out, text, None);
     }
-    let late = |name: &str| matches!(name, "statement_timeout" | "client_encoding");
+    let late = |name: &str| {
+        matches!(
+            name,
+            "statement_timeout" | "transaction_timeout" | "client_encoding"
+        )
+    };
     let (last, first): (Vec<_>, Vec<_>) = wanted
         .state
         .settings
@@ -67,11 +74,37 @@ fn write_restore(out: &mut Vec<u8>, wanted: &Wanted<'_>) {
     if let Some(role) = &wanted.state.role {
         write_statement_with(out, SET, &[Some("role"), Some(role)]);
     }
+    write_prepared(out, wanted.state);
     for (name, value) in last {
         write_statement_with(out, SET, &[Some(name), Some(value)]);
     }
     write_statement(out, "COMMIT", None);
     write_frame(out, b'S', b"");
+}
+
+/// What SQL prepared is prepared again where its names mean what they meant.
+fn write_prepared(out: &mut Vec<u8>, state: &State) {
+    const LOCAL: &str = "SELECT pg_catalog.set_config($1, $2, true)";
+    let mut scene = state.scene();
+    for prepared in &state.prepared {
+        let under = &prepared.under;
+        if scene.search_path != under.search_path {
+            match &under.search_path {
+                None => write_statement(out, "SET LOCAL search_path TO DEFAULT", None),
+                Some(path) => write_statement_with(out, LOCAL, &[Some("search_path"), Some(path)]),
+            }
+        }
+        if scene.role != under.role {
+            let role = under.role.as_deref().unwrap_or("none");
+            write_statement_with(out, LOCAL, &[Some("role"), Some(role)]);
+        }
+        scene.clone_from(under);
+        write_statement(out, &prepared.text, None);
+    }
+    if scene.role != state.role {
+        let role = state.role.as_deref().unwrap_or("none");
+        write_statement_with(out, LOCAL, &[Some("role"), Some(role)]);
+    }
 }
 
 fn verify(found: &Found, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
@@ -81,6 +114,12 @@ fn verify(found: &Found, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
     }
     if found.state.role != wanted.state.role {
         return different("role");
+    }
+    let pairs = || found.state.prepared.iter().zip(&wanted.state.prepared);
+    if found.state.prepared.len() != wanted.state.prepared.len()
+        || !pairs().all(|(found, wanted)| found.looks_like(wanted))
+    {
+        return different("what SQL prepared");
     }
     let strange = |ours: &[(String, String)], theirs: &[(String, String)]| {
         let missing = ours.iter().find(|pair| !theirs.contains(pair));

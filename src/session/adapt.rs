@@ -8,7 +8,9 @@ use std::rc::Rc;
 use crate::backend::prepared::{Made, There};
 use crate::lease::Status;
 use crate::session::Session;
+use crate::session::unnamed::Ahead;
 use crate::wire::extended::{Statement, write_frame};
+use crate::wire::sql::Class;
 use crate::wire::tracker::Origin;
 
 /// Up to this many statements are brought along at once: more are made when they are named.
@@ -132,9 +134,15 @@ impl Session {
 
     /// The client closes a statement: whatever it names in the same breath, the statement isn't there any more.
     pub(super) fn close_statement(&mut self, name: &[u8]) {
-        self.statements.sent_close(name);
-        if self.tracker.is_skipping() || name.is_empty() {
+        if self.tracker.is_skipping() {
             return;
+        }
+        if name.is_empty() {
+            return self.statements.unnamed.sent_close();
+        }
+        if self.rare.saved.has_prepared(name) {
+            // SQL made it: PostgreSQL has to be asked what is left.
+            self.rare.class = self.rare.class.max(Class::Visible);
         }
         if let Some(mine) = self.statements.close(name) {
             self.rare.moving.at_work().closing.push(mine);
@@ -154,7 +162,8 @@ impl Session {
             if let Some(lent) = &mut self.lent {
                 lent.backend.prepared.doubt(&made.statement.name);
             }
-            self.statements.made(made);
+            // It was kept before.
+            let _ = self.statements.made(made);
         }
     }
 
@@ -173,13 +182,26 @@ impl Session {
         }
     }
 
-    /// The unnamed statement's Parse, when the backend hasn't got it.
+    /// What must go before the unnamed statement is used: its Parse, when the backend hasn't got it; where the session has
+    /// none, the closing of the one that another session may have left.
     pub(super) fn recall_unnamed(&mut self) -> Option<Vec<u8>> {
-        let statement = self.statements.recall_unnamed()?;
-        let mut parse = Vec::new();
-        statement.write_parse(&mut parse);
-        self.tracker.sent_parse(statement, Origin::Proxy);
-        Some(parse)
+        if self.tracker.is_skipping() {
+            return None;
+        }
+        let mut out = Vec::new();
+        match self.statements.unnamed.ahead() {
+            Ahead::Nothing => return None,
+            Ahead::Parse(statement) => {
+                statement.write_parse(&mut out);
+                self.tracker.sent_parse(statement, Origin::Proxy);
+            }
+            Ahead::Close => {
+                write_close(&mut out, b"");
+                let name = Some(Rc::from(&b""[..]));
+                self.tracker.sent_close(name, Origin::Proxy);
+            }
+        }
+        Some(out)
     }
 
     /// Brings the session home to a backend that it takes over, where that is little work: it will find there just what

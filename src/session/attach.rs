@@ -78,7 +78,7 @@ impl Session {
         }
         let backend = &lent.backend;
         backend.home == Home::Of(self.id)
-            || (backend.carries_like(&self.rare.saved)
+            || (backend.is_like_one_with(&self.rare.saved)
                 && backend.prepared.len() <= MAX_LEFT
                 && (Rc::ptr_eq(&backend.parameters, &self.rare.told)
                     || backend.parameters == self.rare.told))
@@ -133,7 +133,7 @@ impl Session {
         let spent = backend.spent;
         self.shared.metrics.restored(same);
         if !same {
-            self.statements.moved();
+            self.statements.unnamed.moved();
             self.pool.leave(self.id);
             self.rare.at_home = self.statements.is_empty() && backend.prepared.is_empty();
         }
@@ -323,9 +323,10 @@ impl Session {
         if state.is_empty() {
             return Ok(());
         }
+        let custom = self.custom();
         let wanted = Wanted {
             state: &state,
-            custom: &self.rare.custom,
+            custom: &custom,
             login: &self.pool.user,
         };
         match restore::restore(&mut lent.backend, &wanted).await {

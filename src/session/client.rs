@@ -6,12 +6,12 @@ use std::task::Context;
 
 use crate::backend::pool::add;
 use crate::config::Mode;
-use crate::lease::{Event, LastStatement};
+use crate::lease::{Event, LastStatement, Pin};
 use crate::session::relay::{End, Flow};
 use crate::session::statements::MAX_KEPT;
 use crate::session::virtual_settings::Own;
 use crate::session::{Phase, Session};
-use crate::wire::extended::{self, Statement, Target};
+use crate::wire::extended::{self, Statement, Target, Value};
 use crate::wire::frame::{BadLength, HEADER, Header};
 use crate::wire::reply::{ClientError, Fault};
 use crate::wire::sql::{self, Class, Words};
@@ -19,6 +19,10 @@ use crate::wire::tracker::Origin;
 
 /// How much of a frame whose names or text we read is awaited before it is judged, in bytes.
 const HOLD: usize = 16 << 10;
+
+/// How many names of custom settings of one session are kept, and how long each may be, in bytes.
+const MOST_SETTINGS: usize = 1000;
+const LONGEST_NAME: usize = 256;
 
 /// What to do with one frame.
 pub(super) enum Verdict {
@@ -214,9 +218,14 @@ impl Session {
         match header.kind {
             b'Q' => {
                 self.begin(1);
-                self.statements.drop_unnamed();
+                if !self.tracker.is_skipping() {
+                    let answered = self.tracker.is_answered();
+                    self.statements.unnamed.sent_query(answered);
+                }
                 let text = body.strip_suffix(b"\0").unwrap_or(body);
-                let extra = self.note_text(text, body.len() == header.body, words);
+                let whole = body.len() == header.body;
+                let extra = self.note_text(text, whole, words);
+                self.note_prepare(text, whole);
                 self.tracker.sent_query();
                 return extra.map_or(Verdict::Pass, Verdict::After);
             }
@@ -279,16 +288,24 @@ impl Session {
         let text = extended::parse_text(body).unwrap_or_default();
         let mut extra = self.note_text(text, whole, words);
         let name = extended::parse_name(body).unwrap_or_default();
+        let naming = std::mem::take(&mut self.rare.naming);
+        if !self.statements.sent_naming(name, naming) {
+            self.rare.sticky.add(Pin::UnreadableSetting);
+        }
         if !name.is_empty() {
             self.adapt(name, &mut extra);
         }
-        match Statement::read(body).filter(|_| whole && !name.is_empty()) {
+        let kept = whole && !name.is_empty();
+        let read = || Statement::read_sharing(body, |text| self.pool.share_text(text));
+        match kept.then(read).flatten() {
             Some(statement) => self.tracker.sent_parse(Rc::new(statement), Origin::Client),
             None => {
-                if whole && name.is_empty() {
-                    self.statements.sent_unnamed(body);
-                } else {
+                if !(whole && name.is_empty()) {
                     self.statements.sent_large();
+                }
+                if !self.tracker.is_skipping() {
+                    let kept = if whole { body } else { b"" };
+                    self.statements.unnamed.sent_parse(kept);
                 }
                 self.tracker.sent_unnamed_parse();
             }
@@ -299,6 +316,7 @@ impl Session {
     fn judge_bind(&mut self, body: &[u8]) -> Verdict {
         let name = extended::bind_statement(body).unwrap_or_default();
         let mut extra = None;
+        self.note_named_settings(name, body);
         if name.is_empty() {
             extra = self.recall_unnamed();
         } else {
@@ -328,10 +346,12 @@ impl Session {
         };
         let statement = &made.statement;
         self.rare.class = self.rare.class.max(statement.class);
+        let text = statement.text.clone();
         if !statement.bracket {
             let mut book = self.shared.ledger.book_mut();
-            book.entry_mut(self.slot).statement = LastStatement::Prepared(statement.text.clone());
+            book.entry_mut(self.slot).statement = LastStatement::Prepared(text.clone());
         }
+        self.note_hazards(&text);
     }
 
     /// Keeps a statement's text for people, and looks for what the probe can't see afterwards. Gives what has to be sent
@@ -355,8 +375,9 @@ impl Session {
             {
                 self.learn_within(text);
             }
-            self.rare.custom.extend(found.settings);
+            self.note_settings(found.settings);
             self.rare.sticky = self.rare.sticky.union(found.pins);
+            self.rare.naming = found.naming;
         }
         if self.rare.class != Class::Unknown && self.shared.config.mode == Mode::Transaction {
             let class = if whole {
@@ -366,6 +387,7 @@ impl Session {
             };
             self.rare.class = self.rare.class.max(class);
         }
+        self.note_hazards(text);
         if !self.rare.at_home && (!whole || sql::names_statements(text)) {
             self.come_home()
         } else {
@@ -375,6 +397,69 @@ impl Session {
 }
 
 impl Session {
+    /// The database's own code may do something behind a text.
+    fn note_hazards(&mut self, text: &[u8]) {
+        let hazards = self.pool.surveyed.hazards();
+        let config = &self.shared.config;
+        if config.mode == Mode::Transaction
+            && self.rare.class != Class::Unknown
+            && hazards.are_named_in(text)
+        {
+            self.rare.class = Class::Unknown;
+        }
+        // Whoever lists the settings to preserve has said which ones there are.
+        if config.preserve_settings.is_empty() && hazards.are_untold_in(text) {
+            self.rare.sticky.add(Pin::UnreadableSetting);
+        }
+    }
+
+    /// What a simple query leaves that its text alone tells.
+    fn note_prepare(&mut self, text: &[u8], whole: bool) {
+        if !std::mem::take(&mut self.rare.naming).is_empty() {
+            // The parameters are those of a PREPARE: nobody sees their values.
+            self.rare.sticky.add(Pin::UnreadableSetting);
+        }
+        if whole && sql::is_one_prepare(text) {
+            // What is reported now is what it will be read under, unless something before it is unanswered.
+            let answered = self.tracker.is_answered();
+            let lent = self.lent.as_ref().filter(|_| answered);
+            let under = lent.map(|lent| &lent.backend.parameters);
+            self.statements.sent_prepare(text, under);
+        }
+    }
+
+    /// The session's SQL names these custom settings.
+    pub(super) fn note_settings(&mut self, names: impl IntoIterator<Item = String>) {
+        let mut names = names.into_iter().peekable();
+        if names.peek().is_none() {
+            return;
+        }
+        let custom = Rc::make_mut(&mut self.rare.custom);
+        custom.extend(names);
+        while custom.len() > MOST_SETTINGS {
+            custom.pop_last();
+            self.rare.sticky.add(Pin::UnreadableSetting);
+        }
+    }
+
+    /// A Bind may carry names of settings.
+    fn note_named_settings(&mut self, statement: &[u8], body: &[u8]) {
+        let mut found = Vec::new();
+        for index in self.statements.naming(statement) {
+            match extended::bind_value(body, index) {
+                Value::Null => {}
+                Value::Bytes(name) if name.is_ascii() && name.len() <= LONGEST_NAME => {
+                    found.push(String::from_utf8_lossy(name).to_ascii_lowercase());
+                }
+                Value::Bytes(_) | Value::Missing => {
+                    self.rare.sticky.add(Pin::UnreadableSetting);
+                    return;
+                }
+            }
+        }
+        self.note_settings(found.into_iter().filter(|name| name.contains('.')));
+    }
+
     /// How much of a frame is needed to judge it, header included.
     fn needed(&self, kind: u8) -> usize {
         match kind {

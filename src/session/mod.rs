@@ -18,6 +18,7 @@ mod replies;
 mod returning;
 mod rules;
 mod statements;
+mod unnamed;
 mod virtual_settings;
 
 use std::cell::Cell;
@@ -30,8 +31,7 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 use tokio::time::Sleep;
 
-use crate::backend::capture::State;
-use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools};
+use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools, State};
 use crate::config::Config;
 use crate::lease::{Pins, SessionId, Slot};
 use crate::ledger::{Ledger, Order};
@@ -239,13 +239,17 @@ struct Rare {
     saved: Rc<State>,
     /// What its statements may have left since then.
     class: Class,
+    /// It made, changed or dropped a definition since then.
+    defined: bool,
     /// The last probe found something that pins it.
     pinned: bool,
     /// The backend that is held has just the session's own named statements, no others.
     at_home: bool,
     moving: Moving,
     /// Names of custom settings seen in its traffic.
-    custom: BTreeSet<String>,
+    custom: Rc<BTreeSet<String>>,
+    /// Parameters that name settings in the text that was read last, on their way to its statement.
+    naming: Vec<u16>,
     /// Pins that the probe can't see.
     sticky: Pins,
     /// An order that waits for the next quiet point.
@@ -277,10 +281,12 @@ impl Rare {
             told,
             saved,
             class: Class::Read,
+            defined: false,
             pinned: false,
             at_home: true,
             moving: Moving::default(),
-            custom: BTreeSet::new(),
+            custom: Rc::default(),
+            naming: Vec::new(),
             sticky: Pins::default(),
             waiting: None,
             refusing: None,

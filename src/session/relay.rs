@@ -267,8 +267,11 @@ impl Session {
         }
         match self.shared.config.mode {
             Mode::Session => None,
-            Mode::Transaction if self.rare.class == Class::Unknown => Some(Turn::Release),
+            Mode::Transaction if self.rare.class >= Class::Visible => Some(Turn::Release),
             Mode::Transaction if self.rare.pinned => None,
+            Mode::Transaction if self.pool.surveyed.is_due(self.shared.ledger.now()) => {
+                Some(Turn::Release)
+            }
             Mode::Transaction if !self.statements.are_known() => Some(Turn::Release),
             Mode::Transaction => {
                 self.release_at_once();

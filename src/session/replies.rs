@@ -117,7 +117,7 @@ impl Session {
             Seen::Plain => {}
             Seen::UnnamedPrepared => {
                 if let Some(lent) = &self.lent {
-                    self.statements.made_unnamed(&lent.backend.parameters);
+                    self.statements.unnamed.parsed(&lent.backend.parameters);
                 }
             }
             // The account of the backend's statements was kept when ours were sent.
@@ -126,11 +126,17 @@ impl Session {
             Seen::Prepared(statement) => self.hear_prepared(statement),
             Seen::Adopted(statement) => {
                 self.virtuals.adopted(&statement.name);
+                if statement.name.is_empty()
+                    && let Some(lent) = &self.lent
+                {
+                    self.statements.unnamed.parsed(&lent.backend.parameters);
+                }
                 if !statement.name.is_empty() {
                     self.hear_prepared(statement);
                 }
                 return Heard::Ours;
             }
+            Seen::Closed(name) if name.is_empty() => self.statements.unnamed.closed(),
             Seen::Closed(name) => self.note_closed(&name),
             Seen::Failed(aftermath) => self.hear_failure(aftermath),
         }
@@ -155,17 +161,14 @@ impl Session {
                 statement,
                 under: lent.backend.parameters.clone(),
             };
-            lent.backend.prepared.insert(made.clone());
-            self.statements.made(made);
+            if self.statements.made(made.clone()) {
+                lent.backend.prepared.insert(made);
+            }
         }
     }
 
     fn hear_failure(&mut self, aftermath: Aftermath) {
-        match aftermath {
-            Aftermath::Untouched => {}
-            Aftermath::Unmade => self.statements.drop_unnamed(),
-            Aftermath::Unknown => self.statements.doubt_unnamed(),
-        }
+        self.statements.unnamed.failed(aftermath);
         self.forget_adapted();
         self.reopen_skipped();
     }
@@ -173,6 +176,7 @@ impl Session {
     fn hear_ready(&mut self, status: Status) {
         if self.tracker.is_answered() {
             self.rare.moving.answered();
+            self.statements.unnamed.answered();
         }
         if status == Status::Idle {
             add(&self.pool.counters.transactions, 1);
@@ -205,7 +209,7 @@ impl Session {
     }
 
     fn hear_parameter(&mut self, body: &[u8]) -> Heard {
-        self.rare.class = Class::Unknown;
+        self.rare.class = self.rare.class.max(Class::Visible);
         let Some(lent) = &mut self.lent else {
             return Heard::Pass;
         };
@@ -238,9 +242,8 @@ impl Session {
     /// Some commands change what the proxy believes: DISCARD ALL and DEALLOCATE ALL do away with statements, RESET and
     /// DISCARD ALL go back to the application_name of whoever opened the backend.
     fn hear_complete(&mut self, body: &[u8]) {
-        if !sql::leaves_nothing(body) {
-            self.rare.class = Class::Unknown;
-        }
+        self.rare.class = self.rare.class.max(sql::class_of_tag(body));
+        self.rare.defined |= matches!(body.first(), Some(b'C' | b'A' | b'D')) && sql::defines(body);
         if !matches!(body.first(), Some(b'D' | b'R' | b'S')) || body.starts_with(b"SELECT") {
             return;
         }

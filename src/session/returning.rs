@@ -1,5 +1,6 @@
 //! Owns the end of a lease: by detach, which keeps the session, by close, which ends it, and by the session's own end.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use crate::backend::capture::{self, Found};
 use crate::backend::reset::reset;
 use crate::backend::{Home, Lent, Parameters, cancel};
+use crate::config::Mode;
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Event, Pin, Pins};
 use crate::ledger::{Cause, Order};
@@ -80,11 +82,19 @@ impl Session {
             return (Outcome::Returned(Some("held no backend")), Ok(()));
         };
         self.step(Event::ReturnBegan);
-        let patterns = &self.shared.config.preserve_settings;
-        if !patterns.is_empty() {
-            self.rare.custom = self.pool.preserve(&self.rare.custom, patterns);
+        let code = self.rare.class == Class::Unknown;
+        lent.backend.opaque |= code || self.shared.config.mode == Mode::Session;
+        if std::mem::take(&mut self.rare.defined) {
+            self.pool.surveyed.outdate();
         }
-        let found = capture::capture(&mut lent.backend, &self.pool.user, &self.rare.custom).await;
+        let custom = self.custom();
+        if self.statements.unnamed.is_in_doubt()
+            && let Ok((exists, frames)) = capture::has_unnamed(&mut lent.backend).await
+        {
+            self.statements.unnamed.settle(exists);
+            self.notify(frames, lent.backend.key.key.pid);
+        }
+        let found = capture::capture(&mut lent.backend, &self.pool.user, &custom).await;
         let mut found = match found {
             Ok(found) => found,
             Err(error) => {
@@ -96,7 +106,11 @@ impl Session {
             std::mem::take(&mut found.notifications),
             lent.backend.key.key.pid,
         );
-        let pins = self.pins(&found, &lent.backend.parameters);
+        // On a backend where somebody else once made it, a setting reads as empty.
+        let own = &self.rare.custom;
+        let custom = &mut found.state.custom;
+        custom.retain(|(name, value)| !value.is_empty() || own.contains(name));
+        let pins = self.pins(&mut found, &lent.backend.parameters);
         if !pins.is_empty() {
             self.shared.metrics.pinned(pins);
             self.shared.ledger.book_mut().entry_mut(self.slot).pins = pins;
@@ -105,6 +119,11 @@ impl Session {
             self.step(Event::ReturnRefused);
             self.lent = Some(lent);
             return (Outcome::Pinned(pins.words()), Ok(()));
+        }
+        let now = self.shared.ledger.now();
+        if let Err(error) = self.pool.surveyed.refresh(&mut lent.backend, now).await {
+            tracing::warn!(session = %self.id, "a backend was lost while its database was looked at: {error}");
+            return (Outcome::Gone, Err(End::Backend(Some(lost()))));
         }
         // Only what the backend had can be gone from it: the rest waits until it is named.
         let exists = |name: &str| found.statements.contains(name);
@@ -122,6 +141,12 @@ impl Session {
         (Outcome::Returned(None), Ok(()))
     }
 
+    /// The names of the custom settings that PostgreSQL is asked for.
+    pub(super) fn custom(&self) -> Rc<BTreeSet<String>> {
+        let patterns = &self.shared.config.preserve_settings;
+        self.pool.preserve(&self.rare.custom, patterns)
+    }
+
     /// Gives the backend back without asking it: what was said since the last probe leaves nothing that moves.
     pub(super) fn release_at_once(&mut self) {
         let Some(mut lent) = self.lent.take() else {
@@ -131,12 +156,15 @@ impl Session {
         self.let_go(lent, Cause::Voluntary);
     }
 
-    fn pins(&self, found: &Found, reported: &Rc<Parameters>) -> Pins {
+    fn pins(&mut self, found: &mut Found, reported: &Rc<Parameters>) -> Pins {
         let mut pins = found.pins.union(self.rare.sticky);
         if self.statements.is_incomplete() {
             pins.add(Pin::PrepareLarge);
         }
-        if self.statements.is_in_doubt() || !self.statements.would_mean_the_same(reported) {
+        if self.statements.unnamed.is_in_doubt()
+            || !self.statements.would_mean_the_same(reported)
+            || !self.statements.may_replay(&mut found.state, reported)
+        {
             pins.add(Pin::Prepare);
         }
         pins

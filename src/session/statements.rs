@@ -1,63 +1,75 @@
 //! Owns the session's prepared statements: what Parse made, so that another backend can be given the same.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
-use crate::backend::Parameters;
 use crate::backend::prepared::{Made, Prepared, reads_alike};
-use crate::wire::extended::Statement;
+use crate::backend::state::Scene;
+use crate::backend::{Parameters, State};
+use crate::session::unnamed::Unnamed;
+use crate::wire::sql::reads_always_alike;
 
 /// The longest Parse message that is kept, in bytes.
 pub(super) const MAX_KEPT: usize = 1 << 20;
+
+/// How many named statements of a session are kept.
+const MOST: usize = 10_000;
+
+/// How much memory they may take, in bytes, texts that others have too included.
+const HEAVIEST: usize = 16 << 20;
+
+/// How many statements of SQL `PREPARE`, and how many that name settings, are looked after.
+const FEW: usize = 100;
 
 /// The prepared statements of one session.
 #[derive(Debug, Default)]
 pub(super) struct Statements {
     named: Option<Box<Prepared>>,
-    /// The body of the last Parse of the unnamed statement.
-    unnamed: Vec<u8>,
-    fate: Unnamed,
-    /// The reported settings that it was read under.
-    unnamed_under: Option<Rc<Parameters>>,
-    /// A statement was too large to be kept.
+    /// The unnamed one.
+    pub unnamed: Unnamed,
+    /// A statement was too large to be kept, or there were too many.
     large: bool,
+    rare: Option<Box<Rare>>,
 }
 
-/// What became of the unnamed statement.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Unnamed {
-    /// There is none.
-    #[default]
-    None,
-    /// It was sent to the backend that is held.
-    Here,
-    /// The backend that is held doesn't have it.
-    Away,
-    /// It can't be told which one the backend has, if any.
-    Unknown,
+/// What few sessions have.
+#[derive(Debug, Default)]
+struct Rare {
+    /// What was seen of statements of SQL `PREPARE`.
+    sql: Vec<SqlMade>,
+    /// Statements of which a parameter names a setting (`set_config($1, …)`), and those parameters, counted from 0.
+    naming: Vec<Naming>,
+}
+
+/// A statement's name, and those of its parameters that name settings.
+type Naming = (Box<[u8]>, Box<[u16]>);
+
+/// A statement of SQL `PREPARE`, known by its text.
+#[derive(Debug)]
+struct SqlMade {
+    /// The text's hash.
+    text: u64,
+    /// The reported settings that it was read under; `None` where it can't be told.
+    under: Option<Rc<Parameters>>,
+    /// What names meant when it was first found.
+    found_under: Option<Scene>,
+}
+
+impl SqlMade {
+    /// One whose making nobody saw.
+    fn unseen(text: u64) -> Self {
+        Self {
+            text,
+            under: None,
+            found_under: None,
+        }
+    }
 }
 
 impl Statements {
-    /// A Parse of the unnamed statement was sent.
-    pub fn sent_unnamed(&mut self, body: &[u8]) {
-        self.unnamed.clear();
-        self.unnamed.extend_from_slice(body);
-        self.fate = Unnamed::Here;
-    }
-
-    /// A simple query, or a failure, did away with the unnamed statement (protocol chapter 55.2.3).
-    pub fn drop_unnamed(&mut self) {
-        self.fate = Unnamed::None;
-    }
-
-    /// A failure skipped the making or closing of the unnamed statement.
-    pub fn doubt_unnamed(&mut self) {
-        self.fate = Unnamed::Unknown;
-    }
-
     /// A Parse was too large to be kept.
     pub fn sent_large(&mut self) {
         self.large = true;
-        self.fate = Unnamed::None;
     }
 
     /// Whether a statement exists that can't be made anew.
@@ -67,42 +79,94 @@ impl Statements {
 
     /// Whether every statement can be made anew.
     pub fn are_known(&self) -> bool {
-        !self.is_incomplete() && !self.is_in_doubt()
+        !self.is_incomplete() && !self.unnamed.is_in_doubt()
     }
 
-    /// Whether it can't be told what the unnamed statement is.
-    pub fn is_in_doubt(&self) -> bool {
-        self.fate == Unnamed::Unknown
+    /// A statement exists now. `false` where there are too many of them to keep it.
+    pub fn made(&mut self, made: Made) -> bool {
+        let named = self.named.get_or_insert_default();
+        if named.len() >= MOST || named.weight() + made.statement.weight() > HEAVIEST {
+            self.large = true;
+            return false;
+        }
+        named.insert(made);
+        true
     }
 
-    /// A statement exists now.
-    pub fn made(&mut self, made: Made) {
-        self.named.get_or_insert_default().insert(made);
+    /// A text that is one SQL `PREPARE` was sent; `under` are the reported settings, where they are known.
+    pub fn sent_prepare(&mut self, text: &[u8], under: Option<&Rc<Parameters>>) {
+        let made = &mut self.rare.get_or_insert_default().sql;
+        let text = hash(text);
+        let alike = |known: &Option<Rc<Parameters>>| matches!((known, under), (Some(known), Some(under)) if reads_alike(known, under));
+        let full = made.len() >= 2 * FEW;
+        match made.iter_mut().find(|made| made.text == text) {
+            Some(known) if alike(&known.under) => {}
+            Some(known) => known.under = None,
+            None if full => {}
+            None => made.push(SqlMade {
+                under: under.cloned(),
+                ..SqlMade::unseen(text)
+            }),
+        }
     }
 
-    /// The unnamed statement exists now, likewise.
-    pub fn made_unnamed(&mut self, under: &Rc<Parameters>) {
-        self.unnamed_under = Some(under.clone());
+    /// Whether the statements of SQL `PREPARE` that the probe found would mean the same if they were made anew, and under
+    /// what they would be.
+    pub fn may_replay(&mut self, state: &mut State, reported: &Rc<Parameters>) -> bool {
+        if state.prepared.is_empty() && self.rare.is_none() {
+            return true;
+        }
+        let here = state.scene();
+        let made = &mut self.rare.get_or_insert_default().sql;
+        let mut remain = Vec::new();
+        let mut alike = true;
+        for prepared in &mut state.prepared {
+            let text = hash(prepared.text.as_bytes());
+            let at = made.iter().position(|made| made.text == text);
+            let mut known = at.map_or_else(|| SqlMade::unseen(text), |at| made.swap_remove(at));
+            prepared.under = known
+                .found_under
+                .get_or_insert_with(|| here.clone())
+                .clone();
+            alike &= reads_always_alike(prepared.text.as_bytes())
+                || (known.under.as_ref()).is_some_and(|under| reads_alike(under, reported));
+            remain.push(known);
+        }
+        *made = remain;
+        alike
+    }
+
+    /// A statement was sent of which these parameters name settings. `false` where there are too many to look after.
+    pub fn sent_naming(&mut self, name: &[u8], parameters: Vec<u16>) -> bool {
+        if name.is_empty()
+            && let Some(rare) = &mut self.rare
+        {
+            rare.naming.retain(|(known, _)| !known.is_empty());
+        }
+        if parameters.is_empty() {
+            return true;
+        }
+        let naming = &mut self.rare.get_or_insert_default().naming;
+        let known = |known: &Naming| *known.0 == *name && *known.1 == *parameters;
+        if naming.iter().any(known) {
+            return true;
+        }
+        naming.push((name.into(), parameters.into()));
+        naming.len() <= FEW
+    }
+
+    /// The parameters of a statement that name settings.
+    pub fn naming(&self, name: &[u8]) -> impl Iterator<Item = u16> {
+        let naming = self.rare.iter().flat_map(|rare| &rare.naming);
+        naming
+            .filter(move |(known, _)| **known == *name)
+            .flat_map(|(_, parameters)| parameters.iter().copied())
     }
 
     /// Whether every statement would mean the same if its text were read again under these reported settings.
     pub fn would_mean_the_same(&self, under: &Rc<Parameters>) -> bool {
-        let unnamed = self
-            .unnamed_under
-            .iter()
-            .filter(|_| self.fate != Unnamed::None);
-        let named = self
-            .named
-            .iter()
-            .flat_map(|named| named.iter().map(|made| &made.under));
-        unnamed.chain(named).all(|made| reads_alike(made, under))
-    }
-
-    /// A Close was sent: that of the unnamed statement can't fail, and a later Parse may follow before its answer.
-    pub fn sent_close(&mut self, name: &[u8]) {
-        if name.is_empty() {
-            self.fate = Unnamed::None;
-        }
+        let mut named = self.named.iter().flat_map(|named| named.iter());
+        self.unnamed.would_mean_the_same(under) && named.all(|made| made.reads_alike(under))
     }
 
     /// A named statement is closed: gives what it was.
@@ -114,6 +178,9 @@ impl Statements {
     pub fn clear(&mut self) {
         self.named = None;
         self.large = false;
+        if let Some(rare) = &mut self.rare {
+            rare.naming.retain(|(name, _)| name.is_empty());
+        }
     }
 
     /// Only the named statements that PostgreSQL says exist remain.
@@ -145,20 +212,11 @@ impl Statements {
     pub fn is_empty(&self) -> bool {
         self.named.is_none()
     }
+}
 
-    /// The backend changed: the unnamed statement isn't there.
-    pub fn moved(&mut self) {
-        if self.fate == Unnamed::Here {
-            self.fate = Unnamed::Away;
-        }
-    }
-
-    /// The unnamed statement, when the backend that is held must be given it first.
-    pub fn recall_unnamed(&mut self) -> Option<Rc<Statement>> {
-        if self.fate != Unnamed::Away {
-            return None;
-        }
-        self.fate = Unnamed::Here;
-        Statement::read(&self.unnamed).map(Rc::new)
-    }
+/// A text's hash, to know it again.
+fn hash(text: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }

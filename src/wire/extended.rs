@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::wire::frame::cstr;
-use crate::wire::sql::{Class, class, is_bracket};
+use crate::wire::sql::{Class, class, is_bracket, reads_always_alike};
 
 /// A prepared statement, as its Parse message said it.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,21 +18,35 @@ pub struct Statement {
     pub class: Class,
     /// It only opens or closes a transaction.
     pub bracket: bool,
+    /// No setting changes how its text reads.
+    pub plain: bool,
 }
 
 impl Statement {
     /// Reads the whole body of a Parse message.
     #[must_use]
     pub fn read(body: &[u8]) -> Option<Self> {
+        Self::read_sharing(body, |text| text.into())
+    }
+
+    /// The same, with a text that `share` may take from one that is there already.
+    pub fn read_sharing(body: &[u8], share: impl FnOnce(&[u8]) -> Rc<[u8]>) -> Option<Self> {
         let (name, rest) = cstr(body)?;
         let (text, types) = cstr(rest)?;
         Some(Self {
             name: name.into(),
-            text: text.into(),
+            text: share(text),
             types: types.into(),
             class: class(text),
             bracket: is_bracket(text),
+            plain: reads_always_alike(text),
         })
+    }
+
+    /// About how much memory it takes, in bytes, if its text isn't shared.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        128 + 2 * self.name.len() + self.text.len() + self.types.len()
     }
 
     /// Appends the Parse message that makes this statement.
@@ -65,6 +79,41 @@ pub fn parse_name(body: &[u8]) -> Option<&[u8]> {
 pub fn parse_text(body: &[u8]) -> Option<&[u8]> {
     let (_, rest) = cstr(body)?;
     Some(cstr(rest).map_or(rest, |(text, _)| text))
+}
+
+/// The value of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// The message has no such parameter, or isn't there that far.
+    Missing,
+    Null,
+    Bytes(&'a [u8]),
+}
+
+/// The value of a Bind message's parameter, the first being 0. Text is the same in both formats.
+#[must_use]
+pub fn bind_value(body: &[u8], index: u16) -> Value<'_> {
+    read_value(body, index).unwrap_or(Value::Missing)
+}
+
+fn read_value(body: &[u8], index: u16) -> Option<Value<'_>> {
+    let (_, rest) = cstr(body)?;
+    let (_, rest) = cstr(rest)?;
+    let (formats, rest) = rest.split_first_chunk::<2>()?;
+    let rest = rest.get(2 * usize::from(u16::from_be_bytes(*formats))..)?;
+    let (count, mut rest) = rest.split_first_chunk::<2>()?;
+    for at in 0..u16::from_be_bytes(*count) {
+        let (length, tail) = rest.split_first_chunk::<4>()?;
+        let (value, length) = match usize::try_from(i32::from_be_bytes(*length)) {
+            Err(_) => (Value::Null, 0),
+            Ok(length) => (Value::Bytes(tail.get(..length)?), length),
+        };
+        if at == index {
+            return Some(value);
+        }
+        rest = &tail[length..];
+    }
+    None
 }
 
 /// The name of the statement that a Bind message runs.
@@ -113,5 +162,17 @@ mod tests {
         assert_eq!(Statement::read(b"s1\0SELECT"), None);
         assert_eq!(bind_statement(b"portal\0stat"), None);
         assert_eq!(target(b""), None);
+    }
+
+    #[test]
+    fn a_parameter_s_value_is_found_whatever_stands_before_it() {
+        let bind = b"portal\0s\0\0\x01\0\0\0\x03\xFF\xFF\xFF\xFF\0\0\0\x03a.b\0\0\0\x01x\0\0";
+        assert_eq!(bind_value(bind, 0), Value::Null);
+        assert_eq!(bind_value(bind, 1), Value::Bytes(b"a.b"));
+        assert_eq!(bind_value(bind, 2), Value::Bytes(b"x"));
+        assert_eq!(bind_value(bind, 3), Value::Missing);
+        for cut in 0..bind.len() - 8 {
+            assert_eq!(bind_value(&bind[..cut], 2), Value::Missing, "{cut}");
+        }
     }
 }

@@ -4,6 +4,8 @@
 
 mod class;
 mod fingerprint;
+pub mod hazards;
+mod single;
 pub mod virtual_setting;
 mod watch;
 mod words;
@@ -35,8 +37,9 @@ pub fn is_bracket(sql: &[u8]) -> bool {
         .any(|word| word.eq_ignore_ascii_case(&text[..end]))
 }
 
-pub use class::{Class, class};
+pub use class::{Class, class, class_of_tag};
 pub use fingerprint::fingerprint;
+pub use single::{is_one_prepare, reads_always_alike};
 pub use watch::{Watch, watch};
 pub use words::Words;
 
@@ -64,6 +67,14 @@ pub fn leaves_nothing(tag: &[u8]) -> bool {
         b"PREPARE TRANSACTION",
     ];
     TAGS.iter().any(|known| tag.starts_with(known))
+}
+
+/// Whether the tag of a CommandComplete belongs to a command that makes, changes or drops a definition.
+#[must_use]
+pub fn defines(tag: &[u8]) -> bool {
+    [&b"CREATE "[..], b"ALTER ", b"DROP "]
+        .iter()
+        .any(|known| tag.starts_with(known))
 }
 
 /// Whether a text names prepared statements in SQL: then it must find just those of its session.

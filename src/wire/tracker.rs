@@ -40,6 +40,30 @@ enum Pending {
     Own,
 }
 
+impl Pending {
+    /// A Parse of the client's unnamed statement.
+    fn makes_unnamed(&self) -> bool {
+        match self {
+            Self::UnnamedParse => true,
+            Self::Parse(statement, Origin::Adopted) => statement.name.is_empty(),
+            Self::Parse(_, Origin::Client | Origin::Proxy)
+            | Self::Query
+            | Self::Function
+            | Self::Sync
+            | Self::Extended
+            | Self::Close(..)
+            | Self::CopyEnd
+            | Self::Own => false,
+        }
+    }
+
+    /// A Parse or Close of the client's unnamed statement.
+    fn is_about_unnamed(&self) -> bool {
+        let closes = matches!(self, Self::Close(Some(name), Origin::Client) if name.is_empty());
+        closes || self.makes_unnamed()
+    }
+}
+
 /// What a reply means for the session.
 #[derive(Debug)]
 pub enum Seen {
@@ -62,14 +86,14 @@ pub enum Seen {
 }
 
 /// What a failed request did to the unnamed statement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aftermath {
-    /// Nothing.
-    Untouched,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Aftermath {
     /// Its own making failed: there is none.
-    Unmade,
-    /// Its making or closing was skipped: the one before may live on.
-    Unknown,
+    pub unmade: bool,
+    /// It can't be told whether its own making failed, or something right before that.
+    pub doubtful: bool,
+    /// How many of the client's Parse and Close of it were not carried out.
+    pub dropped: usize,
 }
 
 /// Whether a stray ReadyForQuery may still come.
@@ -278,13 +302,15 @@ impl Tracker {
             self.pending.front(),
             None | Some(Pending::Query | Pending::Function)
         ) {
-            return Seen::Failed(Aftermath::Untouched);
+            return Seen::Failed(Aftermath::default());
         }
-        let mut aftermath = match self.pending.front() {
-            Some(Pending::UnnamedParse) => Aftermath::Unmade,
-            _ => Aftermath::Untouched,
+        let makes = |at: usize| self.pending.get(at).is_some_and(Pending::makes_unnamed);
+        let mut aftermath = Aftermath {
+            unmade: makes(0),
+            // Replies to Bind, Describe and Execute aren't counted.
+            doubtful: matches!(self.pending.front(), Some(Pending::Extended)) && makes(1),
+            dropped: 0,
         };
-        let mut first = true;
         while let Some(front) = self.pending.front() {
             match front {
                 Pending::Sync if ignores_sync => {
@@ -297,12 +323,12 @@ impl Tracker {
                     return Seen::Failed(aftermath);
                 }
                 Pending::CopyEnd => ignores_sync = false,
-                Pending::UnnamedParse if first => {}
-                Pending::UnnamedParse => aftermath = Aftermath::Unknown,
-                Pending::Close(Some(name), _) if name.is_empty() => aftermath = Aftermath::Unknown,
-                Pending::Extended | Pending::Parse(..) | Pending::Close(..) => {}
+                front if front.is_about_unnamed() => aftermath.dropped += 1,
+                Pending::UnnamedParse
+                | Pending::Extended
+                | Pending::Parse(..)
+                | Pending::Close(..) => {}
             }
-            first = false;
             self.pending.pop_front();
         }
         self.skipping = true;

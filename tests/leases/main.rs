@@ -5,12 +5,16 @@ mod support;
 
 mod claims;
 mod differential;
+mod hazards;
 mod moves;
 mod pins;
 mod problems;
 mod reloads;
 mod returns;
+mod settings;
+mod sql_prepared;
 mod stage;
 mod statements;
 mod stress;
+mod tenants;
 mod views;

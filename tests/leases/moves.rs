@@ -29,7 +29,7 @@ pub fn evict(valet: &Valet, client: &mut Raw) -> Raw {
 
 /// Has a session set itself up, moves it to another backend, and looks at it again.
 #[track_caller]
-fn survives(setup: &str, look: &str, expected: &str) {
+pub fn survives(setup: &str, look: &str, expected: &str) {
     let (_postgres, valet) = stage_or_direct(&["--max-backends", "2"]);
     let mut client = session(&valet, "app");
     client.value(setup);

@@ -7,7 +7,7 @@ use crate::support::eventually;
 
 /// The account of one idle session of which `sql` was the last statement.
 #[track_caller]
-fn outcome_after(sql: &str) -> (String, String) {
+pub fn outcome_after(sql: &str) -> (String, String) {
     let Some((_postgres, valet)) = stage(&[]) else {
         return (String::new(), String::new());
     };
@@ -18,7 +18,7 @@ fn outcome_after(sql: &str) -> (String, String) {
 }
 
 #[track_caller]
-fn is_pinned(sql: &str, pin: &str) {
+pub fn is_pinned(sql: &str, pin: &str) {
     if crate::support::no_valet() {
         return;
     }

@@ -255,3 +255,62 @@ fn a_statement_means_what_it_meant_when_it_was_prepared() {
     let midnight = b"SELECT extract(epoch FROM '2024-01-01 00:00'::timestamptz)::int";
     means_what_it_meant(midnight, "SET TimeZone = 'Asia/Tokyo'", "1704067200");
 }
+
+#[test]
+fn more_statements_than_are_kept_pin_until_they_are_gone() {
+    let Some((_postgres, valet)) = stage(&["--max-backends", "1"]) else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    for batch in 0..22 {
+        let names = (0..500).map(|number| parse(&format!("s{batch}_{number}"), "SELECT $1::int"));
+        client.send(&[names.collect::<Vec<_>>().concat(), sync()].concat());
+        client.until_ready();
+    }
+    assert_eq!(give_back(&valet, &client).1["reason"], "prepare_large");
+    for name in ["s0_0", "s21_499"] {
+        client.send(&[bind("", name, &["7"]), execute("", 0), sync()].concat());
+        assert_eq!(client.until_ready()[1].columns(), ["7"]);
+    }
+    client.query("DEALLOCATE ALL");
+    detach(&valet, &client);
+    let mut other = session(&valet, "other");
+    other.send(&[bind("", "s21_499", &["7"]), sync()].concat());
+    assert_eq!(other.until_ready()[0].sqlstate(), "26000");
+}
+
+#[test]
+fn the_unnamed_statement_of_another_session_answers_for_nobody() {
+    let Some((_postgres, valet)) = stage(&["--max-backends", "1", "--mode", "transaction"]) else {
+        return;
+    };
+    let mut owner = session(&valet, "app");
+    owner.value("SELECT 1");
+    let mut other = session(&valet, "app");
+    for _ in 0..2 {
+        owner.send(
+            &[
+                parse("", "SELECT 'secret'"),
+                bind("", "", &[]),
+                execute("", 0),
+                sync(),
+            ]
+            .concat(),
+        );
+        assert_eq!(tags(&owner.until_ready()), "12DCZ");
+        other.send(&[bind("", "", &[]), execute("", 0), sync()].concat());
+        assert_eq!(other.until_ready()[0].sqlstate(), "26000");
+        owner.send(
+            &[
+                describe_statement(""),
+                bind("", "", &[]),
+                execute("", 0),
+                sync(),
+            ]
+            .concat(),
+        );
+        assert_eq!(tags(&owner.until_ready()), "tT2DCZ");
+        other.send(&[describe_statement(""), sync()].concat());
+        assert_eq!(other.until_ready()[0].sqlstate(), "26000");
+    }
+}

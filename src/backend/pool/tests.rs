@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use tokio::net::UnixStream;
 
 use super::*;
-use crate::backend::capture::State;
 use crate::backend::prepared::Prepared;
 use crate::config::Target;
 use crate::lease::{BackendId, Generation};
@@ -62,6 +61,7 @@ impl House {
             carries: Rc::default(),
             prepared: Prepared::default(),
             spent: false,
+            opaque: false,
             unread: Vec::new(),
         })
     }

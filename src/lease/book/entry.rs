@@ -107,11 +107,15 @@ pub enum Pin {
     ProbeFailed,
     /// It can't be told whether every request is answered.
     Ambiguous,
+    /// SQL `PREPARE` in a text of several statements.
+    PrepareMulti,
+    /// A setting that only superusers may make, of a session whose login isn't one.
+    SuperuserSetting,
 }
 
 impl Pin {
     /// Every pin, in the order of its bit.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Temp,
         Self::AdvisoryLock,
         Self::Listen,
@@ -126,6 +130,8 @@ impl Pin {
         Self::PrepareLarge,
         Self::ProbeFailed,
         Self::Ambiguous,
+        Self::PrepareMulti,
+        Self::SuperuserSetting,
     ];
 
     /// The word in every view.
@@ -146,6 +152,8 @@ impl Pin {
             Self::PrepareLarge => "prepare_large",
             Self::ProbeFailed => "probe_failed",
             Self::Ambiguous => "ambiguous",
+            Self::PrepareMulti => "prepare_multi",
+            Self::SuperuserSetting => "superuser_setting",
         }
     }
 }

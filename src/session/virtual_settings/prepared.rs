@@ -209,7 +209,8 @@ impl Session {
         if name.is_empty() {
             // The session keeps its unnamed statement by the body of its Parse.
             self.statements
-                .sent_unnamed(parse.get(crate::wire::frame::HEADER..).unwrap_or_default());
+                .unnamed
+                .sent_parse(parse.get(crate::wire::frame::HEADER..).unwrap_or_default());
         }
         self.tracker.sent_parse(statement, Origin::Adopted);
         Own::After(parse)

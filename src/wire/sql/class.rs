@@ -11,7 +11,9 @@ pub enum Class {
     Read,
     /// What sequences remember (`currval`, `lastval`), and nothing else.
     Write,
-    /// Anything: PostgreSQL has to be asked.
+    /// What PostgreSQL tells of when it is asked: settings that the text names, statements, channels.
+    Visible,
+    /// Anything: PostgreSQL has to be asked, and may not tell all of it.
     Unknown,
 }
 
@@ -37,6 +39,32 @@ const READS: [&[u8]; 16] = [
 
 /// First words of statements that may move sequences.
 const WRITES: [&[u8]; 5] = [b"insert", b"update", b"delete", b"merge", b"copy"];
+
+/// First words of statements that change only what PostgreSQL tells of.
+const VISIBLE: [&[u8]; 7] = [
+    b"set",
+    b"reset",
+    b"prepare",
+    b"deallocate",
+    b"discard",
+    b"listen",
+    b"unlisten",
+];
+
+/// Reads the tag of a CommandComplete, which comes for what a text didn't say, too.
+#[must_use]
+pub fn class_of_tag(tag: &[u8]) -> Class {
+    if super::leaves_nothing(tag) {
+        return Class::Read;
+    }
+    let end = tag.iter().position(|byte| !byte.is_ascii_alphabetic());
+    let word = &tag[..end.unwrap_or(tag.len())];
+    if VISIBLE.iter().any(|known| word.eq_ignore_ascii_case(known)) {
+        Class::Visible
+    } else {
+        Class::Unknown
+    }
+}
 
 /// Words that may stand before a parenthesis, and call nothing that leaves anything.
 const HARMLESS: [&[u8]; 84] = [
@@ -184,6 +212,8 @@ enum Word {
     None,
     /// A parenthesis behind it calls nothing: the name of a table that is written, or a word of the grammar.
     Harmless,
+    /// INSERT or MERGE: INTO may follow, and makes no table.
+    Insert,
     /// The word from here to there, which nobody has looked at yet.
     At(usize, usize),
 }
@@ -215,8 +245,13 @@ impl Reader<'_> {
 
     fn sign(&mut self) {
         match (self.peek(0), self.peek(1)) {
+            // A comment may stand between SET and the name.
+            (b'-', b'-') | (b'/', b'*') if self.class == Class::Visible => {
+                self.class = Class::Unknown;
+            }
             (b'-', b'-') => {
-                self.at += memchr::memchr(b'\n', &self.sql[self.at..]).unwrap_or(self.sql.len())
+                let end = memchr::memchr2(b'\n', b'\r', &self.sql[self.at..]);
+                self.at += end.unwrap_or(self.sql.len());
             }
             (b'/', b'*') => self.comment(),
             (b'\'', _) => self.quoted(b'\''),
@@ -267,7 +302,7 @@ impl Reader<'_> {
 
     /// SELECT … INTO makes a table, perhaps a temporary one; INSERT INTO names one.
     fn note_into(&mut self) {
-        self.into = self.class == Class::Write;
+        self.into = self.last == Word::Insert;
         if !self.into {
             self.class = Class::Unknown;
         }
@@ -292,16 +327,26 @@ impl Reader<'_> {
             self.class = Class::Unknown;
         } else if self.first {
             self.first = false;
-            self.last = Word::Harmless;
+            self.last = if is(b"insert") || is(b"merge") {
+                Word::Insert
+            } else {
+                Word::Harmless
+            };
             if WRITES.iter().any(|name| is(name)) {
                 self.class = self.class.max(Class::Write);
+            } else if VISIBLE.iter().any(|name| is(name)) {
+                self.class = self.class.max(Class::Visible);
             } else if !READS.iter().any(|name| is(name)) {
                 self.class = Class::Unknown;
             }
         } else {
             match word.len() {
                 4 if is(b"into") => return self.note_into(),
-                6 if is(b"insert") || is(b"update") || is(b"delete") => self.write(),
+                6 if is(b"insert") => {
+                    self.write();
+                    self.last = Word::Insert;
+                }
+                6 if is(b"update") || is(b"delete") => self.write(),
                 7 if is(b"nextval") => self.write(),
                 _ if self.into => self.last = Word::Harmless,
                 length => self.last = Word::At(self.at - length, self.at),
@@ -345,13 +390,21 @@ mod tests {
             (Class::Write, "UPDATE t SET a = a + 1 WHERE b = 2"),
             (Class::Write, "SELECT nextval('s')"),
             (Class::Write, "SELECT 1; DELETE FROM t"),
-            (Class::Unknown, "SET app.tenant = 7"),
+            (Class::Visible, "SET app.tenant = 7"),
+            (Class::Visible, "SELECT 1; LISTEN a"),
+            (Class::Visible, "PREPARE p AS INSERT INTO t VALUES ($1)"),
+            (Class::Unknown, "SET app.tenant = 7; SELECT f(1)"),
+            (Class::Unknown, "SET /* the */ app.tenant = 7"),
+            (Class::Unknown, "SELECT 1 -- comment\r, f(1)"),
             (Class::Unknown, "SELECT set_config('a.b', 'c', false)"),
             (Class::Unknown, "SELECT pg_advisory_lock(1)"),
             (Class::Unknown, "SELECT a.f (1)"),
             (Class::Unknown, "SELECT * INTO TEMP t FROM u"),
+            (
+                Class::Unknown,
+                "INSERT INTO t VALUES (1); SELECT * INTO TEMP u FROM t",
+            ),
             (Class::Unknown, "CREATE TEMP TABLE t ()"),
-            (Class::Unknown, "SELECT 1; LISTEN a"),
             (Class::Unknown, "SELECT \"set_config\"('a.b', 'c', false)"),
             (Class::Unknown, "SELECT E'\\'', set_config('a', 'b', false)"),
             (Class::Unknown, "SELECT '\\', f('x')"),

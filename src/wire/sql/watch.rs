@@ -1,5 +1,6 @@
 //! Owns what to watch for in passing SQL: state that the probe can't see afterwards.
 
+use super::single::behind_blanks;
 use crate::lease::{Pin, Pins};
 #[cfg(doc)]
 use crate::wire::sql::Words;
@@ -11,6 +12,8 @@ pub struct Watch {
     pub pins: Pins,
     /// Names of custom settings that the text mentions.
     pub settings: Vec<String>,
+    /// Parameters (counted from 0) that name settings: `set_config($1, …)`.
+    pub naming: Vec<u16>,
 }
 
 /// Looks through a text that mentions something of interest ([`Words::state`]). Allocates only where it finds something.
@@ -52,7 +55,9 @@ fn look(before: Option<u8>, word: &[u8], after: &[u8], found: &mut Watch) -> boo
         found.pins.add(Pin::Load);
         true
     } else if is(b"set") || is(b"reset") || is(b"session") || is(b"local") {
-        found.settings.extend(dotted(after.trim_ascii_start()));
+        found
+            .settings
+            .extend(dotted(behind_blanks(after).unwrap_or(after)));
         true
     } else if is(b"set_config") {
         set_config(after, found);
@@ -72,23 +77,76 @@ fn dotted(text: &[u8]) -> Option<String> {
     name.contains('.').then(|| name.to_ascii_lowercase())
 }
 
-/// `set_config('app.tenant', …)`: a name that isn't a literal can't be read.
+/// `set_config('app.tenant', …)`: a name that is neither a literal nor a parameter can't be read. What holds for one
+/// transaction only leaves nothing.
 fn set_config(after: &[u8], found: &mut Watch) {
     let argument = after
         .trim_ascii_start()
         .strip_prefix(b"(")
         .map(<[u8]>::trim_ascii_start);
-    let literal = argument.and_then(|text| text.strip_prefix(b"'"));
-    let name = literal.and_then(|text| {
-        let end = memchr::memchr(b'\'', text)?;
-        let alone = text[end + 1..].trim_ascii_start().starts_with(b",");
-        alone.then(|| &text[..end])
-    });
-    match name.and_then(|name| std::str::from_utf8(name).ok()) {
-        Some(name) if name.contains('.') => found.settings.push(name.to_ascii_lowercase()),
-        Some(_) => {}
-        None => found.pins.add(Pin::UnreadableSetting),
+    let Some((name, rest)) = argument.and_then(first_argument) else {
+        if !is_local(after) {
+            found.pins.add(Pin::UnreadableSetting);
+        }
+        return;
+    };
+    match name {
+        Name::Literal(name) => {
+            if name.contains('.') && !is_local(rest) {
+                found.settings.push(name.to_ascii_lowercase());
+            }
+        }
+        Name::Parameter(index) => {
+            if !is_local(rest) {
+                found.naming.push(index);
+            }
+        }
     }
+}
+
+enum Name<'a> {
+    Literal(&'a str),
+    Parameter(u16),
+}
+
+/// The first argument of a call, and the text from the comma behind it on.
+fn first_argument(text: &[u8]) -> Option<(Name<'_>, &[u8])> {
+    let (name, rest) = if let Some(text) = text.strip_prefix(b"'") {
+        let end = memchr::memchr(b'\'', text)?;
+        let name = std::str::from_utf8(&text[..end]).ok()?;
+        (Name::Literal(name), &text[end + 1..])
+    } else {
+        let text = text.strip_prefix(b"$")?;
+        let end = text.iter().position(|byte| !byte.is_ascii_digit())?;
+        let number: u16 = std::str::from_utf8(&text[..end]).ok()?.parse().ok()?;
+        (Name::Parameter(number.checked_sub(1)?), &text[end..])
+    };
+    // `::text` changes nothing.
+    let rest = rest.trim_ascii_start();
+    let rest = match rest.strip_prefix(b"::") {
+        Some(cast) => {
+            let cast = cast.trim_ascii_start();
+            (cast.get(..4)?.eq_ignore_ascii_case(b"text")).then(|| cast[4..].trim_ascii_start())?
+        }
+        None => rest,
+    };
+    rest.starts_with(b",").then_some((name, rest))
+}
+
+/// Whether the call's last argument is plainly `true`: behind the last comma before the first closing parenthesis. In
+/// doubt it isn't.
+fn is_local(text: &[u8]) -> bool {
+    let text = text.trim_ascii_start();
+    let text = text.strip_prefix(b"(").unwrap_or(text);
+    let Some(end) = memchr::memchr(b')', text) else {
+        return false;
+    };
+    let inside = &text[..end];
+    let last = memchr::memrchr(b',', inside).map(|comma| inside[comma + 1..].trim_ascii());
+    // A quote, or another call, may hide where this one ends.
+    let quotes = memchr::memchr_iter(b'\'', inside).count();
+    let simple = quotes.is_multiple_of(2) && memchr::memchr(b'(', inside).is_none();
+    simple && last.is_some_and(|last| last.eq_ignore_ascii_case(b"true"))
 }
 
 const fn is_word(byte: u8) -> bool {
@@ -124,6 +182,10 @@ mod tests {
             settings("SELECT set_config('app.user', $1, false)"),
             ["app.user"]
         );
+        assert_eq!(
+            settings("SET /* the */ app.tenant TO 7; SET SESSION -- a\n app.other = 1"),
+            ["app.tenant", "app.other"]
+        );
         assert!(settings("UPDATE t SET app = 7").is_empty());
     }
 
@@ -145,10 +207,43 @@ mod tests {
             pins("select set_config(n, v, false) from s"),
             [Pin::UnreadableSetting].into_iter().collect()
         );
+        for local in [
+            "select set_config(n, v, true) from s",
+            "select set_config('a.b', 'c', TRUE )",
+        ] {
+            assert!(
+                pins(local).is_empty() && settings(local).is_empty(),
+                "{local}"
+            );
+        }
+        for kept in [
+            "select set_config(n, f(1, true), false)",
+            "select set_config(n, ', true)', false)",
+        ] {
+            assert!(!pins(kept).is_empty(), "{kept}");
+        }
         assert_eq!(
             watch(b"SELECT abalance FROM pgbench_accounts WHERE aid = 1"),
             None
         );
+    }
+
+    #[test]
+    fn parameters_that_name_settings_are_found() {
+        let naming = |sql: &str| watch(sql.as_bytes()).unwrap_or_default().naming;
+        assert_eq!(naming("SELECT set_config($1, $2, false)"), [0]);
+        assert_eq!(
+            naming("SELECT set_config('a.b', $1, false), set_config( $12::text , $2, $3)"),
+            [11]
+        );
+        assert!(pins("SELECT set_config($1, $2, false)").is_empty());
+        for unreadable in [
+            "set_config($1 || 'x', $2, false)",
+            "set_config($0, '', false)",
+            "set_config($1",
+        ] {
+            assert!(!pins(unreadable).is_empty(), "{unreadable}");
+        }
     }
 
     proptest! {

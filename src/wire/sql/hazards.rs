@@ -1,0 +1,312 @@
+//! Owns what a database's own code may do behind a plain statement: which names in a text mean that PostgreSQL has to be
+//! asked afterwards.
+//!
+//! Bodies of functions, and definitions of views, triggers, defaults, checks and policies, are read as heaps of words. What
+//! holds a word that makes session state is hazardous, and so is all that names something hazardous. It errs on that side.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::watch;
+use crate::lease::Pin;
+
+/// The longest name that PostgreSQL keeps, in bytes.
+const LONGEST: usize = 63;
+
+/// The name of what every statement may come upon, such as operators.
+pub const EVERYWHERE: &str = "*";
+
+/// What a text begins with that can't be read.
+pub const UNREADABLE: &str = "?";
+
+/// The names in a database that session state may hide behind.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Hazards {
+    /// Any statement may come upon something hazardous.
+    everywhere: bool,
+    /// After a text with one of these names PostgreSQL has to be asked.
+    ask: HashSet<Box<[u8]>>,
+    /// After a text with one of these names it can't tell.
+    untold: HashSet<Box<[u8]>>,
+    /// The names of custom settings that code sets.
+    pub settings: BTreeSet<String>,
+}
+
+impl Hazards {
+    /// What is to be thought of a database that can't be asked.
+    #[must_use]
+    pub fn anywhere() -> Self {
+        Self {
+            everywhere: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether PostgreSQL has to be asked after this text.
+    #[must_use]
+    pub fn are_named_in(&self, sql: &[u8]) -> bool {
+        self.everywhere || names_any(sql, &self.ask)
+    }
+
+    /// Whether this text may make settings that nobody can ask for.
+    #[must_use]
+    pub fn are_untold_in(&self, sql: &[u8]) -> bool {
+        names_any(sql, &self.untold)
+    }
+}
+
+/// One definition.
+#[derive(Debug)]
+pub struct Definition {
+    /// What it belongs to: a function or a relation, without its schema.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// Finds what is hazardous among `definitions`.
+#[must_use]
+pub fn find(definitions: &[Definition]) -> Hazards {
+    let names: HashSet<Vec<u8>> = definitions
+        .iter()
+        .map(|definition| fold(definition.name.as_bytes()))
+        .collect();
+    let mut found = Hazards::default();
+    let (mut ask, mut untold) = (HashSet::new(), HashSet::new());
+    // Who names what.
+    let mut namers: HashMap<Vec<u8>, Vec<Vec<u8>>> = HashMap::new();
+    for Definition { name, text } in definitions {
+        let name = fold(name.as_bytes());
+        if makes_state(text.as_bytes()) {
+            ask.insert(name.clone());
+        }
+        if let Some(watched) = watch(text.as_bytes()) {
+            found.settings.extend(watched.settings);
+            let unread = !watched.naming.is_empty()
+                || watched.pins.iter().any(|pin| pin == Pin::UnreadableSetting);
+            if unread {
+                untold.insert(name.clone());
+            }
+        }
+        for word in words(text.as_bytes()).map(fold) {
+            if word != name && names.contains(&word) {
+                namers.entry(word).or_default().push(name.clone());
+            }
+        }
+    }
+    found.ask = close(ask, &namers);
+    found.untold = close(untold, &namers);
+    found.everywhere = found.ask.remove(EVERYWHERE.as_bytes());
+    found
+}
+
+/// Adds whoever names something in the set, and whoever names those.
+fn close(set: HashSet<Vec<u8>>, namers: &HashMap<Vec<u8>, Vec<Vec<u8>>>) -> HashSet<Box<[u8]>> {
+    let mut closed = HashSet::new();
+    let mut open: Vec<Vec<u8>> = set.into_iter().collect();
+    while let Some(name) = open.pop() {
+        let name = name.into_boxed_slice();
+        if !closed.contains(&name) {
+            open.extend(namers.get(&*name).into_iter().flatten().cloned());
+            closed.insert(name);
+        }
+    }
+    closed
+}
+
+/// Whether a body has a word that makes session state.
+fn makes_state(text: &[u8]) -> bool {
+    const WORDS: [&[u8]; 16] = [
+        b"set_config",
+        b"setseed",
+        b"set_limit",
+        b"temp",
+        b"temporary",
+        b"pg_temp",
+        b"prepare",
+        b"listen",
+        b"unlisten",
+        b"load",
+        b"execute",
+        b"discard",
+        b"reset",
+        b"hold",
+        b"deallocate",
+        b"alter",
+    ];
+    let mut before = [&b""[..]; 8];
+    let mut words = words(text).peekable();
+    while let Some(word) = words.next() {
+        let is = |known: &[u8]| word.eq_ignore_ascii_case(known);
+        let known = WORDS.iter().any(|known| is(known));
+        let prefixed = word.len() >= 6 && word[..6].eq_ignore_ascii_case(b"dblink");
+        if known || prefixed || contains(word, b"advisory") {
+            return true;
+        }
+        if is(b"set") {
+            let next = words.peek().copied().unwrap_or_default();
+            // Where the next word ends: a dot makes it a custom setting.
+            let end = next.as_ptr().addr() - text.as_ptr().addr() + next.len();
+            if next.is_empty() || text.get(end) == Some(&b'.') || !is_of_update(&before, next) {
+                return true;
+            }
+        }
+        before.rotate_left(1);
+        before[7] = word;
+    }
+    text.starts_with(UNREADABLE.as_bytes())
+}
+
+/// Whether a SET is that of an UPDATE.
+fn is_of_update(before: &[&[u8]], next: &[u8]) -> bool {
+    const OTHERS: [&[u8]; 8] = [
+        b"session",
+        b"local",
+        b"role",
+        b"time",
+        b"constraints",
+        b"transaction",
+        b"search_path",
+        b"null",
+    ];
+    let is = |word: &[u8], known: &[u8]| word.eq_ignore_ascii_case(known);
+    let update = before.iter().any(|word| is(word, b"update"));
+    update && !OTHERS.iter().any(|other| is(next, other))
+}
+
+fn contains(word: &[u8], part: &[u8]) -> bool {
+    word.windows(part.len())
+        .any(|window| window.eq_ignore_ascii_case(part))
+}
+
+/// The words of a text: names, keywords, and what looks like them in literals and comments.
+fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80))
+        .filter(|word| !word.is_empty())
+}
+
+fn fold(word: &[u8]) -> Vec<u8> {
+    word.to_ascii_lowercase()
+}
+
+/// Whether one of the words is among the names.
+fn names_any(sql: &[u8], names: &HashSet<Box<[u8]>>) -> bool {
+    !names.is_empty()
+        && words(sql).any(|word| {
+            let mut folded = [0; LONGEST];
+            let length = word.len().min(LONGEST);
+            folded[..length].copy_from_slice(&word[..length]);
+            folded[..length].make_ascii_lowercase();
+            names.contains(&folded[..length])
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(definitions: &[(&str, &str)]) -> Hazards {
+        let definitions: Vec<Definition> = definitions
+            .iter()
+            .map(|(name, text)| Definition {
+                name: (*name).to_owned(),
+                text: (*text).to_owned(),
+            })
+            .collect();
+        find(&definitions)
+    }
+
+    #[test]
+    fn what_names_something_hazardous_is_hazardous() {
+        let hazards = found(&[
+            (
+                "log_in",
+                "BEGIN PERFORM set_config('app.tenant', $1, false); END",
+            ),
+            (
+                "on_insert",
+                "BEGIN PERFORM Log_In(NEW.tenant); RETURN NEW; END",
+            ),
+            (
+                "orders",
+                "CREATE TRIGGER t BEFORE INSERT ON orders ON_INSERT()",
+            ),
+            ("order_view", "SELECT * FROM orders"),
+            ("parent", "orders"),
+            ("touch", "BEGIN NEW.updated_at = now(); RETURN NEW; END"),
+            ("items", "CREATE TRIGGER t BEFORE UPDATE ON items touch()"),
+        ]);
+        for sql in [
+            "INSERT INTO Orders VALUES (1)",
+            "SELECT * FROM order_view",
+            "DELETE FROM public.parent",
+            "SELECT t.log_in FROM t",
+        ] {
+            assert!(hazards.are_named_in(sql.as_bytes()), "{sql}");
+        }
+        assert!(!hazards.are_named_in(b"INSERT INTO items SELECT 1 FROM reorders"));
+        assert!(!hazards.are_untold_in(b"SELECT log_in('x')"));
+        assert_eq!(hazards.settings.iter().collect::<Vec<_>>(), ["app.tenant"]);
+    }
+
+    #[test]
+    fn bodies_that_make_state_are_told_from_the_rest() {
+        for body in [
+            "BEGIN SET search_path = a; END",
+            "-- update the tenant\nSET app.tenant = 1",
+            "UPDATE t SET a = 1; SET LOCAL work_mem = '1MB'",
+            "PERFORM pg_try_advisory_lock(1)",
+            "EXECUTE format('%I', x)",
+            "CREATE TEMP TABLE t ()",
+            "SELECT dblink_connect('x')",
+            "? a language that nobody reads",
+        ] {
+            assert!(makes_state(body.as_bytes()), "{body}");
+        }
+        for body in [
+            "UPDATE ONLY public.t AS x SET a = 1, b = 2 WHERE c",
+            "INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET b = 2",
+            "NEW.updated_at := now(); RETURN NEW",
+            "RETURN settings.loaded FROM settings WHERE a = '?'",
+        ] {
+            assert!(!makes_state(body.as_bytes()), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_can_t_be_read_is_untold() {
+        let hazards = found(&[
+            ("set_any", "PERFORM set_config('app.' || $1, $2, false)"),
+            ("wrapper", "SELECT set_any('x', 'y')"),
+            ("for_now", "PERFORM set_config('app.' || $1, $2, true)"),
+        ]);
+        assert!(hazards.are_untold_in(b"SELECT wrapper()"));
+        assert!(!hazards.are_untold_in(b"SELECT for_now()"));
+    }
+
+    #[test]
+    fn an_operator_s_function_is_everywhere() {
+        let hazards = found(&[("odd", "SELECT setseed(1)"), (EVERYWHERE, "odd")]);
+        assert!(hazards.are_named_in(b"SELECT a OPERATOR(public.+) b"));
+        assert_eq!(
+            found(&[(EVERYWHERE, "plain"), ("plain", "SELECT 1")]),
+            Hazards::default()
+        );
+    }
+
+    #[test]
+    fn what_names_each_other_is_found_too() {
+        let hazards = found(&[
+            ("a", "b"),
+            ("b", "a c"),
+            ("c", "SELECT pg_advisory_lock(1), a()"),
+            ("d", "e"),
+            ("e", "d"),
+        ]);
+        assert!(
+            ["a", "b", "c"]
+                .iter()
+                .all(|name| hazards.are_named_in(name.as_bytes()))
+        );
+        assert!(!hazards.are_named_in(b"d e"));
+    }
+}

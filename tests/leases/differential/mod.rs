@@ -1,0 +1,256 @@
+//! The same random programs of several sessions, straight on PostgreSQL and through pgvalet that returns their leases again
+//! and again: the same answers, message by message.
+//!
+//! `PGVALET_TEST_SEED=7` runs one seed only, `PGVALET_TEST_ROUNDS=500` runs more of them. A failing program is shrunk, and
+//! kept in `cases/`, where it is run again by every test run.
+
+mod grammar;
+mod program;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde_json::Value;
+
+use crate::stage::session;
+use crate::support::messages::query;
+use crate::support::{Message, Postgres, Raw, Valet, direct};
+
+use grammar::SCHEMA;
+use program::{Shape, Step};
+
+/// How many programs of 8 sessions a test runs by default.
+const ROUNDS: u64 = 100;
+
+/// What a client sees of a message; table oids in a RowDescription differ by database.
+fn seen(message: &Message) -> String {
+    match message.tag {
+        b'D' => format!("D{:?}", message.columns()),
+        b'E' => format!("E{}{:?}", message.sqlstate(), message.field(b'M')),
+        b'T' => "T".to_owned(),
+        _ => format!("{message:?}"),
+    }
+}
+
+/// Everything that a client sees of one request, and of its session afterwards.
+fn answer(client: &mut Raw, request: &[u8]) -> Vec<String> {
+    client.send(request);
+    let mut answer: Vec<String> = client.until_ready().iter().map(seen).collect();
+    let reported = client
+        .parameters
+        .iter()
+        .filter(|(name, _)| *name != "pgvalet.session");
+    answer.extend(reported.map(|(name, value)| format!("{name}={value}")));
+    answer
+}
+
+/// The first seed, and those that follow.
+fn seeds(first: u64, rounds: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse::<u64>().ok())
+    };
+    match number("PGVALET_TEST_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => first..first + number("PGVALET_TEST_ROUNDS").unwrap_or(rounds),
+    }
+}
+
+/// The startup parameters of a session: its own ones for every other one.
+fn startup(database: &'static str, session: usize) -> Vec<(&'static str, &'static str)> {
+    let mut parameters = vec![
+        ("user", "postgres"),
+        ("database", database),
+        ("application_name", "app"),
+    ];
+    if session == 1 {
+        parameters.push(("options", "-c work_mem=5MB -c TimeZone=Asia/Seoul"));
+    }
+    parameters
+}
+
+/// Two databases that are alike, and pgvalet in front of one of them.
+struct Twins {
+    postgres: Postgres,
+    valet: Valet,
+    shape: Shape,
+}
+
+impl Twins {
+    fn new(flags: &[&str], shape: Shape) -> Self {
+        let postgres = Postgres::start();
+        postgres.sql(SCHEMA);
+        postgres.sql("CREATE DATABASE twin TEMPLATE postgres");
+        let valet = Valet::front_with(&postgres, flags);
+        Self {
+            postgres,
+            valet,
+            shape,
+        }
+    }
+
+    /// Runs a program; the difference, and what led to it.
+    fn run(&self, program: &[Step]) -> Result<(), String> {
+        let pairs = (0..self.shape.sessions).map(|number| {
+            (
+                Raw::connect_with(self.postgres.port(), &startup("twin", number)),
+                Raw::connect_with(self.valet.port(), &startup("postgres", number)),
+            )
+        });
+        let mut pairs: Vec<(Raw, Raw)> = pairs.collect();
+        for (straight, through) in &mut pairs[..1] {
+            straight.value("TRUNCATE t, logins, side.t");
+            through.value("TRUNCATE t, logins, side.t");
+        }
+        let compared = program.iter().enumerate().try_for_each(|(at, step)| {
+            let (straight, through) = &mut pairs[step.session];
+            if step.request.is_empty() {
+                self.take_back(through);
+                return Ok(());
+            }
+            let mut request = step.request.clone();
+            loop {
+                let expected = answer(straight, &request);
+                let got = answer(through, &request);
+                if expected != got {
+                    let leases = self.valet.get("/v1/leases");
+                    return Err(format!(
+                        "step {at}: expected {expected:#?}, got {got:#?}, leases {leases:#}"
+                    ));
+                }
+                let open = !expected.iter().any(|seen| seen == "Z[1]\"I\"");
+                if !open || step.session < self.shape.holding {
+                    return Ok(());
+                }
+                // Whoever may not hold a backend leaves no transaction open.
+                request = query("ROLLBACK");
+            }
+        });
+        for (straight, through) in pairs {
+            straight.goodbye();
+            through.goodbye();
+        }
+        compared
+    }
+
+    /// Takes a session's lease back where that is possible, and has somebody else use a backend.
+    fn take_back(&self, client: &Raw) {
+        if direct() {
+            return;
+        }
+        let path = format!("/v1/leases/{}/return", client.session());
+        let (status, answer) = self.valet.admin("POST", &path, &Value::Null);
+        assert!([200, 409].contains(&status), "{answer}");
+        let mut other = session(&self.valet, "other");
+        let zone = "SET TimeZone = 'Asia/Kolkata'; SELECT current_setting('TimeZone')";
+        assert_eq!(other.value(zone), "Asia/Kolkata");
+        other.goodbye();
+    }
+
+    fn fails(&self, program: &[Step]) -> Option<String> {
+        let run = catch_unwind(AssertUnwindSafe(|| self.run(program)));
+        match run {
+            Ok(Ok(())) => None,
+            Ok(Err(difference)) => Some(difference),
+            Err(panic) => Some(
+                panic
+                    .downcast_ref::<String>()
+                    .cloned()
+                    .unwrap_or_else(|| "a panic".to_owned()),
+            ),
+        }
+    }
+}
+
+#[track_caller]
+fn no_difference(seeds: std::ops::Range<u64>, flags: &[&str], shape: Shape) {
+    let twins = Twins::new(flags, shape);
+    for seed in seeds {
+        let program = program::generate(seed, shape);
+        if let Some(difference) = twins.fails(&program) {
+            let small = program::shrink(program, |steps| twins.fails(steps).is_some());
+            let text = format!("# seed {seed}, flags {flags:?}\n{}", program::write(&small));
+            let file = program::cases().join(format!("seed-{seed}.case"));
+            std::fs::write(&file, &text).expect("the program can be kept");
+            panic!(
+                "seed {seed}, flags {flags:?}: {difference}\nshrunk, and kept in {}:\n{text}",
+                file.display()
+            );
+        }
+    }
+}
+
+const TWO: Shape = Shape {
+    sessions: 2,
+    holding: 2,
+    steps: 60,
+};
+
+const EIGHT: Shape = Shape {
+    sessions: 8,
+    holding: 2,
+    steps: 120,
+};
+
+const MODES: [(&[&str], Shape); 3] = [
+    (&["--max-backends", "3"], TWO),
+    (
+        &[
+            "--max-backends",
+            "3",
+            "--acquire-timeout",
+            "10s",
+            "--mode",
+            "transaction",
+        ],
+        EIGHT,
+    ),
+    (
+        &[
+            "--max-backends",
+            "3",
+            "--acquire-timeout",
+            "10s",
+            "--chaos-return",
+            "always",
+        ],
+        EIGHT,
+    ),
+];
+
+#[test]
+fn sessions_whose_leases_are_returned_at_random() {
+    no_difference(seeds(0, 2 * ROUNDS), MODES[0].0, MODES[0].1);
+}
+
+#[test]
+fn sessions_in_transaction_mode() {
+    no_difference(seeds(1_000_000, ROUNDS), MODES[1].0, MODES[1].1);
+}
+
+#[test]
+fn sessions_that_are_moved_at_every_quiet_point() {
+    no_difference(seeds(2_000_000, ROUNDS), MODES[2].0, MODES[2].1);
+}
+
+#[test]
+fn programs_that_once_failed() {
+    let mut files: Vec<_> = std::fs::read_dir(program::cases())
+        .expect("the directory of cases")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "case"))
+        .collect();
+    files.sort();
+    for (flags, shape) in MODES {
+        let twins = Twins::new(flags, EIGHT);
+        for file in &files {
+            let text = std::fs::read_to_string(file).expect("a case");
+            let program = program::read(&text);
+            if program.iter().any(|step| step.session >= shape.sessions) {
+                continue;
+            }
+            let difference = twins.fails(&program);
+            assert_eq!(difference, None, "{} with {flags:?}", file.display());
+        }
+    }
+}

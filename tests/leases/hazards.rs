@@ -1,0 +1,186 @@
+//! Transaction mode, and state that a database's own code makes behind a plain statement.
+
+use serde_json::json;
+
+use crate::stage::{lease, session};
+use crate::support::messages::{bind, execute, parse, sync};
+use crate::support::{Postgres, Raw, Valet, eventually};
+
+const TENANT: &str = "SELECT coalesce(current_setting('app.tenant', true), '')";
+
+/// Transaction mode, and a database in which `sql` was run before.
+fn transaction_mode(backends: &str, sql: &str, more: &[&str]) -> Option<(Postgres, Valet)> {
+    if crate::support::no_valet() {
+        return None;
+    }
+    let postgres = Postgres::start();
+    postgres.sql(
+        "CREATE FUNCTION log_in() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM set_config('app.tenant', NEW.tenant, false); RETURN NEW; END $$;
+         CREATE FUNCTION lock_it() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM pg_advisory_lock(7); RETURN NEW; END $$;
+         CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN NEW.tenant := lower(NEW.tenant); RETURN NEW; END $$;
+         CREATE TABLE logins (tenant text); CREATE TABLE plain (tenant text)",
+    );
+    postgres.sql(sql);
+    let flags = [&["--max-backends", backends, "--mode", "transaction"], more].concat();
+    let valet = Valet::front_with(&postgres, &flags);
+    Some((postgres, valet))
+}
+
+#[track_caller]
+fn is_held_with(valet: &Valet, client: &Raw, pin: &str) {
+    eventually("the probe has said so", || {
+        lease(valet, client).is_some_and(|lease| lease["pins"] == json!([pin]))
+    });
+}
+
+#[track_caller]
+fn is_returned(valet: &Valet, client: &Raw) {
+    eventually("the lease has ended", || lease(valet, client).is_none());
+}
+
+#[test]
+fn what_a_trigger_sets_stays_with_its_session() {
+    let Some((_postgres, valet)) = transaction_mode(
+        "1",
+        "CREATE TRIGGER t BEFORE INSERT ON logins FOR EACH ROW EXECUTE FUNCTION log_in()",
+        &[],
+    ) else {
+        return;
+    };
+    let (mut one, mut other) = (session(&valet, "one"), session(&valet, "other"));
+    for round in 0..3 {
+        one.value(&format!("INSERT INTO logins VALUES ('acme {round}')"));
+        assert_eq!(other.value(TENANT), "");
+        assert_eq!(one.value(TENANT), format!("acme {round}"));
+    }
+    one.send(
+        &[
+            parse("s", "INSERT INTO logins VALUES ($1)"),
+            bind("", "s", &["bound"]),
+            execute("", 0),
+            sync(),
+        ]
+        .concat(),
+    );
+    one.until_ready();
+    assert_eq!(other.value(TENANT), "");
+    assert_eq!(one.value(TENANT), "bound");
+}
+
+#[test]
+fn what_a_trigger_locks_pins() {
+    let Some((_postgres, valet)) = transaction_mode(
+        "2",
+        "CREATE TRIGGER t BEFORE INSERT ON logins FOR EACH ROW EXECUTE FUNCTION lock_it();
+         CREATE VIEW door AS SELECT tenant FROM logins;
+         CREATE TABLE parent (tenant text PRIMARY KEY);
+         CREATE TABLE child (LIKE logins, FOREIGN KEY (tenant) REFERENCES parent ON UPDATE CASCADE);
+         INSERT INTO parent VALUES ('a'); INSERT INTO child VALUES ('a');
+         CREATE TRIGGER t BEFORE UPDATE ON child FOR EACH ROW EXECUTE FUNCTION lock_it()",
+        &[],
+    ) else {
+        return;
+    };
+    for sql in [
+        "INSERT INTO logins VALUES ('acme')",
+        "INSERT INTO door VALUES ('acme')",
+        "UPDATE parent SET tenant = 'b' WHERE tenant = 'a'",
+    ] {
+        let mut client = session(&valet, "app");
+        client.value(sql);
+        is_held_with(&valet, &client, "advisory_lock");
+        client.value("SELECT pg_advisory_unlock_all()");
+        is_returned(&valet, &client);
+        client.goodbye();
+    }
+    let mut client = session(&valet, "app");
+    client.value("INSERT INTO plain VALUES ('acme')");
+    is_returned(&valet, &client);
+}
+
+#[test]
+fn what_views_defaults_policies_and_operators_do_is_found() {
+    let Some((_postgres, valet)) = transaction_mode(
+        "2",
+        "CREATE FUNCTION lock_one(a text) RETURNS text LANGUAGE sql AS $$ SELECT pg_advisory_lock(1); SELECT a $$;
+         CREATE VIEW locking AS SELECT lock_one('x') AS x;
+         CREATE TABLE defaulting (a int, b text DEFAULT lock_one('x'));
+         CREATE TABLE checking (a int, b text CHECK (lock_one(b) = b));
+         CREATE TABLE guarded (a text); INSERT INTO guarded VALUES ('x');
+         CREATE FUNCTION sneaky(guarded) RETURNS text LANGUAGE sql AS $$ SELECT pg_advisory_lock(2); SELECT 'x' $$;
+         CREATE FUNCTION lower(a guarded) RETURNS text LANGUAGE sql AS $$ SELECT lock_one('x') $$;
+         CREATE TABLE ruled (a int); CREATE RULE r AS ON DELETE TO ruled DO ALSO SELECT pg_advisory_lock(3)",
+        &[],
+    ) else {
+        return;
+    };
+    for sql in [
+        "SELECT x FROM locking",
+        "INSERT INTO defaulting (a) VALUES (1)",
+        "INSERT INTO checking VALUES (1, 'x')",
+        "SELECT guarded.sneaky FROM guarded",
+        "SELECT lower(guarded) FROM guarded",
+        "DELETE FROM ruled",
+    ] {
+        let mut client = session(&valet, "app");
+        client.value(sql);
+        is_held_with(&valet, &client, "advisory_lock");
+        client.goodbye();
+    }
+}
+
+#[test]
+fn a_definition_that_comes_later_is_noticed() {
+    let Some((postgres, valet)) = transaction_mode("2", "SELECT 1", &[]) else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    client.value("INSERT INTO logins VALUES ('acme')");
+    is_returned(&valet, &client);
+    let mut owner = session(&valet, "owner");
+    owner.value("BEGIN; CREATE TRIGGER t BEFORE INSERT ON logins FOR EACH ROW EXECUTE FUNCTION lock_it(); COMMIT");
+    is_returned(&valet, &owner);
+    client.value("INSERT INTO logins VALUES ('acme')");
+    is_held_with(&valet, &client, "advisory_lock");
+    client.value("SELECT pg_advisory_unlock_all()");
+    // Somebody who doesn't go through pgvalet is noticed at the next look.
+    postgres.sql("CREATE TRIGGER t BEFORE INSERT ON plain FOR EACH ROW EXECUTE FUNCTION lock_it()");
+    eventually("the next look has been", || {
+        client.value("SELECT pg_advisory_unlock_all()");
+        is_returned(&valet, &client);
+        client.value("INSERT INTO plain VALUES ('acme')");
+        let mut pinned = false;
+        eventually("it is returned or pinned", || {
+            let lease = lease(&valet, &client);
+            pinned = lease
+                .as_ref()
+                .is_some_and(|lease| lease["pins"] != json!([]));
+            pinned || lease.is_none()
+        });
+        pinned
+    });
+}
+
+#[test]
+fn a_function_that_sets_whatever_it_is_told_pins_unless_the_configuration_names_the_settings() {
+    let set_any = "CREATE FUNCTION set_any(name text, value text) RETURNS text LANGUAGE sql AS
+         $$ SELECT set_config('app.' || name, value, false) $$";
+    let Some((_postgres, valet)) = transaction_mode("2", set_any, &[]) else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    client.value("SELECT set_any('tenant', 'acme')");
+    is_held_with(&valet, &client, "unreadable_setting");
+    let Some((_postgres, valet)) =
+        transaction_mode("1", set_any, &["--preserve-settings", "app.tenant"])
+    else {
+        return;
+    };
+    let (mut one, mut other) = (session(&valet, "one"), session(&valet, "other"));
+    one.value("SELECT set_any('tenant', 'acme')");
+    assert_eq!(other.value(TENANT), "");
+    assert_eq!(one.value(TENANT), "acme");
+}
