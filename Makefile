@@ -1,12 +1,13 @@
 # The commands of everyday work. Each installs by name what this machine misses, and says so.
 
-.PHONY: demo test rails-test lint pg-regress help
+.PHONY: demo test rails-test lint pg-regress soak help
 
 help:
 	@echo 'make demo        see pgvalet at work, in a terminal'
 	@echo 'make test        everything that CI checks'
 	@echo 'make rails-test  only the Rails scenario'
 	@echo 'make lint        formatting, clippy, documentation, supply chain'
+	@echo 'make soak        random programs and tenants for long; ROUNDS=100 for less'
 	@echo "make pg-regress  PostgreSQL's own suites, through pgvalet (some 25 minutes)"
 
 demo:
@@ -29,3 +30,7 @@ lint:
 pg-regress:
 	@scripts/bootstrap demo
 	@scripts/pg-regress $(ARGS)
+
+soak:
+	@scripts/bootstrap test
+	@scripts/soak $(ROUNDS)
