@@ -1,6 +1,6 @@
 # The commands of everyday work. Each installs by name what this machine misses, and says so.
 
-.PHONY: demo test rails-test lint pg-regress bench help
+.PHONY: demo test rails-test lint pg-regress bench soak help
 
 help:
 	@echo 'make demo        see pgvalet at work, in a terminal'
@@ -8,6 +8,7 @@ help:
 	@echo 'make rails-test  only the Rails scenario'
 	@echo 'make lint        formatting, clippy, documentation, supply chain'
 	@echo 'make bench       what pgvalet costs, beside PgBouncer and HAProxy; ARGS=--quick for three minutes of it'
+	@echo 'make soak        random programs and tenants for long; ROUNDS=100 for less'
 	@echo "make pg-regress  PostgreSQL's own suites, through pgvalet (some 25 minutes)"
 
 demo:
@@ -33,3 +34,7 @@ pg-regress:
 
 bench:
 	@bench/run $(ARGS)
+
+soak:
+	@scripts/bootstrap test
+	@scripts/soak $(ROUNDS)
