@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 pub use crate::lease::Cause;
-use crate::lease::history::{History, Parks};
+use crate::lease::history::{History, Parks, Turns};
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::rules::{Due, Policies};
 use crate::lease::{Book, BookError, Event, LeaseState, Moment, Profile, SessionId, Slot};
@@ -66,6 +66,12 @@ pub enum Order {
     End(Cause),
     /// End with FATAL 57P01, if the session still idles in a transaction: it is rolled back.
     EndIdle(Cause),
+    /// End, unless a request is unanswered: nobody is left who holds the session.
+    Reap(oneshot::Sender<Outcome>),
+    /// Begin no request, until as many fences are lifted as were raised.
+    Fence,
+    /// One fence is lifted.
+    Lift,
 }
 
 /// What a cancel request needs to know of the backend that a session holds.
@@ -208,8 +214,11 @@ impl Ledger {
         self.book.borrow_mut().close(slot);
         let left = std::mem::take(&mut self.mail.borrow_mut()[slot.index()]);
         for order in left.orders {
-            if let Order::Return(order) = order {
-                order.answer(Outcome::Gone);
+            match order {
+                Order::Return(order) => order.answer(Outcome::Gone),
+                // Whoever asked may have stopped waiting.
+                Order::Reap(reply) => drop(reply.send(Outcome::Gone)),
+                Order::Drain | Order::End(_) | Order::EndIdle(_) | Order::Fence | Order::Lift => {}
             }
         }
     }
@@ -351,12 +360,13 @@ impl Ledger {
         }
     }
 
-    /// Takes in who is parked now, for the memory of parks.
-    pub fn look(&self, policies: &Policies<'_>) {
+    /// Takes in who is parked now, for the memory of parks; gives what is new about it.
+    #[must_use]
+    pub fn look(&self, policies: &Policies<'_>) -> Turns {
         let (book, now) = (self.book.borrow(), self.now());
         self.history
             .borrow_mut()
-            .look(book.parked(now, policies), now);
+            .look(book.parked(now, policies), now)
     }
 
     /// What each owner's parks came to in the last hour.

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod drain;
+pub mod events;
 pub mod lease;
 pub mod ledger;
 pub mod metrics;

@@ -10,33 +10,98 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 const KEPT: usize = 120;
 
 /// A process of this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Found {
     pub pid: u32,
+    /// When it began, in the kernel's ticks since boot; 0 where nobody knows.
+    pub started: u64,
     /// Its command line, cut to a readable length.
     pub command: String,
 }
 
-/// The processes whose sockets have these local addresses. Those of other process namespaces, and of other users where
-/// /proc is closed, are not found.
+/// Whether a process is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is, or nobody can tell.
+    Alive,
+    Gone,
+}
+
+/// The processes whose sockets have these local addresses: of several that share a socket the oldest, which opened it
+/// before the others inherited it. Those of other process namespaces, and of other users where /proc is closed, are not
+/// found.
 #[must_use]
 pub fn behind(addresses: &[SocketAddr]) -> HashMap<SocketAddr, Found> {
     let inodes = inodes(addresses);
-    let mut found = HashMap::new();
+    let mut found: HashMap<SocketAddr, (u32, u64)> = HashMap::new();
+    if inodes.is_empty() {
+        return HashMap::new();
+    }
     for pid in pids() {
-        if found.len() == inodes.len() {
-            break;
-        }
-        for inode in sockets_of(pid) {
-            if let Some(address) = inodes.get(&inode) {
-                found.entry(*address).or_insert_with(|| Found {
-                    pid,
-                    command: command(pid),
-                });
+        for address in sockets_of(pid).filter_map(|inode| inodes.get(&inode)) {
+            let own = (pid, started(pid).unwrap_or(0));
+            let known = found.entry(*address).or_insert(own);
+            if (own.1, own.0) < (known.1, known.0) {
+                *known = own;
             }
         }
     }
-    found
+    let described = found.into_iter().map(|(address, (pid, started))| {
+        let command = command(pid);
+        let found = Found {
+            pid,
+            started,
+            command,
+        };
+        (address, found)
+    });
+    described.collect()
+}
+
+/// Every process that has the socket with this local address.
+#[must_use]
+pub fn holders(address: SocketAddr) -> Vec<u32> {
+    let inodes = inodes(&[address]);
+    if inodes.is_empty() {
+        return Vec::new();
+    }
+    let holds = |pid: &u32| sockets_of(*pid).any(|inode| inodes.contains_key(&inode));
+    pids().filter(holds).collect()
+}
+
+/// When a process began, in the kernel's ticks since boot.
+#[must_use]
+pub fn started(pid: u32) -> Option<u64> {
+    stat(pid).map(|(_, started)| started)
+}
+
+/// A process's state, and when it began (proc_pid_stat(5), fields 3 and 22).
+fn stat(pid: u32) -> Option<(char, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, parentheses too.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+/// What became of the process with this pid that began at `since`; 0 where nobody knows when.
+#[must_use]
+pub fn fate(pid: u32, since: u64) -> Fate {
+    let raw = i32::try_from(pid).ok();
+    let Some(named) = raw.and_then(rustix::process::Pid::from_raw) else {
+        return Fate::Alive;
+    };
+    // /proc may hide other users' processes: only the kernel knows that there is none.
+    if rustix::process::test_kill_process(named) == Err(rustix::io::Errno::SRCH) {
+        return Fate::Gone;
+    }
+    match stat(pid) {
+        // Whom nobody has waited for yet has ended all the same.
+        Some(('Z' | 'X', _)) => Fate::Gone,
+        Some((_, started)) if since != 0 && started != since => Fate::Gone,
+        Some(_) | None => Fate::Alive,
+    }
 }
 
 /// A process's command line, its arguments parted by spaces; empty when it is gone.
@@ -144,6 +209,26 @@ mod tests {
 
         assert_eq!(found[&local].pid, std::process::id());
         assert!(!found[&local].command.is_empty());
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_gone_and_its_pid_is_no_proof() {
+        let own = std::process::id();
+        let since = started(own).unwrap();
+        assert_eq!((fate(own, since), fate(own, 0)), (Fate::Alive, Fate::Alive));
+        assert_eq!(fate(own, since + 1), Fate::Gone);
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        assert_eq!(fate(child.id(), 0), Fate::Alive);
+        child.kill().unwrap();
+        // Until it is waited for it is still in the table.
+        while fate(child.id(), 0) == Fate::Alive {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert_eq!(fate(child.id(), 0), Fate::Gone);
     }
 
     #[cfg(target_endian = "little")]

@@ -5,7 +5,9 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::lease::reload::{Busy, Outcome, Selector, Triage, Wish, busy, triage};
@@ -18,6 +20,16 @@ use crate::wire::startup::CancelKey;
 /// How long a reload without a deadline waits for sessions at a quiet point: they need one round trip to PostgreSQL.
 const GRACE: Duration = Duration::from_millis(250);
 
+/// How many sessions at a quiet point are asked at the same time: each has PostgreSQL work for a moment, and others must
+/// get to it, too.
+const PACE: usize = 16;
+
+/// How many sessions are judged before others of the data thread get their turn.
+const AT_A_STRETCH: usize = 64;
+
+/// For so long a session that doesn't answer keeps others from their turn.
+const TURN: Duration = Duration::from_millis(100);
+
 /// How long a session that was cancelled or closed may take to answer.
 const PRESSED: Duration = Duration::from_secs(1);
 
@@ -29,6 +41,8 @@ pub struct Request {
     pub deadline: Option<Duration>,
     /// The sessions that the app submits, with its claims on them: then exactly these are judged.
     pub submitted: Option<Vec<(SessionId, Claim)>>,
+    /// Where each account goes as it falls.
+    pub progress: Option<mpsc::UnboundedSender<Account>>,
 }
 
 /// The account of one session.
@@ -48,13 +62,6 @@ pub struct Report {
     pub accounts: Vec<Account>,
 }
 
-/// A session whose answer is awaited.
-struct Asked {
-    index: usize,
-    answer: oneshot::Receiver<Outcome>,
-    until: Instant,
-}
-
 /// Cancels what a session runs, as its own client would; ends when the cancel is no longer in flight.
 pub type Canceller<'a> = dyn Fn(CancelKey) -> Pin<Box<dyn Future<Output = ()>>> + 'a;
 
@@ -71,45 +78,122 @@ pub async fn run(
         wish,
         deadline,
         submitted,
+        progress,
     } = request;
-    let began = now();
-    let mut report = Report {
+    let mut course = Course {
         generation: begin(ledger, &wish),
         accounts: Vec::new(),
+        progress,
     };
-    let targets = targets(ledger, &wish.selector, submitted);
-    let mut asked = Vec::new();
-    for id in targets {
+    let terms = Terms {
+        ledger,
+        wish: &wish,
+        deadline,
+        began: now(),
+        pace: Semaphore::new(PACE),
+    };
+    let waiting = FuturesUnordered::new();
+    for id in targets(ledger, &wish.selector, submitted) {
+        if course.accounts.len() % AT_A_STRETCH == AT_A_STRETCH - 1 {
+            tokio::task::yield_now().await;
+        }
         let (view, verdict) = judge(ledger, id, &wish, &policies);
-        let index = report.accounts.len();
-        let outcome = match verdict {
-            Triage::Account(outcome) => outcome,
+        let index = course.enter(id, view);
+        match verdict {
+            Triage::Account(outcome) => course.settle(index, outcome),
             Triage::Ask { quiet: false } if deadline.is_none() && !presses(wish.busy) => {
-                busy_now(ledger, id)
+                course.settle(index, busy_now(ledger, id));
             }
-            Triage::Ask { quiet } => {
-                let grace = if quiet { GRACE } else { Duration::ZERO };
-                let until = began + deadline.unwrap_or_default().max(grace);
-                asked.push(Asked {
-                    index,
-                    answer: ask(ledger, id, &wish, deadline),
-                    until,
-                });
-                Outcome::Gone
-            }
-        };
-        report.accounts.push(Account { id, view, outcome });
+            Triage::Ask { quiet } => waiting.push(terms.obtain(index, id, quiet)),
+        }
     }
-    let late = collect(ledger, &mut report, asked).await;
+    let late = collect(ledger, &mut course, waiting, wish.busy).await;
     for asked in &late {
-        press(ledger, report.accounts[asked.index].id, wish.busy, cancel).await;
+        press(ledger, course.accounts[asked.index].id, wish.busy, cancel).await;
     }
     let until = now() + PRESSED;
-    for asked in late.into_iter().filter(|_| presses(wish.busy)) {
-        let account = &mut report.accounts[asked.index];
-        account.outcome = settled(ledger, account.id, wish.busy, asked.answer, until).await;
+    for asked in late {
+        let id = course.accounts[asked.index].id;
+        let outcome = settled(ledger, id, wish.busy, asked.answer, until).await;
+        course.settle(asked.index, outcome);
     }
-    report
+    Report {
+        generation: course.generation,
+        accounts: course.accounts,
+    }
+}
+
+/// What a reload has done so far.
+struct Course {
+    generation: u64,
+    /// One for each target. Whoever hasn't answered yet stands as gone.
+    accounts: Vec<Account>,
+    progress: Option<mpsc::UnboundedSender<Account>>,
+}
+
+impl Course {
+    fn enter(&mut self, id: SessionId, view: Option<LeaseView>) -> usize {
+        let outcome = Outcome::Gone;
+        self.accounts.push(Account { id, view, outcome });
+        self.accounts.len() - 1
+    }
+
+    fn settle(&mut self, index: usize, outcome: Outcome) {
+        let account = &mut self.accounts[index];
+        account.outcome = outcome;
+        if let Some(progress) = &self.progress {
+            // Whoever followed may have left; the reload goes on.
+            let _ = progress.send(account.clone());
+        }
+    }
+}
+
+/// A session that was asked.
+struct Asked {
+    index: usize,
+    answer: oneshot::Receiver<Outcome>,
+}
+
+/// On which terms sessions are asked.
+struct Terms<'a> {
+    ledger: &'a Ledger,
+    wish: &'a Wish,
+    deadline: Option<Duration>,
+    began: Instant,
+    /// Returns that may be under way at the same time.
+    pace: Semaphore,
+}
+
+impl Terms<'_> {
+    /// Asks a session for its lease, and gives its answer; `None` when that doesn't come in time. One at a quiet point is
+    /// asked when it is its turn, one that is busy at once, so that its next quiet point isn't missed.
+    async fn obtain(&self, index: usize, id: SessionId, quiet: bool) -> (Asked, Option<Outcome>) {
+        let grace = if quiet { GRACE } else { Duration::ZERO };
+        let until = self.began + self.deadline.unwrap_or_default().max(grace);
+        let turn = if quiet {
+            timeout_at(until, self.pace.acquire()).await.ok()
+        } else {
+            None
+        };
+        let mut answer = ask(self.ledger, id, self.wish, self.deadline);
+        let mut answered = Err(());
+        if turn.is_some() {
+            // Whoever has begun a request meanwhile must not keep others from their turn.
+            let turn_ends = until.min(now() + TURN);
+            answered = timeout_at(turn_ends, &mut answer).await.map_err(drop);
+        }
+        drop(turn);
+        if answered.is_err() {
+            answered = timeout_at(until, &mut answer).await.map_err(drop);
+        }
+        let late = quiet && answered.is_err() && self.deadline.is_none();
+        if late && !presses(self.wish.busy) {
+            // Nobody waits for the answer; the return itself goes on.
+            order(self.ledger, id, self.wish, Patience::Now, None);
+        }
+        let outcome = answered.map(|answer| answer.unwrap_or(Outcome::Gone));
+        (Asked { index, answer }, outcome.ok())
+    }
 }
 
 /// Whether a reload does something about sessions that are still busy in the end.
@@ -120,20 +204,23 @@ const fn presses(busy: Busy) -> bool {
     }
 }
 
-/// Takes in the answers that come in time; gives back those that didn't.
-async fn collect(ledger: &Ledger, report: &mut Report, asked: Vec<Asked>) -> Vec<Asked> {
+/// Takes in the answers as they come; gives back those who didn't answer in time, and are to be pressed.
+async fn collect(
+    ledger: &Ledger,
+    course: &mut Course,
+    mut waiting: FuturesUnordered<impl Future<Output = (Asked, Option<Outcome>)>>,
+    how: Busy,
+) -> Vec<Asked> {
     let mut late = Vec::new();
-    for mut asked in asked {
-        let account = &mut report.accounts[asked.index];
-        account.outcome = match timeout_at(asked.until, &mut asked.answer).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Outcome::Gone,
-            Err(_) => {
-                let outcome = busy_now(ledger, account.id);
-                late.push(asked);
-                outcome
+    while let Some((asked, outcome)) = waiting.next().await {
+        match outcome {
+            Some(outcome) => course.settle(asked.index, outcome),
+            None if presses(how) => late.push(asked),
+            None => {
+                let outcome = busy_now(ledger, course.accounts[asked.index].id);
+                course.settle(asked.index, outcome);
             }
-        };
+        }
     }
     late
 }
@@ -188,15 +275,25 @@ fn ask(
         Patience::Now
     };
     let (reply, answer) = oneshot::channel();
+    order(ledger, id, wish, patience, Some(reply));
+    answer
+}
+
+fn order(
+    ledger: &Ledger,
+    id: SessionId,
+    wish: &Wish,
+    patience: Patience,
+    reply: Option<oneshot::Sender<Outcome>>,
+) {
     let order = Order::Return(ReturnOrder {
         method: wish.method,
         pinned: wish.pinned,
         cause: Cause::Reload,
         patience,
-        reply: Some(reply),
+        reply,
     });
     ledger.order(id, order);
-    answer
 }
 
 #[expect(

@@ -6,11 +6,13 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-use crate::admin::{self, Averages, Console, TokenError};
+use crate::admin::fleet::Fleet;
+use crate::admin::{self, Averages, Console, Desk, TokenError};
 use crate::backend::{Dialer, Tokens};
 use crate::clock::Clock;
-use crate::config::{Address, Config};
+use crate::config::{Address, Config, FleetMode};
 use crate::drain::{Phase, Shutdown};
+use crate::events::{self, Desk as Followers, Events, Hub};
 use crate::metrics::Metrics;
 use crate::net::listen::Access;
 use crate::net::tls::{BackendTls, ClientTls, Handshakes, TlsError};
@@ -146,13 +148,15 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let admin_tls = listeners.certificates.admin.clone();
     let encryption = admin_tls.map(|tls| (tls, transport.handshakes.clone()));
     let (shards, receivers) = Shards::new(config.threads);
-    let desk = admin::Desk::new(
+    let desk = Desk::new(
         config.clone(),
         clock,
         shards.clone(),
         metrics.clone(),
+        keep_events(clock),
         shutdown.clone(),
     );
+    let desk = join_fleet(desk, transport.dialer.clone())?;
     let averages = Arc::new(Averages::default());
     let console = Arc::new(Console::new(desk.clone(), averages.clone()));
     announce(&listeners);
@@ -165,6 +169,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
             transport: transport.clone(),
             verifiers: verifiers.clone(),
             metrics: metrics.clone(),
+            events: desk.events.clone(),
             commands,
             shards: shards.clone(),
             console: console.clone(),
@@ -177,14 +182,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     drop(listeners.clients);
     let bound = (listeners.admin, listeners.metrics);
     let serving = serve_http(bound, desk, encryption, &averages);
-    let working = async {
-        for end in ends {
-            end.await
-                .unwrap_or_else(|_| Err(io::Error::other("it panicked")))
-                .map_err(RunError::Shard)?;
-        }
-        Ok(())
-    };
+    let working = all_ended(ends);
     // The data threads end when all is drained: only then does the admin API fall silent.
     let mut cut = shutdown.clone();
     tokio::select! {
@@ -194,6 +192,39 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
             Err(error) => Err(error),
         },
     }
+}
+
+/// Waits until every data thread has ended.
+async fn all_ended(ends: Vec<oneshot::Receiver<io::Result<()>>>) -> Result<(), RunError> {
+    for end in ends {
+        end.await
+            .unwrap_or_else(|_| Err(io::Error::other("it panicked")))
+            .map_err(RunError::Shard)?;
+    }
+    Ok(())
+}
+
+/// Where events are told, and where they are followed.
+fn keep_events(clock: Clock) -> (Events, Followers) {
+    let (events, told) = events::channel();
+    let (hub, followers) = Hub::new(clock, told);
+    tokio::spawn(hub.run());
+    (events, followers)
+}
+
+/// Takes the place in the fleet that the configuration wants.
+fn join_fleet(mut desk: Desk, dialer: Dialer) -> Result<Desk, RunError> {
+    match desk.config.fleet {
+        FleetMode::Off => {}
+        FleetMode::On => {
+            let (config, shutdown) = (desk.config.clone(), desk.shutdown.clone());
+            let joined = Fleet::join(config, dialer, desk.clock, shutdown);
+            let (fleet, heard) = joined.map_err(RunError::Start)?;
+            desk.fleet = Some(fleet.clone());
+            tokio::spawn(admin::fleet::listen(desk.clone(), fleet, heard));
+        }
+    }
+    Ok(desk)
 }
 
 /// Derives the keys of the configuration's users, beside everything else.

@@ -4,7 +4,10 @@
 
 mod commands;
 mod console;
+mod fence;
+mod obey;
 mod sample;
+mod verify;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +21,7 @@ use crate::backend::{Dialer, Pools, Shares, Tokens, cancel};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{Phase, Shutdown};
+use crate::events::{Events, Happening};
 use crate::ledger::{Cause, Ledger, Order};
 use crate::metrics::Metrics;
 use crate::net::Bound;
@@ -25,11 +29,13 @@ use crate::net::listen::Listener;
 use crate::net::tls::{ClientTls, Handshakes};
 use crate::session::auth::Verifiers;
 use crate::session::{CancelDesk, ConsoleDesk, Scratch, Shared, serve, turn_away};
+use crate::view::{self, LeaseView};
 use crate::wire::reply::{ClientError, Fault};
 use crate::wire::startup::CancelKey;
 
 pub use commands::{ClaimWish, Command, Gone, OwnerParks, ReloadWish, Shards};
 pub use console::{Ask, BackendFigures, Change, PoolFigures, SessionFigures, Totals};
+pub use verify::{Verdict, Verified};
 
 /// How often pools are tended.
 const TEND_EVERY: Duration = Duration::from_secs(1);
@@ -49,6 +55,7 @@ pub struct Parts {
     pub transport: Transport,
     pub verifiers: Arc<Verifiers>,
     pub metrics: Arc<Metrics>,
+    pub events: Events,
     pub commands: mpsc::Receiver<Command>,
     pub shards: Shards,
     /// Who serves the console.
@@ -88,6 +95,7 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         transport,
         verifiers,
         metrics,
+        events,
         commands,
         shards,
         console,
@@ -97,15 +105,17 @@ async fn live(parts: Parts) -> std::io::Result<()> {
     let ledger = Rc::new(Ledger::new(clock, number, shards.count()));
     let max_sessions = share_of(config.max_sessions, &shards, number);
     let shares = shares(&config, &shards, number);
-    let pools = Rc::new(Pools::new(
+    let dialer = transport.dialer;
+    let pools = Pools::new(
         config.clone(),
-        transport.dialer.clone(),
+        dialer.clone(),
         transport.tokens,
         clock,
+        events.clone(),
         shares,
-    ));
+    );
     let desk = Desk {
-        dialer: transport.dialer,
+        dialer,
         ledger: ledger.clone(),
         shards,
         number,
@@ -114,15 +124,25 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         config: config.clone(),
         max_sessions,
         ledger,
-        pools,
+        pools: Rc::new(pools),
         tls: transport.clients,
         handshakes: transport.handshakes,
         verifiers,
         metrics,
+        events,
         scratch: Scratch::default(),
         cancels: Box::new(desk),
         console,
     });
+    serve_until_drained(shared, listeners, commands, shutdown).await
+}
+
+async fn serve_until_drained(
+    shared: Rc<Shared>,
+    listeners: Vec<Bound>,
+    commands: mpsc::Receiver<Command>,
+    shutdown: Shutdown,
+) -> std::io::Result<()> {
     let mut accepting = Vec::new();
     for (place, bound) in listeners.into_iter().enumerate() {
         let listener = (place, Listener::new(bound)?);
@@ -132,7 +152,7 @@ async fn live(parts: Parts) -> std::io::Result<()> {
             shutdown.clone(),
         )));
     }
-    let answering = spawn_local(commands::answer(shared.clone(), commands));
+    let answering = spawn_local(obey::answer(shared.clone(), commands));
     let tending = spawn_local(tend(shared.clone()));
     drain(&shared, shutdown).await;
     for task in accepting.into_iter().chain([answering, tending]) {
@@ -199,9 +219,32 @@ async fn tend(shared: Rc<Shared>) {
         let now = shared.ledger.now();
         if now.since(tended) >= TEND_EVERY / 2 {
             tended = now;
-            shared.ledger.look(&policies);
+            look(&shared);
             shared.pools.tend();
         }
+    }
+}
+
+/// Takes in who is parked now, and tells what is new about it.
+fn look(shared: &Shared) {
+    let (ledger, policies) = (&shared.ledger, shared.config.policies());
+    let turns = ledger.look(&policies);
+    let (book, now, clock) = (ledger.book(), ledger.now(), ledger.clock());
+    for parked in turns.ended {
+        let idle = now.since(parked.since);
+        let slot = book.find(parked.session);
+        shared.events.tell(Happening::Unparked {
+            session: parked.session.get(),
+            owner: parked.owner.to_string(),
+            idle: view::duration(idle),
+            idle_seconds: idle.as_secs_f64(),
+            state: slot.map_or("gone", |slot| book.entry(slot).state.word()),
+        });
+    }
+    for slot in turns.began.into_iter().filter_map(|id| book.find(id)) {
+        let (entry, backend) = (book.entry(slot), ledger.backend_pid(slot));
+        let view = LeaseView::of(entry, backend, &clock, now, &policies);
+        shared.events.tell(Happening::Parked(Box::new(view)));
     }
 }
 

@@ -54,6 +54,9 @@ pub struct LeaseView {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ProcessView {
     pub pid: u32,
+    /// When it began, in the kernel's ticks since boot; 0 where nobody knows.
+    #[serde(skip)]
+    pub started: u64,
     pub command: String,
 }
 
@@ -82,6 +85,7 @@ impl LeaseView {
             evidence: evidence.word(),
             process: entry.process.as_ref().map(|known| ProcessView {
                 pid: known.pid,
+                started: known.started,
                 command: known.command.clone(),
             }),
             state: entry.state.word(),

@@ -13,7 +13,7 @@ const LAYERS: [(u8, &[&str]); 6] = [
             "wire", "config", "metrics", "net", "clock", "drain", "process",
         ],
     ),
-    (2, &["ledger", "backend", "view"]),
+    (2, &["ledger", "backend", "view", "events"]),
     (3, &["session", "reload"]),
     (4, &["shard", "admin"]),
     (5, &["lib", "serve", "cli", "main", "demo"]),

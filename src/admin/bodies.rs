@@ -27,6 +27,11 @@ pub(super) fn read<T: DeserializeOwned + Default>(
     }
 }
 
+/// A body that was read before, as it is.
+pub(super) fn value(body: &[u8]) -> serde_json::Value {
+    serde_json::from_slice(body).unwrap_or_else(|_| serde_json::json!({}))
+}
+
 /// Reads a body that must be there.
 pub(super) fn require<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Problem> {
     let kind = headers
@@ -261,9 +266,8 @@ const MAX_DEADLINE: Duration = Duration::from_secs(3600);
 impl ReloadBody {
     /// What the data threads are asked for.
     pub fn into_wish(self) -> Result<ReloadWish, Problem> {
-        let unready = |what: &str| {
-            let detail = format!("{what} is not available in this version of pgvalet");
-            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
+        let wrong = |path: &str, detail: &str| {
+            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with("path", path))
         };
         let busy = match self.busy {
             BusyBody::Wait => Busy::Wait,
@@ -271,17 +275,14 @@ impl ReloadBody {
             BusyBody::Cancel => Busy::Cancel,
             BusyBody::Close => Busy::Close,
         };
-        if self.fence {
-            return unready("fence");
+        if self.fence && self.deadline.is_none_or(|deadline| deadline.is_zero()) {
+            return wrong("fence", "fence: needs a deadline, at which it falls");
         }
         if self
             .deadline
             .is_some_and(|deadline| deadline > MAX_DEADLINE)
         {
-            let detail = "deadline: at most 1h";
-            return Err(
-                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with("path", "deadline")
-            );
+            return wrong("deadline", "deadline: at most 1h");
         }
         let selector = Selector {
             database: self.database.or(self.selector.database),
@@ -307,9 +308,24 @@ impl ReloadBody {
             deadline: self.deadline,
             recycle: self.recycle,
             submitted,
+            fence: self.fence,
+            progress: None,
         })
     }
 }
+
+/// `POST /v1/reap`.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReapBody {
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `POST /v1/verify`: nothing to say yet.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VerifyBody {}
 
 /// `POST /v1/leases/{id}/return` and `POST /v1/owners/{owner}/return`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -350,6 +366,17 @@ mod tests {
         );
         assert!(reload(r#"{"min_idle": 500}"#).is_err());
         assert!(reload(r#"{"min_idle": "soon"}"#).is_err());
+    }
+
+    #[test]
+    fn a_fence_needs_a_deadline() {
+        assert!(reload(r#"{"fence": true}"#).is_err());
+        assert!(reload(r#"{"fence": true, "deadline": "0"}"#).is_err());
+        assert!(
+            reload(r#"{"fence": true, "deadline": "1s"}"#)
+                .unwrap()
+                .fence
+        );
     }
 
     #[test]

@@ -2,24 +2,20 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hasher};
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
-use axum::http::{HeaderMap, StatusCode};
-use tokio::sync::OnceCell;
-
+use super::Desk;
 use super::problem::Problem;
-use super::{Desk, ReloadRecord};
+use super::reloads::Running;
+use axum::http::{HeaderMap, StatusCode};
 
 /// How many keys are remembered.
 const REMEMBERED: usize = 100;
 /// The longest key, in bytes.
 const LONGEST: usize = 200;
 
-/// A reload that is carried out once, whoever asks first.
-pub(super) type Once = Arc<OnceCell<ReloadRecord>>;
-
-/// The last keys, each with the hash of the body that it came with.
-pub(super) type Keys = VecDeque<(String, u64, Once)>;
+/// The last keys, each with the hash of the request that it came with, and its reload.
+pub(super) type Keys = VecDeque<(String, u64, Running)>;
 
 /// The request's key, if it has one.
 pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
@@ -36,18 +32,23 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 }
 
 impl Desk {
-    /// The reload of this key.
+    /// The reload of this key: the one that runs or ran, or the one that `begin` begins now.
     ///
     /// # Errors
-    /// The key came with another body before.
-    pub(super) fn once(&self, key: String, body: &[u8]) -> Result<Once, Problem> {
+    /// The key came with another request before.
+    pub(super) fn once(
+        &self,
+        key: String,
+        request: &[u8],
+        begin: impl FnOnce() -> Running,
+    ) -> Result<Running, Problem> {
         let mut hasher = DefaultHasher::new();
-        hasher.write(body);
+        hasher.write(request);
         let digest = hasher.finish();
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, known, once)) = keys.iter().find(|(known, ..)| *known == key) {
+        if let Some((_, known, running)) = keys.iter().find(|(known, ..)| *known == key) {
             if *known == digest {
-                return Ok(once.clone());
+                return Ok(running.clone());
             }
             let detail = "this Idempotency-Key came with another body before";
             return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
@@ -55,8 +56,8 @@ impl Desk {
         if keys.len() >= REMEMBERED {
             keys.pop_front();
         }
-        let once = Once::default();
-        keys.push_back((key, digest, once.clone()));
-        Ok(once)
+        let running = begin();
+        keys.push_back((key, digest, running.clone()));
+        Ok(running)
     }
 }

@@ -4,12 +4,16 @@
 
 mod access;
 mod bodies;
+mod checks;
 mod console;
+mod events;
+pub mod fleet;
 mod guard;
 mod idempotency;
 mod openapi;
 mod problem;
 mod processes;
+mod reloads;
 mod routes;
 mod serve;
 mod table;
@@ -17,10 +21,12 @@ mod views;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::Shutdown;
+use crate::events::{Desk as Followers, Events};
 use crate::metrics::Metrics;
 use crate::shard::Shards;
 
@@ -30,6 +36,9 @@ pub use routes::{admin, scrape};
 pub use serve::{Encryption, serve};
 pub use table::routes;
 pub use views::ReloadRecord;
+
+/// How often a stream of events that has nothing to tell says so.
+const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// How many reloads are remembered.
 const REMEMBERED: usize = 100;
@@ -41,6 +50,11 @@ pub struct Desk {
     pub clock: Clock,
     pub shards: Shards,
     pub metrics: Arc<Metrics>,
+    pub events: Events,
+    /// Where readers of events ask.
+    pub followers: Followers,
+    /// The fleet that this instance is part of, if any.
+    pub fleet: Option<fleet::Fleet>,
     pub shutdown: Shutdown,
     reloads: Arc<Mutex<Reloads>>,
     known: Arc<processes::Known>,
@@ -61,6 +75,7 @@ impl Desk {
         clock: Clock,
         shards: Shards,
         metrics: Arc<Metrics>,
+        (events, followers): (Events, Followers),
         shutdown: Shutdown,
     ) -> Self {
         Self {
@@ -68,6 +83,9 @@ impl Desk {
             clock,
             shards,
             metrics,
+            events,
+            followers,
+            fleet: None,
             shutdown,
             reloads: Arc::default(),
             known: Arc::default(),
@@ -86,10 +104,17 @@ impl Desk {
         reloads.last
     }
 
-    /// Remembers a reload, and forgets the oldest beyond the last hundred.
+    /// Remembers a reload, in the place of what was known of it; forgets the oldest beyond the last hundred.
     fn remember(&self, record: Arc<ReloadRecord>) {
         let mut reloads = self.reloads();
-        reloads.records.push_back(record);
+        match reloads
+            .records
+            .iter_mut()
+            .find(|known| known.id == record.id)
+        {
+            Some(known) => *known = record,
+            None => reloads.records.push_back(record),
+        }
         if reloads.records.len() > REMEMBERED {
             reloads.records.pop_front();
         }

@@ -121,7 +121,14 @@ fn parameters(route: &Route) -> Vec<Value> {
             json!({ "type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$" });
         json!({ "name": name, "in": "header", "schema": schema })
     });
-    in_path.chain(in_header).collect()
+    let in_query = route.query.iter().map(|(name, words)| {
+        let schema = match words {
+            [] => json!({ "type": "string" }),
+            words => json!({ "type": "string", "enum": words }),
+        };
+        json!({ "name": name, "in": "query", "schema": schema })
+    });
+    in_path.chain(in_header).chain(in_query).collect()
 }
 
 /// The names in the braces of a path.
@@ -166,7 +173,7 @@ fn failures(route: &Route) -> Vec<(u16, &'static str)> {
         (413, "the body is too long"),
         (415, "the body is said to be something else than JSON"),
         (422, "a key or value isn't taken; `path` says which"),
-        (503, "pgvalet is ending"),
+        (503, "pgvalet is ending, or can't do it now"),
     ];
     let takes_body = !matches!(route.takes, Takes::Nothing);
     let has_parameter = named(route.path).next().is_some();
@@ -176,7 +183,8 @@ fn failures(route: &Route) -> Vec<(u16, &'static str)> {
         401 => route.role > Role::Anyone,
         403 | 405 => true,
         404 => has_parameter,
-        415 | 422 => takes_body,
+        415 => takes_body,
+        422 => takes_body || route.fails.contains(&422),
         status => route.fails.contains(&status),
     };
     let all = ALL.iter().copied();

@@ -1,6 +1,6 @@
 //! Owns the routes of the admin API, and of the scrape endpoint.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
@@ -9,23 +9,24 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 
-use super::bodies::{self, ClaimsBody, ReloadBody, ReturnBody};
+use super::bodies::{self, ClaimsBody, ReturnBody};
 use super::problem::{Path, Problem};
 use super::serve::bounded;
 use super::table::{Listeners, ROUTES, Route};
 use super::views::{
-    AccountView, Course, Leaks, Leases, OwnerReturn, Owners, ReloadRecord, Reloads, Returned,
-    Sessions, TakenClaims,
+    AccountView, Leaks, Leases, OwnerReturn, Owners, Returned, Sessions, TakenClaims,
 };
-use super::{Desk, guard, idempotency};
+use super::{Desk, guard};
 use crate::drain::Phase;
+use crate::events::Happening;
 use crate::lease::SessionId;
 use crate::lease::reload::Outcome;
 use crate::reload::Account;
-use crate::shard::ReloadWish;
-use crate::view::timestamp;
 
-type Answer<T> = Result<Json<T>, Problem>;
+/// How many owners an event names.
+const OWNERS: usize = 20;
+
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 /// The admin API. It includes what the scrape endpoint has.
 pub fn admin(desk: Desk) -> Router {
@@ -128,79 +129,25 @@ pub(super) async fn claims(
 ) -> Answer<TakenClaims> {
     let (source, claims) = bodies::require::<ClaimsBody>(&headers, &body)?.into_parts();
     let count = claims.len();
+    let owners: BTreeSet<String> = claims
+        .iter()
+        .filter_map(|claim| claim.owner.clone())
+        .collect();
     let unknown: Vec<u32> = desk
         .shards
-        .claim(source, claims)
+        .claim(source.clone(), claims)
         .await?
         .into_iter()
         .map(SessionId::get)
         .collect();
+    desk.events.tell(Happening::Claimed {
+        source,
+        accepted: count - unknown.len(),
+        unknown: unknown.len(),
+        owners: owners.into_iter().take(OWNERS).collect(),
+    });
     let accepted = count - unknown.len();
     Ok(Json(TakenClaims { accepted, unknown }))
-}
-
-pub(super) async fn reload(
-    State(desk): State<Desk>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer<ReloadRecord> {
-    let wish = bodies::read::<ReloadBody>(&headers, &body)?.into_wish()?;
-    let record = match idempotency::key(&headers)? {
-        None => carry_out(&desk, wish).await?,
-        Some(key) => {
-            let once = desk.once(key, &body)?;
-            let first = once.get_or_try_init(|| carry_out(&desk, wish));
-            first.await?.clone()
-        }
-    };
-    Ok(Json(record))
-}
-
-async fn carry_out(desk: &Desk, wish: ReloadWish) -> Result<ReloadRecord, Problem> {
-    let dry_run = wish.wish.dry_run;
-    if wish.wish.selector.process.is_some() {
-        desk.sessions().await?;
-    }
-    let (id, began) = (desk.number(), desk.clock.precise());
-    let report = desk.shards.reload(wish).await?;
-    let took = desk.clock.precise().since(began);
-    desk.metrics.reloaded(took);
-    let record = ReloadRecord::new(
-        Course {
-            id,
-            started: timestamp(&desk.clock, began),
-            took,
-            dry_run,
-        },
-        report,
-    );
-    tracing::info!(
-        id,
-        generation = record.generation,
-        "reload: {}",
-        record.summary()
-    );
-    desk.remember(Arc::new(record.clone()));
-    Ok(record)
-}
-
-pub(super) async fn reloads(State(desk): State<Desk>) -> Json<Reloads> {
-    let records: Vec<ReloadRecord> = desk
-        .recall_all()
-        .iter()
-        .map(|record| record.as_ref().clone())
-        .collect();
-    Json(Reloads { reloads: records })
-}
-
-pub(super) async fn reload_by_id(State(desk): State<Desk>, Path(id): Path) -> Answer<ReloadRecord> {
-    let missing = || {
-        Problem::new(
-            StatusCode::NOT_FOUND,
-            format!("no reload has the id {id}; the last 100 are kept"),
-        )
-    };
-    Ok(Json(desk.recall(&id).ok_or_else(missing)?.as_ref().clone()))
 }
 
 pub(super) async fn return_lease(

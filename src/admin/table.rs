@@ -4,14 +4,14 @@
 
 use axum::routing::{MethodFilter, MethodRouter, on};
 
-use super::Desk;
 use super::access::Role;
-use super::bodies::{ClaimsBody, ReloadBody, ReturnBody};
+use super::bodies::{ClaimsBody, ReapBody, ReloadBody, ReturnBody, VerifyBody};
 use super::openapi::{self, Shape, shape};
 use super::routes as handlers;
 use super::views::{
     Leaks, Leases, OwnerReturn, Owners, ReloadRecord, Reloads, Returned, Sessions, TakenClaims,
 };
+use super::{Desk, checks, events, fleet, reloads};
 
 /// One route with one method.
 pub(super) struct Route {
@@ -25,6 +25,8 @@ pub(super) struct Route {
     pub about: &'static str,
     /// Headers of its own.
     pub headers: &'static [&'static str],
+    /// What may stand behind the path, each with the words that it takes; none for any text.
+    pub query: &'static [(&'static str, &'static [&'static str])],
     pub takes: Takes,
     pub answers: Answers,
     /// Statuses besides those that come with parameters, bodies and roles.
@@ -99,6 +101,7 @@ const fn look(
         listeners: Listeners::Admin,
         about,
         headers: &[],
+        query: &[],
         takes: Takes::Nothing,
         answers,
         fails: &[503],
@@ -160,6 +163,7 @@ pub(super) static ROUTES: &[Route] = &[
     ),
     Route {
         headers: &["Idempotency-Key"],
+        query: &[("scope", &["local", "fleet"])],
         ..change(
             Verb::Post,
             "/v1/reloads",
@@ -168,20 +172,20 @@ pub(super) static ROUTES: &[Route] = &[
                 Takes::Optional(shape::<ReloadBody>),
                 Answers::Json(shape::<ReloadRecord>),
             ),
-            |method| on(method, handlers::reload),
+            |method| on(method, reloads::reload),
         )
     },
     look(
         "/v1/reloads",
         "the last 100 reloads, the newest first",
         Answers::Json(shape::<Reloads>),
-        |method| on(method, handlers::reloads),
+        |method| on(method, reloads::list),
     ),
     look(
         "/v1/reloads/{id}",
         "one of them",
         Answers::Json(shape::<ReloadRecord>),
-        |method| on(method, handlers::reload_by_id),
+        |method| on(method, reloads::by_id),
     ),
     Route {
         fails: &[409, 503],
@@ -206,6 +210,46 @@ pub(super) static ROUTES: &[Route] = &[
         ),
         |method| on(method, handlers::return_owner),
     ),
+    change(
+        Verb::Post,
+        "/v1/reap",
+        "ends sessions whose process is gone",
+        (
+            Takes::Optional(shape::<ReapBody>),
+            Answers::Json(shape::<checks::Reaped>),
+        ),
+        |method| on(method, checks::reap),
+    ),
+    change(
+        Verb::Post,
+        "/v1/verify",
+        "asks backends that nobody leases whether they are alive, and replaces the dead",
+        (
+            Takes::Optional(shape::<VerifyBody>),
+            Answers::Json(shape::<checks::Verification>),
+        ),
+        |method| on(method, checks::verify),
+    ),
+    Route {
+        headers: &["Last-Event-ID"],
+        query: &[("kinds", &[])],
+        fails: &[422, 503],
+        ..look(
+            "/v1/events",
+            "what happens, as it happens",
+            Answers::Text("text/event-stream"),
+            |method| on(method, events::follow),
+        )
+    },
+    Route {
+        fails: &[422, 503],
+        ..look(
+            "/v1/fleet",
+            "every pgvalet of this database's fleet",
+            Answers::Json(shape::<fleet::FleetView>),
+            |method| on(method, fleet::roll),
+        )
+    },
     Route {
         fails: &[],
         ..look(

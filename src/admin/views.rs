@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::fleet::InstanceView;
+use crate::events::Happening;
 use crate::reload::{Account, Report};
 use crate::shard::OwnerParks;
 use crate::view::{LeaseView, ProcessView, duration, span};
@@ -250,8 +252,12 @@ impl From<Account> for AccountView {
 pub struct ReloadRecord {
     pub(super) id: String,
     pub(super) generation: u64,
+    /// `running` or `done`.
     state: &'static str,
     dry_run: bool,
+    /// The instance of the fleet that asked for it, or `notify`; absent where the caller spoke to us.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<String>,
     started: String,
     #[serde(serialize_with = "span")]
     #[schema(value_type = String)]
@@ -259,6 +265,9 @@ pub struct ReloadRecord {
     took_seconds: f64,
     counts: BTreeMap<&'static str, usize>,
     leases: Vec<AccountView>,
+    /// What every pgvalet of the fleet did, where the whole fleet was asked. `counts` is then the sum.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    instances: Vec<InstanceView>,
 }
 
 /// When a reload began, how long it took, and whether it was only a rehearsal.
@@ -267,9 +276,55 @@ pub(super) struct Course {
     pub started: String,
     pub took: Duration,
     pub dry_run: bool,
+    pub from: Option<String>,
 }
 
 impl ReloadRecord {
+    /// The record of a reload that is under way.
+    pub(super) fn running(course: Course) -> Self {
+        Self {
+            state: "running",
+            ..Self::new(course, Report::default())
+        }
+    }
+
+    /// With what the others of the fleet did, behind our own part.
+    pub(super) fn with_fleet(mut self, own: InstanceView, others: Vec<InstanceView>) -> Self {
+        let own = own.with_counts(self.counts());
+        for (word, count) in others.iter().flat_map(|other| &other.counts) {
+            if let Some(sum) = self.counts.get_mut(word.as_str()) {
+                *sum = sum.saturating_add(usize::try_from(*count).unwrap_or(usize::MAX));
+            }
+        }
+        self.instances = [own].into_iter().chain(others).collect();
+        self
+    }
+
+    /// How many came to which outcome.
+    pub(super) fn counts(&self) -> BTreeMap<String, u64> {
+        let counts = self.counts.iter();
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        counts
+            .map(|(word, all)| ((*word).to_owned(), count(*all)))
+            .collect()
+    }
+
+    /// How long it took, as text.
+    pub(super) fn took_text(&self) -> String {
+        duration(self.took)
+    }
+
+    /// The event of its end.
+    pub(super) fn ended(&self) -> Happening {
+        Happening::ReloadEnded {
+            id: self.id.clone(),
+            generation: self.generation,
+            took: duration(self.took),
+            took_seconds: self.took_seconds,
+            counts: self.counts.clone(),
+        }
+    }
+
     /// The record of a reload that is done.
     pub(super) fn new(course: Course, report: Report) -> Self {
         let words = [
@@ -285,11 +340,13 @@ impl ReloadRecord {
             generation: report.generation,
             state: "done",
             dry_run: course.dry_run,
+            from: course.from,
             started: course.started,
             took: course.took,
             took_seconds: course.took.as_secs_f64(),
             counts,
             leases,
+            instances: Vec::new(),
         }
     }
 

@@ -8,6 +8,7 @@ pub mod connect;
 pub mod dial;
 mod exchange;
 pub mod hosts;
+pub mod listener;
 pub mod login;
 pub mod lookup;
 pub mod open;

@@ -110,6 +110,8 @@ struct Inner {
     baselines: Vec<Rc<Baseline>>,
     /// What PostgreSQL reported at the last login with each set of startup parameters.
     known: Vec<(Rc<Baseline>, Rc<Parameters>)>,
+    /// The sessions whose warm backends are being asked whether they are alive.
+    away: Vec<SessionId>,
     /// Reports that several sessions or backends may have in common.
     shared: Vec<Rc<Parameters>>,
     /// The texts of its sessions' prepared statements.
@@ -373,11 +375,15 @@ impl Pool {
     }
 
     /// Notes what PostgreSQL reported at a login. Gives the same back, shared with the backends that reported the same:
-    /// who goes from one of them to another needn't compare.
-    pub fn learn(&self, baseline: &Rc<Baseline>, parameters: &Rc<Parameters>) -> Rc<Parameters> {
+    /// who goes from one of them to another needn't compare. And how many attempts had failed before it.
+    pub fn learn(
+        &self,
+        baseline: &Rc<Baseline>,
+        parameters: &Rc<Parameters>,
+    ) -> (Rc<Parameters>, u32) {
         let parameters = self.share(parameters.clone());
         let mut state = self.state.borrow_mut();
-        state.failure = None;
+        let failures = state.failure.take().map_or(0, |(_, count, _)| count);
         state
             .known
             .retain(|(known, _)| !Rc::ptr_eq(known, baseline));
@@ -385,7 +391,7 @@ impl Pool {
         if state.known.len() > KNOWN_BASELINES {
             state.known.remove(0);
         }
-        parameters
+        (parameters, failures)
     }
 
     /// The reports that equal these, where somebody has such already: what many sessions are told is kept once.
@@ -535,21 +541,45 @@ impl Pool {
 
     /// The session has moved to another backend: those that carry an older state of its are no longer its home.
     pub fn leave(&self, session: SessionId) {
-        for lent in &mut self.state.borrow_mut().idle {
+        let mut state = self.state.borrow_mut();
+        for lent in &mut state.idle {
             if lent.backend.home == Home::Of(session) {
                 lent.backend.home = Home::Left;
             }
         }
+        state.away.retain(|known| *known != session);
     }
 
     /// Takes out the warm backend of a session that has ended, to be scrubbed.
     pub fn take_warm(&self, session: SessionId) -> Option<Lent> {
         let mut state = self.state.borrow_mut();
+        state.away.retain(|known| *known != session);
         let index = state
             .idle
             .iter()
             .position(|lent| lent.backend.home == Home::Of(session))?;
         Some(state.idle.remove(index))
+    }
+
+    /// The backends that nobody holds.
+    #[must_use]
+    pub fn idle_ids(&self) -> Vec<BackendId> {
+        let state = self.state.borrow();
+        state.idle.iter().map(|lent| lent.backend.id).collect()
+    }
+
+    /// Takes a backend out for a question of ours, if nobody holds it.
+    pub fn borrow_idle(self: &Rc<Self>, id: BackendId) -> Option<Borrowed> {
+        let mut state = self.state.borrow_mut();
+        let index = state.idle.iter().position(|lent| lent.backend.id == id)?;
+        let lent = state.idle.remove(index);
+        if let Home::Of(session) = lent.backend.home {
+            state.away.push(session);
+        }
+        Some(Borrowed {
+            pool: self.clone(),
+            lent,
+        })
     }
 
     /// How many backends are in which condition.
@@ -598,6 +628,43 @@ impl Waiter {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+    }
+}
+
+/// A backend that nobody leases, taken out for a question of ours. Dropped, it is closed.
+#[derive(Debug)]
+pub struct Borrowed {
+    pool: Rc<Pool>,
+    lent: Lent,
+}
+
+impl Borrowed {
+    /// The backend.
+    pub fn backend(&mut self) -> &mut Backend {
+        &mut self.lent.backend
+    }
+
+    /// Puts it back as it was. Its session may have moved on meanwhile: then it carries an older state.
+    pub fn give_back(mut self) {
+        let since = self.lent.backend.rested;
+        if let Home::Of(session) = self.lent.backend.home {
+            let away = &mut self.pool.state.borrow_mut().away;
+            match away.iter().position(|known| *known == session) {
+                Some(index) => drop(away.swap_remove(index)),
+                None => self.lent.backend.home = Home::Left,
+            }
+        }
+        self.pool.give_back(self.lent, since);
+    }
+
+    /// It is dead: the backend, and the right to open another.
+    #[must_use]
+    pub fn bury(self) -> (Box<Backend>, Permit) {
+        if let Home::Of(session) = self.lent.backend.home {
+            let away = &mut self.pool.state.borrow_mut().away;
+            away.retain(|known| *known != session);
+        }
+        (self.lent.backend, self.lent.permit)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::backend::open::open;
 use crate::backend::{Backend, Baseline, Dialer, Lent, Permit, Pool, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::events::{Events, Happening};
 use crate::lease::{BackendId, Generation, Moment};
 use crate::wire::reply::ClientError;
 
@@ -32,6 +33,7 @@ pub struct Pools {
     /// The password of the upstream URL's user, where a command gives it.
     tokens: Option<Tokens>,
     clock: Clock,
+    events: Events,
     /// The bound of each pool: this thread's share of `max_backends`.
     share: usize,
     /// Counts replication connections, and holds none of them: they are in no pool.
@@ -58,6 +60,7 @@ impl Pools {
         dialer: Dialer,
         tokens: Option<Tokens>,
         clock: Clock,
+        events: Events,
         shares: Shares,
     ) -> Self {
         let lookup = Lookup::new(&config).map(Box::new);
@@ -67,6 +70,7 @@ impl Pools {
             dialer,
             tokens,
             clock,
+            events,
             share: shares.pool,
             walsenders: Pool::new("".into(), "".into(), shares.replication),
             pools: RefCell::default(),
@@ -201,7 +205,15 @@ impl Pools {
         let opened = self.log_in(pool, baseline, application, generation).await;
         drop(opening);
         let mut backend = opened.inspect_err(|error| pool.failed(error, self.clock.now()))?;
-        backend.parameters = pool.learn(baseline, &backend.parameters);
+        let (parameters, failures) = pool.learn(baseline, &backend.parameters);
+        backend.parameters = parameters;
+        if failures > 0 {
+            self.events.tell(Happening::BackendRecovered {
+                database: pool.database.to_string(),
+                user: pool.user.to_string(),
+                failures,
+            });
+        }
         let surveyed = pool.surveyed.refresh(&mut backend, self.clock.now());
         if surveyed.await.is_err() {
             return Err(crate::backend::connect::broken(
@@ -266,6 +278,12 @@ impl Pools {
                 tokens.doubt();
             }
             tracing::warn!(database = %pool.database, user = %pool.user, sqlstate = %error.code, "no backend: {}", error.message);
+            self.events.tell(Happening::BackendRefused {
+                database: pool.database.to_string(),
+                user: pool.user.to_string(),
+                sqlstate: error.code.clone(),
+                message: error.message.clone(),
+            });
         })?;
         tracing::debug!(database = %pool.database, user = %pool.user, pid = backend.key.key.pid, "backend opened");
         Ok(backend)

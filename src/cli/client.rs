@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -20,11 +21,22 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Proof;
+use super::stream::{Flow, Reader, Told};
 
 /// An answer longer than this isn't pgvalet's: 10,000 sessions are some 8 MB.
 const LONGEST_ANSWER: usize = 256 << 20;
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// One request.
+#[derive(Debug)]
+pub struct Ask<'a> {
+    pub method: Method,
+    pub path: &'a str,
+    /// A JSON text, or nothing.
+    pub body: Bytes,
+    pub headers: Vec<(HeaderName, String)>,
+}
 
 /// Where an admin API listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,30 +206,73 @@ impl Client {
     }
 
     async fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
-        let answer = async {
-            match &self.address {
-                AdminAddress::Tcp(authority) => {
-                    let stream = self
-                        .connected(TcpStream::connect(authority.as_str()))
-                        .await?;
-                    self.exchange(stream, method, path, body).await
-                }
-                AdminAddress::Tls(authority) => {
-                    let stream = self
-                        .connected(TcpStream::connect(authority.as_str()))
-                        .await?;
-                    let stream = self.encrypted(authority, stream).await?;
-                    self.exchange(stream, method, path, body).await
-                }
-                AdminAddress::Unix(socket) => {
-                    let stream = self.connected(UnixStream::connect(socket)).await?;
-                    self.exchange(stream, method, path, body).await
-                }
-            }
+        let ask = Ask {
+            method,
+            path,
+            body,
+            headers: vec![(ACCEPT, "application/json".to_owned())],
         };
+        let answer = self.ask(ask, async |response| self.read(response).await);
         timeout(self.patience, answer)
             .await
             .unwrap_or_else(|_| Err(self.silent(self.patience)))
+    }
+
+    /// Asks for server-sent events, and hands each one over, until there are no more, or `take` has had enough.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get); a connection that breaks later is an end, not an error.
+    pub async fn follow(
+        &self,
+        mut ask: Ask<'_>,
+        take: &mut dyn FnMut(Told) -> Flow,
+    ) -> Result<(), ClientError> {
+        ask.headers.push((ACCEPT, "text/event-stream".to_owned()));
+        self.ask(ask, async |response| {
+            let status = response.status();
+            if !status.is_success() {
+                return self.read(response).await.map(drop);
+            }
+            let mut body = response.into_body();
+            let mut reader = Reader::default();
+            while let Some(Ok(frame)) = body.frame().await {
+                let Ok(bytes) = frame.into_data() else {
+                    continue;
+                };
+                if reader.read(&bytes, take) == Flow::Enough {
+                    break;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn ask<T>(
+        &self,
+        ask: Ask<'_>,
+        read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, ClientError>,
+    ) -> Result<T, ClientError> {
+        match &self.address {
+            AdminAddress::Tcp(authority) => {
+                let stream = self
+                    .connected(TcpStream::connect(authority.as_str()))
+                    .await?;
+                self.exchange(stream, ask, read).await
+            }
+            AdminAddress::Tls(authority) => {
+                let stream = self
+                    .connected(TcpStream::connect(authority.as_str()))
+                    .await?;
+                let stream = self.encrypted(authority, stream).await?;
+                self.exchange(stream, ask, read).await
+            }
+            AdminAddress::Unix(socket) => {
+                let stream = self.connected(UnixStream::connect(socket)).await?;
+                self.exchange(stream, ask, read).await
+            }
+        }
     }
 
     async fn connected<S>(
@@ -254,13 +309,12 @@ impl Client {
         shaken.map_err(|error| strange(format!("TLS: {error}")))
     }
 
-    async fn exchange<S>(
+    async fn exchange<S, T>(
         &self,
         stream: S,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Bytes, ClientError>
+        ask: Ask<'_>,
+        read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, ClientError>,
+    ) -> Result<T, ClientError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -268,11 +322,11 @@ impl Client {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(strange)?;
-        let request = self.to_request(method, path, body)?;
+        let request = self.to_request(ask)?;
         // The connection moves the bytes; it ends with the sender, or before where the peer speaks something else.
         let exchange = async {
             let response = sender.send_request(request).await.map_err(strange)?;
-            self.read(response).await
+            read(response).await
         };
         tokio::pin!(exchange);
         tokio::select! {
@@ -281,33 +335,30 @@ impl Client {
         }
     }
 
-    fn to_request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Request<Full<Bytes>>, ClientError> {
+    fn to_request(&self, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, ClientError> {
         let host = match &self.address {
             AdminAddress::Tcp(authority) | AdminAddress::Tls(authority) => authority.as_str(),
             AdminAddress::Unix(_) => "localhost",
         };
         let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, host)
-            .header(ACCEPT, "application/json");
+            .method(ask.method)
+            .uri(ask.path)
+            .header(HOST, host);
         if let Some(authorization) = &self.proof.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        if !body.is_empty() {
+        for (name, value) in ask.headers {
+            request = request.header(name, value);
+        }
+        if !ask.body.is_empty() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         request
-            .body(Full::new(body))
+            .body(Full::new(ask.body))
             .map_err(|error| self.not_pgvalet(error.to_string()))
     }
 
-    async fn read(&self, response: Response<hyper::body::Incoming>) -> Result<Bytes, ClientError> {
+    async fn read(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
         let status = response.status();
         let body = Limited::new(response.into_body(), LONGEST_ANSWER)
             .collect()
@@ -330,6 +381,11 @@ impl Client {
             },
             Ok(_) | Err(_) => self.not_pgvalet(format!("it says {status}")),
         }
+    }
+
+    /// The error that a body tells.
+    pub fn problem(&self, body: &[u8]) -> ClientError {
+        self.refused(StatusCode::SERVICE_UNAVAILABLE, body)
     }
 
     /// Somebody else listens at the address, as `detail` shows.

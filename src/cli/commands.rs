@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::client::{AdminAddress, Client, ClientError};
 use super::proof::ProofArgs;
 use super::views::{Leaks, Leases, Owners, Reload, Returns, Sessions};
-use super::{Exit, complain, print, tables};
+use super::{Exit, complain, follow, print, tables};
 
 /// How long an answer may take, beyond what the caller lets pgvalet wait.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -61,6 +61,10 @@ enum Busy {
     Close,
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the switches of a command line, each of its own"
+)]
 #[derive(Args, Debug)]
 pub(super) struct ReloadArgs {
     #[command(flatten)]
@@ -98,6 +102,15 @@ pub(super) struct ReloadArgs {
     /// Say what would happen, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Hold up the sessions' next request until the reload ends, or its deadline is over
+    #[arg(long, requires = "deadline")]
+    fence: bool,
+    /// Print each outcome as it falls
+    #[arg(long)]
+    follow: bool,
+    /// On every pgvalet of this database's fleet
+    #[arg(long)]
+    fleet: bool,
 }
 
 #[derive(Args, Debug)]
@@ -151,7 +164,15 @@ pub(super) fn reload(args: &ReloadArgs) -> Exit {
         Ok(client) => client,
         Err(exit) => return exit,
     };
-    let answer = block_on(client.post("/v1/reloads", args.body()));
+    let path = if args.fleet {
+        "/v1/reloads?scope=fleet"
+    } else {
+        "/v1/reloads"
+    };
+    if args.follow {
+        return follow::reload(&args.common, &client, path, args.body());
+    }
+    let answer = block_on(client.post(path, args.body()));
     finish(
         &args.common,
         answer.and_then(|body| read(&client, body)),
@@ -214,6 +235,7 @@ impl ReloadArgs {
         insert(&mut body, "method", self.method.map(word));
         insert(&mut body, "recycle", self.recycle.then_some(true));
         insert(&mut body, "dry_run", self.dry_run.then_some(true));
+        insert(&mut body, "fence", self.fence.then_some(true));
         Value::Object(body).to_string()
     }
 }
@@ -275,10 +297,19 @@ impl Common {
         })?;
         Ok(Client::new(self.admin.clone(), patience).showing(proof))
     }
+
+    /// Whether programs read the answer.
+    pub(super) const fn is_json(&self) -> bool {
+        self.json
+    }
 }
 
 /// GETs `path`, and prints it.
-fn show<A: DeserializeOwned>(common: &Common, path: &str, table: impl Fn(A) -> String) -> Exit {
+pub(super) fn show<A: DeserializeOwned>(
+    common: &Common,
+    path: &str,
+    table: impl Fn(A) -> String,
+) -> Exit {
     let client = match common.client() {
         Ok(client) => client,
         Err(exit) => return exit,
@@ -318,15 +349,18 @@ pub(super) fn finish<A>(
                 failed => failed,
             }
         }
-        Err(error) => {
-            complain(&tables::printable(&error.to_string()));
-            match error {
-                ClientError::Refused { .. } => Exit::Failed,
-                ClientError::Unreachable { .. }
-                | ClientError::Silent { .. }
-                | ClientError::NotPgvalet { .. } => Exit::Unreachable,
-            }
-        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// Says what went wrong.
+pub(super) fn failed(error: &ClientError) -> Exit {
+    complain(&tables::printable(&error.to_string()));
+    match error {
+        ClientError::Refused { .. } => Exit::Failed,
+        ClientError::Unreachable { .. }
+        | ClientError::Silent { .. }
+        | ClientError::NotPgvalet { .. } => Exit::Unreachable,
     }
 }
 

@@ -13,13 +13,16 @@ use crate::admin::check_tokens;
 use crate::config::{Loaded, Sources, load};
 use crate::demo::{self, After};
 
+mod checks;
 pub mod client;
 mod commands;
+mod follow;
 mod gate;
 mod options;
 mod proof;
 mod serve;
 mod signals;
+pub mod stream;
 mod tables;
 mod views;
 
@@ -84,6 +87,14 @@ enum Command {
     Reload(commands::ReloadArgs),
     /// Return one lease, or all of an owner.
     Return(commands::ReturnArgs),
+    /// Show what happens, as it happens.
+    Events(follow::EventsArgs),
+    /// End sessions whose process is gone.
+    Reap(checks::ReapArgs),
+    /// Ask backends that nobody leases whether they are alive, and replace the dead.
+    Verify(commands::Common),
+    /// Show every pgvalet of this database's fleet.
+    Fleet(commands::Common),
     /// See it at work: a throwaway PostgreSQL, a pgvalet, a small app, and a reload.
     Demo(DemoArgs),
 }
@@ -121,6 +132,10 @@ pub fn main() -> ExitCode {
         Command::Gate(args) => gate::gate(&args),
         Command::Reload(args) => commands::reload(&args),
         Command::Return(args) => commands::give_back(&args),
+        Command::Events(args) => follow::events(&args),
+        Command::Reap(args) => checks::reap(&args),
+        Command::Verify(common) => checks::verify(&common),
+        Command::Fleet(common) => checks::fleet(&common),
         Command::Demo(args) => return demo::run(if args.keep { After::Keep } else { After::End }),
     };
     exit.into()

@@ -66,7 +66,7 @@ fn placeholder(kind: &Kind) -> String {
         Kind::Command(_) => "COMMAND".to_owned(),
         Kind::Group(_) => "GROUP".to_owned(),
         Kind::Networks(_) => "NETWORK".to_owned(),
-        Kind::Name(_) | Kind::Names(_) => "NAME".to_owned(),
+        Kind::Name(_) | Kind::Names(_) | Kind::Label(_) => "NAME".to_owned(),
         Kind::Query(_) => "SQL".to_owned(),
         Kind::Users | Kind::Rules | Kind::Logins | Kind::Secret(_) => "TABLE".to_owned(),
     }

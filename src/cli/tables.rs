@@ -4,7 +4,7 @@
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 
-use super::views::{Leak, Leaks, Lease, Owner, Reload, ReloadLease};
+use super::views::{Backend, Instance, Leak, Leaks, Lease, Owner, Reload, ReloadLease};
 
 /// The live leases, or all sessions.
 pub(super) fn leases(leases: &[Lease]) -> String {
@@ -152,6 +152,20 @@ fn last_hour(leak: &Leak) -> Option<String> {
 
 /// A reload: its counts, and each lease.
 pub(super) fn reload(reload: &Reload) -> String {
+    let mut text = reload_line(reload);
+    if !reload.leases.is_empty() {
+        text.push('\n');
+        text.push_str(&outcomes(&reload.leases));
+    }
+    if !reload.instances.is_empty() {
+        text.push('\n');
+        text.push_str(&fleet(&reload.instances));
+    }
+    text
+}
+
+/// A reload in one line.
+pub(super) fn reload_line(reload: &Reload) -> String {
     let took = reload
         .took
         .as_ref()
@@ -171,15 +185,10 @@ pub(super) fn reload(reload: &Reload) -> String {
     } else {
         counts.join(", ")
     };
-    let mut text = format!(
+    format!(
         "{kind} {}, generation {}: {}{took}; {counts}\n",
         reload.id, reload.generation, reload.state
-    );
-    if !reload.leases.is_empty() {
-        text.push('\n');
-        text.push_str(&outcomes(&reload.leases));
-    }
-    text
+    )
 }
 
 /// What became of some leases.
@@ -206,6 +215,69 @@ pub(super) fn outcomes(leases: &[ReloadLease]) -> String {
         ]);
     }
     finished(&table)
+}
+
+/// What became of backends that nobody leases.
+pub(super) fn backends(backends: &[Backend]) -> String {
+    if backends.is_empty() {
+        return "There are no backends that nobody leases.\n".to_owned();
+    }
+    let mut table = table(&["BACKEND", "DATABASE", "USER", "OUTCOME", "BY", "REASON"]);
+    for one in backends {
+        table.add_row([
+            plain(one.backend),
+            plain(&one.database),
+            plain(&one.user),
+            plain(&one.outcome),
+            optional(one.by.map(|pid| pid.to_string()).as_deref()),
+            optional(one.reason.as_deref()),
+        ]);
+    }
+    finished(&table)
+}
+
+/// Every pgvalet of a fleet.
+pub(super) fn fleet(instances: &[Instance]) -> String {
+    let mut table = table(&[
+        "INSTANCE",
+        "STATE",
+        "VERSION",
+        "SESSIONS",
+        "LEASES",
+        "GENERATION",
+        "OUTCOMES",
+        "REASON",
+    ]);
+    let number = |number: Option<u64>| optional(number.map(|number| number.to_string()).as_deref());
+    for one in instances {
+        let counts = one.counts.iter().filter(|(_, count)| **count > 0);
+        let counts: Vec<_> = counts
+            .map(|(word, count)| format!("{count} {word}"))
+            .collect();
+        let counts = (!counts.is_empty()).then(|| counts.join(", "));
+        table.add_row([
+            plain(&one.instance),
+            plain(&one.state),
+            optional(one.version.as_deref()),
+            number(one.sessions),
+            number(one.leases),
+            number(one.generation),
+            optional(counts.as_deref()),
+            optional(one.reason.as_deref()),
+        ]);
+    }
+    finished(&table)
+}
+
+/// What became of one lease, in one line.
+pub(super) fn outcome_line(lease: &ReloadLease) -> String {
+    let reason = lease.reason.as_ref();
+    let reason = reason
+        .map(|reason| format!(" ({reason})"))
+        .unwrap_or_default();
+    let (session, outcome) = (lease.session, &lease.outcome);
+    let owner = owner(&lease.owner, &lease.evidence);
+    printable(&format!("{session}  {owner}  {outcome}{reason}")) + "\n"
 }
 
 fn table(headers: &[&str]) -> Table {

@@ -113,6 +113,8 @@ pub struct Reload {
     /// Leases by outcome.
     pub counts: std::collections::BTreeMap<String, u64>,
     pub leases: Vec<ReloadLease>,
+    /// Every pgvalet of the fleet, where the whole fleet was asked.
+    pub instances: Vec<Instance>,
 }
 
 /// What became of one lease.
@@ -132,4 +134,56 @@ pub struct ReloadLease {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Returns {
     pub leases: Vec<ReloadLease>,
+}
+
+/// `POST /v1/reap`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Reaped {
+    pub sessions: u64,
+    /// Of how many of them the process is known.
+    pub with_process: u64,
+    pub orphans: Vec<ReloadLease>,
+}
+
+/// `POST /v1/verify`.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Verified {
+    pub backends: Vec<Backend>,
+}
+
+/// What became of one backend.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Backend {
+    pub database: String,
+    pub user: String,
+    /// PostgreSQL's pid.
+    pub backend: i64,
+    pub outcome: String,
+    /// The pid of the one in its place.
+    pub by: Option<i64>,
+    pub reason: Option<String>,
+}
+
+/// `GET /v1/fleet`.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Fleet {
+    pub instances: Vec<Instance>,
+}
+
+/// One pgvalet of a fleet.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Instance {
+    pub instance: String,
+    /// `here`, `answered` or `silent`; in a reload `done` or `failed`, too.
+    pub state: String,
+    pub version: Option<String>,
+    pub sessions: Option<u64>,
+    pub leases: Option<u64>,
+    pub generation: Option<u64>,
+    pub took: Option<String>,
+    pub counts: std::collections::BTreeMap<String, u64>,
+    pub reason: Option<String>,
 }

@@ -167,6 +167,9 @@ pub enum ValueProblem {
     /// No name of a custom setting.
     #[error("`{text}` isn't the name of a custom setting, nor a pattern of such names")]
     NotAPattern { text: String },
+    /// No name for people.
+    #[error("`{text}` isn't a name of 1 to 63 printable characters")]
+    NotAName { text: String },
     /// No filter of log lines.
     #[error("`{text}` isn't a log filter")]
     NotAFilter { text: String },

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::kind::{Choice, Kind};
 use super::value::Zero;
-use super::{Auth, ChaosReturn, Config, LogFormat, Mode, ProxyProtocol, ReturnMethod, Tls};
+use super::{
+    Auth, ChaosReturn, Config, FleetMode, LogFormat, Mode, ProxyProtocol, ReturnMethod, Tls,
+};
 
 /// One key.
 #[derive(Debug)]
@@ -298,6 +300,16 @@ pub static KEYS: &[Key] = &[
         "threads",
         Kind::Count(|c| &mut c.threads, 1, 256),
         "Data threads, each with its share of the pool",
+    ),
+    key(
+        "fleet",
+        choice!(fleet: "off" => FleetMode::Off, "on" => FleetMode::On),
+        "Whether this pgvalet and others of the URL's database find each other; costs one backend",
+    ),
+    key(
+        "instance",
+        Kind::Label(|c| &mut c.instance),
+        "What the fleet calls this pgvalet; the host's name (in Kubernetes the pod's), where it isn't set",
     ),
     key(
         "preserve_settings",

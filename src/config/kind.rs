@@ -39,6 +39,8 @@ pub enum Kind {
     Filter(Slot<String>),
     /// A name.
     Name(Slot<Option<String>>),
+    /// What people call something.
+    Label(Slot<Option<String>>),
     /// A query for secrets.
     Query(Slot<Option<String>>),
     /// A secret: never a flag, never shown.
@@ -96,6 +98,7 @@ impl Kind {
                 "off, error, warn, info, debug or trace, or a filter such as \"info,pgvalet::session=debug\"".to_owned()
             }
             Self::Name(_) => "a name".to_owned(),
+            Self::Label(_) => "1 to 63 characters, none of them a control character".to_owned(),
             Self::Query(_) => {
                 "\"default\", or a query for name and secret with the user's name in $1, all names qualified".to_owned()
             }
@@ -142,6 +145,7 @@ impl Kind {
             }
             Self::Filter(slot) => *slot(config) = value::filter(raw.text()?.trim())?,
             Self::Name(slot) => *slot(config) = Some(raw.text()?.to_owned()),
+            Self::Label(slot) => *slot(config) = Some(value::name(raw.text()?.trim())?),
             Self::Query(slot) => *slot(config) = Some(value::auth_query(raw.text()?)?),
             Self::Permissions(slot) => *slot(config) = value::permissions(raw.text()?.trim())?,
             Self::Group(slot) => *slot(config) = Some(value::group(raw)?),
@@ -193,7 +197,9 @@ impl Kind {
             }
             Self::Patterns(slot) => texts(slot(config).clone()),
             Self::Filter(slot) => toml::Value::String(slot(config).clone()),
-            Self::Name(slot) | Self::Query(slot) => toml::Value::String(slot(config).clone()?),
+            Self::Name(slot) | Self::Query(slot) | Self::Label(slot) => {
+                toml::Value::String(slot(config).clone()?)
+            }
             Self::Permissions(slot) => toml::Value::String(format!("{:04o}", slot(config))),
             Self::Group(slot) => toml::Value::String(slot(config).as_ref()?.name.clone()),
             Self::Command(slot) => toml::Value::String(slot(config).clone()?),

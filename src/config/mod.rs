@@ -111,6 +111,10 @@ pub struct Config {
     pub proxy_protocol_from: Vec<Network>,
     /// Data threads, each with its share of the pool.
     pub threads: usize,
+    /// Whether this pgvalet is part of the fleet of the upstream URL's database.
+    pub fleet: FleetMode,
+    /// What others call this pgvalet; the host's name, where it is none.
+    pub instance: Option<String>,
     /// Patterns of custom settings that are captured and restored besides those seen in traffic.
     pub preserve_settings: Vec<String>,
     /// Detach at every quiet point: the proof that a detach loses nothing. Not for production.
@@ -358,6 +362,14 @@ pub enum ChaosReturn {
     Always,
 }
 
+/// Whether a pgvalet finds others of its database, and is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FleetMode {
+    Off,
+    /// It keeps a connection that listens.
+    On,
+}
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -435,6 +447,18 @@ impl Config {
         self.auth_query.is_some() || self.auth_user.is_some()
     }
 
+    /// What others call this pgvalet: as configured, else the host's name, which in Kubernetes is the pod's.
+    #[must_use]
+    pub fn instance(&self) -> String {
+        let host = || {
+            rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned()
+        };
+        self.instance.clone().unwrap_or_else(host)
+    }
+
     /// The defaults, in front of `upstream`.
     pub fn for_upstream(upstream: Upstream) -> Self {
         let loopback = |port| Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
@@ -477,6 +501,8 @@ impl Config {
             proxy_protocol: ProxyProtocol::Disable,
             proxy_protocol_from: Vec::new(),
             threads: 1,
+            fleet: FleetMode::Off,
+            instance: None,
             preserve_settings: Vec::new(),
             chaos_return: ChaosReturn::Off,
             log: "info".to_owned(),

@@ -127,11 +127,24 @@ unix_socket_mode = "0777"
 proxy_protocol = "disable"
 proxy_protocol_from = []
 threads = 1
+fleet = "off"
 preserve_settings = []
 log = "info"
 log_format = "text"
 "#;
     assert_eq!(effective, expected);
+}
+
+#[test]
+fn an_instance_has_a_name_that_people_can_read() {
+    let (_file, sources) = with_file("instance = \"web-1\"\n");
+    assert_eq!(loaded(&sources).config.instance(), "web-1");
+    let unnamed = loaded(&self::sources()).config.instance();
+    assert!(!unnamed.is_empty(), "the host has a name");
+    for wrong in [String::new(), "x".repeat(64), "a\\u0007b".to_owned()] {
+        let (_file, sources) = with_file(&format!("instance = \"{wrong}\"\n"));
+        assert!(load(&sources).is_err(), "{wrong}");
+    }
 }
 
 #[test]

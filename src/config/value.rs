@@ -274,6 +274,18 @@ fn unix_path(path: &str) -> Result<PathBuf, &'static str> {
     }
 }
 
+/// A name that people give, and read in views and logs.
+pub(super) fn name(text: &str) -> Result<String, ValueProblem> {
+    let count = text.chars().count();
+    if (1..=63).contains(&count) && !text.chars().any(char::is_control) {
+        Ok(text.to_owned())
+    } else {
+        Err(ValueProblem::NotAName {
+            text: text.chars().take(80).collect(),
+        })
+    }
+}
+
 /// A custom setting's name (`app.tenant`), where `*` stands for any run of characters.
 pub(super) fn pattern(text: &str) -> Result<String, ValueProblem> {
     let allowed = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '$' | '*');

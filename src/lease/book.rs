@@ -147,6 +147,11 @@ impl Book {
             .filter_map(|(index, entry)| Some((Slot(u32::try_from(index).ok()?), entry.as_ref()?)))
     }
 
+    /// Every session that holds a backend, in no order: however many sessions there are, these are few.
+    fn held(&self) -> impl Iterator<Item = &Entry> {
+        self.holders.values().map(|slot| self.entry(*slot))
+    }
+
     /// The id of every session, in no order.
     #[must_use]
     pub fn ids(&self) -> Vec<SessionId> {
@@ -209,8 +214,8 @@ impl Book {
     pub fn overdue(&self, now: Moment, policies: &Policies<'_>) -> Vec<(SessionId, Due)> {
         let soonest = policies.soonest();
         let idle = |entry: &Entry| now.since(entry.state.since());
-        let ripe = self.entries().filter(|(_, entry)| idle(entry) >= soonest);
-        ripe.filter_map(|(_, entry)| {
+        let ripe = self.held().filter(|entry| idle(entry) >= soonest);
+        ripe.filter_map(|entry| {
             let policy = policies.of(entry);
             let parked = entry.verdict(now, policy.park_after).is_parked();
             let due = rules::due(entry, policy, idle(entry)).filter(|_| parked)?;
@@ -223,10 +228,7 @@ impl Book {
     #[must_use]
     pub fn parked(&self, now: Moment, policies: &Policies<'_>) -> Vec<Parked> {
         let soonest = policies.soonest();
-        let ripe = self
-            .entries()
-            .map(|(_, entry)| entry)
-            .filter(|entry| entry.state.backend().is_some() && entry.idle(now) >= soonest);
+        let ripe = self.held().filter(|entry| entry.idle(now) >= soonest);
         let parked = ripe.filter(|entry| {
             entry
                 .verdict(now, policies.of(entry).park_after)

@@ -26,6 +26,15 @@ pub struct Parked {
     pub since: Moment,
 }
 
+/// What has changed between two looks.
+#[derive(Debug, Default)]
+pub struct Turns {
+    /// Who has parked since.
+    pub began: Vec<SessionId>,
+    /// Whose park is over.
+    pub ended: Vec<Parked>,
+}
+
 /// What one owner's parks came to in the last hour.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parks {
@@ -39,8 +48,8 @@ pub struct Parks {
 #[derive(Debug, Default)]
 pub struct History {
     owners: HashMap<Rc<str>, [Slice; SLICES]>,
-    /// Since when each session that was parked at the last look has been idle.
-    parked: HashMap<SessionId, Moment>,
+    /// The leases that were parked at the last look.
+    parked: HashMap<SessionId, Parked>,
     looked: Moment,
 }
 
@@ -54,27 +63,29 @@ struct Slice {
 }
 
 impl History {
-    /// Takes in which leases are parked now.
-    pub fn look(&mut self, parked: Vec<Parked>, now: Moment) {
-        let before = std::mem::take(&mut self.parked);
+    /// Takes in which leases are parked now; gives what is new about it.
+    pub fn look(&mut self, parked: Vec<Parked>, now: Moment) -> Turns {
+        let mut before = std::mem::take(&mut self.parked);
         let elapsed = now.since(self.looked);
         self.looked = now;
-        for Parked {
-            session,
-            owner,
-            since,
-        } in parked
-        {
-            let goes_on = before.get(&session) == Some(&since);
-            let slice = self.slice(owner, number(now));
+        let (mut began, mut ended) = (Vec::new(), Vec::new());
+        for known in parked {
+            let earlier = before.remove(&known.session);
+            let goes_on = earlier
+                .as_ref()
+                .is_some_and(|earlier| earlier.since == known.since);
+            ended.extend(earlier.filter(|_| !goes_on));
+            let slice = self.slice(known.owner.clone(), number(now));
             if goes_on {
                 slice.total += elapsed;
             } else {
                 slice.count += 1;
-                slice.total += now.since(since);
+                slice.total += now.since(known.since);
+                began.push(known.session);
             }
-            self.parked.insert(session, since);
+            self.parked.insert(known.session, known);
         }
+        ended.extend(before.into_values());
         if self.owners.len() >= MOST {
             let oldest = oldest(now);
             self.owners.retain(|_, slices| {
@@ -83,6 +94,7 @@ impl History {
                     .any(|slice| slice.number >= oldest && slice.count > 0)
             });
         }
+        Turns { began, ended }
     }
 
     fn slice(&mut self, owner: Rc<str>, number: u64) -> &mut Slice {
@@ -165,6 +177,27 @@ mod tests {
         history.look(vec![parked("a", 1, 110)], at(115));
         assert_eq!(of(&history, "a", 115), (2, Duration::from_secs(6 + 5)));
         assert_eq!(of(&history, "b", 115), (1, Duration::from_secs(6)));
+    }
+
+    #[test]
+    fn who_parked_and_whose_park_is_over_is_told_once() {
+        let mut history = History::default();
+        let turns = |turns: Turns| (turns.began.len(), turns.ended.len());
+        assert_eq!(
+            turns(history.look(vec![parked("a", 1, 100)], at(105))),
+            (1, 0)
+        );
+        assert_eq!(
+            turns(history.look(vec![parked("a", 1, 100)], at(106))),
+            (0, 0)
+        );
+        // It went on in between, and parked again.
+        assert_eq!(
+            turns(history.look(vec![parked("a", 1, 107)], at(112))),
+            (1, 1)
+        );
+        let over = history.look(Vec::new(), at(113));
+        assert_eq!((&*over.ended[0].owner, over.ended[0].since), ("a", at(107)));
     }
 
     #[test]

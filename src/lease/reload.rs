@@ -194,10 +194,8 @@ pub fn busy(entry: &Entry) -> Outcome {
 fn busy_reason(entry: &Entry) -> &'static str {
     match entry.state {
         LeaseState::InTransaction { .. } => "in a transaction",
-        LeaseState::Returning { .. } => "its return is still under way",
-        LeaseState::Active { .. } | LeaseState::Idle { .. } | LeaseState::Ended { .. } => {
-            "a request is unanswered"
-        }
+        LeaseState::Returning { .. } | LeaseState::Idle { .. } => "its return is still under way",
+        LeaseState::Active { .. } | LeaseState::Ended { .. } => "a request is unanswered",
     }
 }
 

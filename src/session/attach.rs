@@ -12,6 +12,7 @@ use crate::backend::reset::reset;
 use crate::backend::restore::{self, NotRestored, Wanted};
 use crate::backend::{Baseline, Grant, Home, Lent, Parameters, Pool};
 use crate::config::ChaosReturn;
+use crate::events::Happening;
 use crate::lease::{Event, SessionId, Status};
 use crate::session::client::words;
 use crate::session::leg::Spill;
@@ -194,6 +195,7 @@ impl Session {
             None => Err(NoBackend::Refused(Box::new(exhausted(
                 &self.shared,
                 &self.pool,
+                Some(self.id),
             )))),
         }
     }
@@ -429,13 +431,19 @@ fn push_news(to_client: &mut Spill, parameters: &Parameters, told: &Parameters) 
     to_client.push(&news);
 }
 
-fn exhausted(shared: &Shared, pool: &Pool) -> ClientError {
+fn exhausted(shared: &Shared, pool: &Pool, session: Option<SessionId>) -> ClientError {
     let (max, limit) = (pool.census().max, shared.config.acquire_timeout);
     if pool.is_paused() {
         let text = format!("database \"{}\" is paused", pool.database);
         return ClientError::new(Fault::Proxy, "53300", text)
             .hint("RESUME on pgvalet's console lets its sessions go on.");
     }
+    shared.events.tell(Happening::Exhausted {
+        database: pool.database.to_string(),
+        user: pool.user.to_string(),
+        backends: max,
+        session: session.map(SessionId::get),
+    });
     let text = format!(
         "no backend was free within {}",
         humantime::format_duration(limit)
@@ -478,7 +486,7 @@ pub(super) async fn first_login(
             };
             let wait = pool.wait(request.session, now);
             let granted = tokio::time::timeout(limit, wait).await;
-            granted.map_err(|_| exhausted(shared, pool))?
+            granted.map_err(|_| exhausted(shared, pool, None))?
         }
     };
     let lent = match grant {

@@ -329,8 +329,12 @@ fn describe(peer: &Peer) -> (Rc<str>, Option<Rc<Process>>) {
         Peer::Tcp(address) => (address.to_string().into(), None),
         Peer::Unix { pid: 0, .. } => ("unix".into(), None),
         Peer::Unix { pid, .. } => {
-            let command = crate::process::command(*pid);
-            ("unix".into(), Some(Rc::new(Process { pid: *pid, command })))
+            let process = Process {
+                pid: *pid,
+                started: crate::process::started(*pid).unwrap_or(0),
+                command: crate::process::command(*pid),
+            };
+            ("unix".into(), Some(Rc::new(process)))
         }
     }
 }

@@ -22,7 +22,7 @@ mod unnamed;
 mod virtual_settings;
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,6 +33,7 @@ use tokio::time::Sleep;
 
 use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools, State};
 use crate::config::Config;
+use crate::events::Events;
 use crate::lease::{Pins, SessionId, Slot};
 use crate::ledger::{Ledger, Order};
 use crate::metrics::Metrics;
@@ -66,6 +67,7 @@ pub struct Shared {
     pub handshakes: Handshakes,
     pub verifiers: Arc<Verifiers>,
     pub metrics: Arc<Metrics>,
+    pub events: Events,
     /// The one buffer that every session reads into: no session owns one.
     pub scratch: Scratch,
     /// Whether a cancel reaches its session on another data thread.
@@ -252,8 +254,10 @@ struct Rare {
     naming: Vec<u16>,
     /// Pins that the probe can't see.
     sticky: Pins,
-    /// An order that waits for the next quiet point.
-    waiting: Option<Order>,
+    /// Orders that wait for the next quiet point: one of each reload that is under way.
+    waiting: VecDeque<Order>,
+    /// How many reloads hold up its next request.
+    fences: u16,
     /// A request was refused for want of a backend: everything up to its Sync is skipped.
     refusing: Option<Box<Refusal>>,
     /// The client closed its side while requests were unanswered: how long they are still awaited.
@@ -288,7 +292,8 @@ impl Rare {
             custom: Rc::default(),
             naming: Vec::new(),
             sticky: Pins::default(),
-            waiting: None,
+            waiting: VecDeque::new(),
+            fences: 0,
             refusing: None,
             client_closed: None,
             answered: false,

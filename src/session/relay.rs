@@ -147,6 +147,7 @@ impl Session {
     fn may_hear_client(&self) -> bool {
         self.to_backend.is_empty()
             && self.rare.client_closed.is_none()
+            && !self.stands_at_fence()
             && (!self.inbound.held || self.may_go_on())
     }
 
@@ -238,7 +239,7 @@ impl Session {
                 None => *mail = Mail::Read,
             }
         }
-        if self.phase == Phase::Active || self.lent.is_none() {
+        if self.phase == Phase::Active {
             return None;
         }
         if self.rare.name == Name::Foreign
@@ -247,8 +248,8 @@ impl Session {
         {
             return Some(Turn::Rename);
         }
-        if self.rare.waiting.is_some() && self.is_quiet() {
-            return self.rare.waiting.take().map(Turn::Obey);
+        if !self.rare.waiting.is_empty() && (self.lent.is_none() || self.is_quiet()) {
+            return self.rare.waiting.pop_front().map(Turn::Obey);
         }
         if self.rare.answered && self.is_quiet() {
             self.rare.answered = false;
@@ -280,12 +281,37 @@ impl Session {
         }
     }
 
+    /// Whether a reload holds up the session's next request: nothing is read of the client meanwhile. What has begun
+    /// goes on.
+    fn stands_at_fence(&self) -> bool {
+        self.rare.fences > 0
+            && self.phase == Phase::Resting
+            && (self.lent.is_none() || self.is_quiet())
+    }
+
     /// Decides on a new order: now, later, or not.
     fn weigh(&mut self, order: Order) -> Option<Turn> {
-        if let Order::EndIdle(_) = order {
+        match order {
+            Order::Fence => {
+                self.rare.fences = self.rare.fences.saturating_add(1);
+                return None;
+            }
+            Order::Lift => {
+                self.rare.fences = self.rare.fences.saturating_sub(1);
+                return None;
+            }
             // Its transaction may have gone on, or ended.
-            let idles = self.is_between_requests() && self.tracker.status() != Status::Idle;
-            return idles.then_some(Turn::Obey(order));
+            Order::EndIdle(_) => {
+                let idles = self.is_between_requests() && self.tracker.status() != Status::Idle;
+                return idles.then_some(Turn::Obey(order));
+            }
+            Order::Reap(reply) if self.lent.is_some() && !self.is_between_requests() => {
+                // Whoever asked may have stopped waiting.
+                let _ = reply.send(self.why_busy());
+                return None;
+            }
+            Order::Reap(_) => return Some(Turn::Obey(order)),
+            Order::Return(_) | Order::Drain | Order::End(_) => {}
         }
         let order = self.keep_replicating(order)?;
         if self.is_quiet() || self.lent.is_none() || matches!(order, Order::End(_)) {
@@ -295,10 +321,18 @@ impl Session {
             Order::Return(order) if order.patience == Patience::Now => {
                 order.answer(self.why_busy())
             }
-            Order::Return(_) | Order::Drain | Order::End(_) | Order::EndIdle(_) => {
-                if let Some(Order::Return(earlier)) = self.rare.waiting.replace(order) {
-                    earlier.answer(self.why_busy());
-                }
+            Order::Return(_)
+            | Order::Drain
+            | Order::End(_)
+            | Order::EndIdle(_)
+            | Order::Reap(_)
+            | Order::Fence
+            | Order::Lift => {
+                // Several reloads may wait for the same session: each gets its answer.
+                let waits =
+                    |known: &Order| !matches!(known, Order::Return(one) if one.is_withdrawn());
+                self.rare.waiting.retain(waits);
+                self.rare.waiting.push_back(order);
             }
         }
         None

@@ -113,7 +113,13 @@ impl Session {
                 order.answer(Outcome::Pinned(Pin::Replication.word().to_owned()));
                 None
             }
-            Order::Return(_) | Order::Drain | Order::End(_) | Order::EndIdle(_) => Some(order),
+            Order::Return(_)
+            | Order::Drain
+            | Order::End(_)
+            | Order::EndIdle(_)
+            | Order::Reap(_)
+            | Order::Fence
+            | Order::Lift => Some(order),
         }
     }
 

@@ -11,11 +11,13 @@ use crate::backend::capture::{self, Found};
 use crate::backend::reset::reset;
 use crate::backend::{Home, Lent, Parameters, cancel};
 use crate::config::Mode;
+use crate::events::Happening;
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Event, Pin, Pins};
 use crate::ledger::{Cause, Order};
 use crate::session::Session;
 use crate::session::relay::End;
+use crate::view::LeaseView;
 use crate::wire::reply::{ClientError, Fault};
 use crate::wire::sql::Class;
 
@@ -43,13 +45,63 @@ fn closed(cause: Cause) -> Box<ClientError> {
     Box::new(ClientError::new(Fault::Proxy, "57P01", text))
 }
 
+/// What is left to say to a session that nobody holds any more.
+fn orphaned() -> ClientError {
+    let text = "terminating connection: the process that opened this session is gone";
+    ClientError::new(Fault::Proxy, "57P01", text)
+}
+
 impl Session {
+    /// The session as people see it.
+    fn view(&self) -> Box<LeaseView> {
+        let ledger = &self.shared.ledger;
+        let (book, policies) = (ledger.book(), self.shared.config.policies());
+        let backend = ledger.backend_pid(self.slot);
+        let entry = book.entry(self.slot);
+        Box::new(LeaseView::of(
+            entry,
+            backend,
+            &ledger.clock(),
+            ledger.now(),
+            &policies,
+        ))
+    }
+
+    /// Tells of a return that isn't the session's own doing: those come with every transaction, and aren't told.
+    fn tell_returned(&self, cause: Cause, method: &'static str) {
+        match cause {
+            Cause::Voluntary => {}
+            Cause::Parked | Cause::Forced | Cause::Reload | Cause::Lost | Cause::Drained => {
+                self.shared.events.tell(Happening::Returned {
+                    cause: cause.word(),
+                    method,
+                    lease: self.view(),
+                });
+            }
+        }
+    }
+
+    fn tell_lost(&self) {
+        self.shared.events.tell(Happening::BackendLost {
+            database: self.pool.database.to_string(),
+            user: self.pool.user.to_string(),
+            backend: self.shared.ledger.backend_pid(self.slot),
+            session: Some(self.id.get()),
+        });
+    }
+
     /// Obeys an order, at a quiet point or without a lease.
     pub(super) async fn obey(&mut self, order: Order) -> Result<(), End> {
         match order {
             Order::Drain => Err(End::Told(closed(Cause::Drained), Cause::Drained)),
             Order::EndIdle(cause) => Err(End::Told(super::rules::idle_in_transaction(), cause)),
             Order::End(cause) => Err(End::Broken(closed(cause))),
+            Order::Reap(reply) => {
+                // Whoever asked may have stopped waiting.
+                let _ = reply.send(Outcome::Returned(None));
+                Err(End::Told(orphaned().into(), Cause::Forced))
+            }
+            Order::Fence | Order::Lift => Ok(()),
             Order::Return(order) if order.is_withdrawn() => Ok(()),
             Order::Return(order) => {
                 let closing = || {
@@ -99,6 +151,7 @@ impl Session {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(session = %self.id, "a backend was lost while it was asked for its state: {error}");
+                self.tell_lost();
                 return (Outcome::Gone, Err(End::Backend(Some(lost()))));
             }
         };
@@ -112,12 +165,7 @@ impl Session {
         custom.retain(|(name, value)| !value.is_empty() || own.contains(name));
         let pins = self.pins(&mut found, &lent.backend.parameters);
         if !pins.is_empty() {
-            self.shared.metrics.pinned(pins);
-            self.shared.ledger.book_mut().entry_mut(self.slot).pins = pins;
-            self.rare.pinned = true;
-            self.rare.class = Class::Read;
-            self.step(Event::ReturnRefused);
-            self.lent = Some(lent);
+            self.stay(lent, pins, cause);
             return (Outcome::Pinned(pins.words()), Ok(()));
         }
         let now = self.shared.ledger.now();
@@ -139,6 +187,19 @@ impl Session {
         lent.backend.spent = true;
         self.let_go(lent, cause);
         (Outcome::Returned(None), Ok(()))
+    }
+
+    /// The session keeps its backend: something pins it.
+    fn stay(&mut self, lent: Lent, pins: Pins, cause: Cause) {
+        self.shared.metrics.pinned(pins);
+        self.shared.ledger.book_mut().entry_mut(self.slot).pins = pins;
+        self.rare.pinned = true;
+        self.rare.class = Class::Read;
+        self.step(Event::ReturnRefused);
+        self.lent = Some(lent);
+        if cause != Cause::Voluntary {
+            self.shared.events.tell(Happening::Pinned(self.view()));
+        }
     }
 
     /// The names of the custom settings that PostgreSQL is asked for.
@@ -175,6 +236,7 @@ impl Session {
         self.rare.class = Class::Read;
         self.rare.pinned = false;
         lent.backend.home = Home::Of(self.id);
+        self.tell_returned(cause, "detach");
         self.shared.ledger.aim(self.slot, None);
         self.step(Event::Returned);
         self.shared.metrics.detached(cause);
@@ -193,18 +255,22 @@ impl Session {
         let mut held = self.lent.take();
         if let Some(lent) = &mut held {
             self.say_goodbye(lent);
+            let method = if words.is_some() {
+                "close"
+            } else {
+                "disconnect"
+            };
+            if cause == Cause::Lost {
+                self.tell_lost();
+            }
+            self.tell_returned(cause, method);
             self.step(Event::Returned);
-            self.shared.metrics.returned(
-                cause,
-                if words.is_some() {
-                    "close"
-                } else {
-                    "disconnect"
-                },
-            );
+            self.shared.metrics.returned(cause, method);
         }
-        if let Some(Order::Return(order)) = self.rare.waiting.take() {
-            order.answer(Outcome::Gone);
+        for order in std::mem::take(&mut self.rare.waiting) {
+            if let Order::Return(order) = order {
+                order.answer(Outcome::Gone);
+            }
         }
         self.shared.ledger.close(self.slot);
         if let Some(words) = &words {

@@ -1,5 +1,7 @@
 //! Owns the rules that stand before a lease: `forbid_implicit` and `max_leases`.
 
+use crate::events::Happening;
+use crate::lease::Entry;
 use crate::ledger::Reserved;
 use crate::session::Session;
 use crate::wire::reply::{ClientError, Fault};
@@ -38,7 +40,7 @@ impl Session {
         if let Some(rule) = policies.forbidding(entry)
             && entry.scope().is_none()
         {
-            shared.metrics.refused(&rule.name);
+            self.tell_refused(&rule.name, entry, "55000");
             return Err(implicit(&rule.name, &entry.owner().0));
         }
         let Some((index, bound)) = policies.bound(entry) else {
@@ -49,10 +51,20 @@ impl Session {
         let held = book.held_under(index, self.slot, &policies) + shared.ledger.reserved(index);
         if held >= share {
             let rule = &policies.rules[index];
-            shared.metrics.refused(&rule.name);
+            self.tell_refused(&rule.name, entry, "53300");
             return Err(beyond(&rule.name, bound, &entry.owner().0));
         }
         Ok(Some(shared.ledger.reserve(index)))
+    }
+
+    fn tell_refused(&self, rule: &str, entry: &Entry, sqlstate: &'static str) {
+        self.shared.metrics.refused(rule);
+        self.shared.events.tell(Happening::Refused {
+            rule: rule.to_owned(),
+            session: self.id.get(),
+            owner: entry.owner().0.to_string(),
+            sqlstate,
+        });
     }
 }
 

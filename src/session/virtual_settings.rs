@@ -8,6 +8,7 @@
 mod answers;
 mod prepared;
 
+use crate::events::{Happening, Kind};
 use crate::lease::Pin;
 use crate::lease::reload::{Method, Pinned};
 use crate::ledger::{Cause, Order, Patience, ReturnOrder};
@@ -248,7 +249,16 @@ impl Session {
         let mut book = self.shared.ledger.book_mut();
         let entry = book.entry_mut(self.slot);
         match change {
-            Change::Owner(owner) => entry.declare_owner(owner.as_deref(), now),
+            Change::Owner(owner) => {
+                entry.declare_owner(owner.as_deref(), now);
+                if self.shared.events.are_followed(Kind::OwnerDeclared) {
+                    self.shared.events.tell(Happening::Declared {
+                        session: self.id.get(),
+                        owner: owner.as_deref().map(str::to_owned),
+                        state: if owner.is_some() { "held" } else { "resting" },
+                    });
+                }
+            }
             Change::Pin(Switch::On) => {
                 self.rare.sticky.add(Pin::Explicit);
                 entry.pins.add(Pin::Explicit);
@@ -291,7 +301,11 @@ impl Session {
                     rows::data_row(out, &[Some(answers::value(change))]);
                 }
             }
-            Meaning::Show(shown) => rows::data_row(out, &self.shown(*shown)),
+            Meaning::Show(shown) => {
+                for row in self.shown(*shown) {
+                    rows::data_row(out, &row);
+                }
+            }
         }
         rows::command_complete(out, answers::tag(found.verb));
     }

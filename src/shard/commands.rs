@@ -1,21 +1,19 @@
 //! Owns what can be asked of the data threads, and how the answers of several become one.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::lease::book::Process;
 use crate::lease::history::Parks;
-use crate::lease::reload::{Method, Outcome, Pinned};
-use crate::lease::{Claim, ClaimState, SessionId};
-use crate::ledger::{Cause, Ledger, Order, Patience, ReturnOrder};
+use crate::lease::reload::{Method, Outcome};
+use crate::lease::{ClaimState, SessionId};
+use crate::ledger::Ledger;
 use crate::metrics::Sample;
-use crate::reload::{self, Report};
-use crate::session::Shared;
-use crate::shard::console::{self, Ask};
-use crate::shard::sample::sample;
+use crate::reload::{Account, Report};
+use crate::shard::console::Ask;
+use crate::shard::verify::Verified;
 use crate::view::LeaseView;
 use crate::wire::startup::CancelKey;
 
@@ -37,6 +35,10 @@ pub struct ReloadWish {
     /// Replace backends of older generations once nobody holds them.
     pub recycle: bool,
     pub submitted: Option<Vec<ClaimWish>>,
+    /// Hold up the selected sessions' next request while the reload runs, at most to the deadline.
+    pub fence: bool,
+    /// Where each account goes as it falls, for whoever follows.
+    pub progress: Option<mpsc::UnboundedSender<Account>>,
 }
 
 /// What one owner's parks came to in the last hour.
@@ -69,13 +71,22 @@ pub enum Command {
         claims: Vec<ClaimWish>,
         reply: oneshot::Sender<Vec<SessionId>>,
     },
-    Reload(Box<ReloadWish>, oneshot::Sender<Report>),
+    /// A reload; its fence stands until the sender of `hold` is gone.
+    Reload {
+        wish: Box<ReloadWish>,
+        hold: watch::Receiver<()>,
+        reply: oneshot::Sender<Report>,
+    },
     /// Returns one lease now. `None` when there is no such session.
     Return {
         id: SessionId,
         method: Method,
         reply: oneshot::Sender<Option<Outcome>>,
     },
+    /// Ends a session that nobody holds any more, unless a request is unanswered. `None` when there is no such session.
+    Reap(SessionId, oneshot::Sender<Option<Outcome>>),
+    /// Asks backends that nobody leases whether they are alive, and replaces the dead.
+    Verify(oneshot::Sender<Vec<Verified>>),
     /// The processes behind sessions, as they were found out.
     Processes(Vec<(SessionId, Process)>, oneshot::Sender<()>),
     Sample(oneshot::Sender<Sample>),
@@ -194,18 +205,22 @@ impl Shards {
     /// # Errors
     /// pgvalet is ending.
     pub async fn reload(&self, wish: ReloadWish) -> Result<Report, Gone> {
+        // All threads keep their fences up until the last one is done.
+        let (held, hold) = watch::channel(());
         let reports = self
             .ask_all(|number, reply| {
                 let submitted = wish.submitted.as_ref().map(|all| self.share(all, number));
-                Command::Reload(
-                    Box::new(ReloadWish {
+                Command::Reload {
+                    wish: Box::new(ReloadWish {
                         submitted,
                         ..wish.clone()
                     }),
+                    hold: hold.clone(),
                     reply,
-                )
+                }
             })
             .await?;
+        drop(held);
         let mut whole = Report::default();
         for report in reports {
             whole.generation = whole.generation.max(report.generation);
@@ -223,6 +238,28 @@ impl Shards {
         let home = Ledger::shard_of(id, self.count());
         self.ask_one(home, |reply| Command::Return { id, method, reply })
             .await
+    }
+
+    /// Ends a session that nobody holds any more, unless a request is unanswered. `None` when there is no such session.
+    ///
+    /// # Errors
+    /// pgvalet is ending.
+    pub async fn reap(&self, id: SessionId) -> Result<Option<Outcome>, Gone> {
+        let home = Ledger::shard_of(id, self.count());
+        self.ask_one(home, |reply| Command::Reap(id, reply)).await
+    }
+
+    /// Asks every backend that nobody leases whether it is alive, and replaces the dead.
+    ///
+    /// # Errors
+    /// pgvalet is ending.
+    pub async fn verify(&self) -> Result<Vec<Verified>, Gone> {
+        let answers = self.ask_all(|_, reply| Command::Verify(reply)).await?;
+        let mut all: Vec<_> = answers.into_iter().flatten().collect();
+        all.sort_by(|a, b| {
+            (&a.database, &a.user, a.backend).cmp(&(&b.database, &b.user, b.backend))
+        });
+        Ok(all)
     }
 
     /// Notes the processes behind sessions.
@@ -287,126 +324,4 @@ impl Shards {
             let _ = answer.await;
         }
     }
-}
-
-/// Answers commands until nobody can send any more.
-pub(super) async fn answer(shared: Rc<Shared>, mut commands: mpsc::Receiver<Command>) {
-    while let Some(command) = commands.recv().await {
-        obey(&shared, command);
-    }
-}
-
-/// Answers one command; what takes longer goes on as a task. An asker who is gone needs no answer.
-fn obey(shared: &Rc<Shared>, command: Command) {
-    let ledger = &shared.ledger;
-    match command {
-        Command::Sessions(reply) => drop(reply.send(sessions(shared))),
-        Command::Claim {
-            source,
-            claims,
-            reply,
-        } => {
-            let source = source.map(Rc::from);
-            let claims = claims
-                .into_iter()
-                .map(|wish| claim(ledger, wish, source.as_ref()))
-                .collect();
-            drop(reply.send(ledger.book_mut().claim(source.as_ref(), claims)));
-        }
-        Command::Reload(wish, reply) => {
-            let shared = shared.clone();
-            tokio::task::spawn_local(async move {
-                drop(reply.send(carry_out(&shared, *wish).await));
-            });
-        }
-        Command::Return { id, method, reply } => {
-            let shared = shared.clone();
-            tokio::task::spawn_local(async move {
-                drop(reply.send(give_back(&shared.ledger, id, method).await))
-            });
-        }
-        Command::Processes(found, reply) => {
-            let mut book = ledger.book_mut();
-            for (id, process) in found {
-                if let Some(slot) = book.find(id) {
-                    book.entry_mut(slot).process = Some(Rc::new(process));
-                }
-            }
-            let _ = reply.send(());
-        }
-        Command::Sample(reply) => drop(reply.send(sample(shared))),
-        Command::Parks(reply) => {
-            ledger.look(&shared.config.policies());
-            let parks = ledger.parks().into_iter();
-            drop(reply.send(parks.map(OwnerParks::from).collect()));
-        }
-        Command::Console(ask) => console::obey(shared, ask),
-        Command::Cancel(key, reply) => {
-            let forwarded = shared.cancels.forward(key);
-            tokio::task::spawn_local(async move {
-                forwarded.await;
-                let _ = reply.send(());
-            });
-        }
-    }
-}
-
-/// Carries out a reload on this data thread.
-async fn carry_out(shared: &Shared, wish: ReloadWish) -> Report {
-    if wish.recycle && !wish.wish.dry_run {
-        let next = shared.ledger.book().generation().next();
-        shared.pools.recycle(next);
-    }
-    let request = reload_request(&shared.ledger, wish);
-    let cancel = |key| shared.cancels.forward(key);
-    reload::run(&shared.ledger, request, shared.config.policies(), &cancel).await
-}
-
-fn sessions(shared: &Shared) -> (u64, Vec<LeaseView>) {
-    let ledger = &shared.ledger;
-    let (book, clock, now) = (ledger.book(), ledger.clock(), ledger.now());
-    let policies = shared.config.policies();
-    let views = book.entries().map(|(slot, entry)| {
-        LeaseView::of(entry, ledger.backend_pid(slot), &clock, now, &policies)
-    });
-    (book.generation().0, views.collect())
-}
-
-fn claim(ledger: &Ledger, wish: ClaimWish, source: Option<&Rc<str>>) -> (SessionId, Claim) {
-    let claim = Claim {
-        owner: wish.owner.map(Rc::from),
-        state: wish.state,
-        since: wish.held_for.map(|held| ledger.now().before(held)),
-        place: wish.place.map(Rc::from),
-        source: source.cloned(),
-    };
-    (wish.id, claim)
-}
-
-fn reload_request(ledger: &Ledger, wish: ReloadWish) -> reload::Request {
-    let claims = |all: Vec<ClaimWish>| {
-        all.into_iter()
-            .map(|one| claim(ledger, one, None))
-            .collect()
-    };
-    reload::Request {
-        wish: wish.wish,
-        deadline: wish.deadline,
-        submitted: wish.submitted.map(claims),
-    }
-}
-
-async fn give_back(ledger: &Ledger, id: SessionId, method: Method) -> Option<Outcome> {
-    let (reply, answer) = oneshot::channel();
-    let order = Order::Return(ReturnOrder {
-        method,
-        pinned: Pinned::Spare,
-        cause: Cause::Forced,
-        patience: Patience::Now,
-        reply: Some(reply),
-    });
-    if !ledger.order(id, order) {
-        return None;
-    }
-    Some(answer.await.unwrap_or(Outcome::Gone))
 }

@@ -24,6 +24,10 @@ const TABLE: &[(&str, &str, Role)] = &[
     ("GET", "/v1/reloads/{id}", Role::Reader),
     ("POST", "/v1/leases/{id}/return", Role::Operator),
     ("POST", "/v1/owners/{owner}/return", Role::Operator),
+    ("POST", "/v1/reap", Role::Operator),
+    ("POST", "/v1/verify", Role::Operator),
+    ("GET", "/v1/events", Role::Reader),
+    ("GET", "/v1/fleet", Role::Reader),
     ("GET", "/openapi.json", Role::Reader),
     ("GET", "/healthz", Role::Anyone),
     ("GET", "/readyz", Role::Anyone),
@@ -70,6 +74,8 @@ impl Tokens {
 /// A request with this Authorization header; the body suits every route that takes one.
 fn ask(port: u16, method: &str, path: &str, authorization: Option<&str>) -> Response {
     let path = path.replace("{id}", "7").replace("{owner}", "nobody");
+    // A stream of events never ends: a refusal of one does.
+    let path = path.replace("/v1/events", "/v1/events?kinds=none");
     let mut headers = vec![("Content-Type", "application/json")];
     headers.extend(authorization.map(|value| ("Authorization", value)));
     let body = match method {

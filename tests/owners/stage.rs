@@ -48,3 +48,20 @@ pub fn owner(valet: &Valet, client: &Raw) -> [String; 3] {
     let shown = shown(valet, client);
     ["owner", "evidence", "claim"].map(|member| shown[member].as_str().expect("a word").to_owned())
 }
+
+/// A session of this application that holds a lease, at a quiet point.
+#[track_caller]
+pub fn idle(valet: &Valet, application: &str) -> Raw {
+    let mut client = session_with(valet, &[("application_name", application)]);
+    client.value("SELECT 1");
+    client
+}
+
+/// What became of a session in a reload, and the reason or "".
+#[track_caller]
+pub fn outcome(record: &Value, session: u64) -> [String; 2] {
+    let leases = record["leases"].as_array().expect("an account of leases");
+    let lease = leases.iter().find(|lease| lease["session"] == session);
+    let lease = lease.unwrap_or_else(|| panic!("session {session} isn't accounted for: {record}"));
+    ["outcome", "reason"].map(|member| lease[member].as_str().unwrap_or_default().to_owned())
+}

@@ -12,6 +12,7 @@ pub mod http;
 pub mod messages;
 mod postgres;
 pub mod raw;
+pub mod stream;
 mod valet;
 mod watchdog;
 

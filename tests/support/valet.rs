@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::http::{self, Response};
+use super::stream::Stream;
 use super::watchdog::Watchdog;
 use super::{DEADLINE, Postgres, direct, eventually_some};
 
@@ -178,6 +179,30 @@ impl Valet {
             &[("Content-Type", "application/json")],
             body,
         )
+    }
+
+    /// Follows events, from the moment that this returns.
+    #[track_caller]
+    pub fn events(&self, query: &str, headers: &[(&str, &str)]) -> Stream {
+        let path = format!("/v1/events{query}");
+        Stream::open(self.admin, "GET", &path, headers, "")
+    }
+
+    /// Begins a reload whose outcomes stream.
+    #[track_caller]
+    pub fn stream_reload(&self, body: &Value) -> Stream {
+        let body = body.to_string();
+        Stream::open(self.admin, "POST", "/v1/reloads", &[], &body)
+    }
+
+    /// Runs one of our client commands against it.
+    #[track_caller]
+    pub fn run(&self, arguments: &[&str]) -> std::process::Output {
+        let admin = format!("127.0.0.1:{}", self.admin);
+        let mut command =
+            Self::command(&[&arguments[..1], &["--admin", &admin], &arguments[1..]].concat());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.output().expect("pgvalet can be run")
     }
 
     /// The metrics page.

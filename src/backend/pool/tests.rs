@@ -265,6 +265,27 @@ fn a_backend_that_carries_the_same_state_is_as_good_as_a_clean_one() {
 }
 
 #[test]
+fn a_borrowed_backend_comes_back_as_it_was_unless_its_session_has_moved_on() {
+    on_a_runtime(|| {
+        let mut house = House::new(4);
+        let sessions = [11, 12, 13];
+        for (id, session) in (1..).zip(sessions) {
+            house.park(id, session);
+        }
+        let borrowed = [1, 2, 3].map(|id| house.pool.borrow_idle(BackendId(id)));
+        assert!(house.pool.borrow_idle(BackendId(1)).is_none());
+        assert_eq!(house.pool.census().leased, 3);
+        house.pool.leave(SessionId::new(12));
+        assert!(house.pool.take_warm(SessionId::new(13)).is_none());
+        for borrowed in borrowed.into_iter().flatten() {
+            borrowed.give_back();
+        }
+        let warm = sessions.map(|id| house.pool.take_warm(SessionId::new(id)).is_some());
+        assert_eq!(warm, [true, false, false]);
+    });
+}
+
+#[test]
 fn a_paused_pool_lends_nothing_and_keeps_nothing_until_it_is_resumed() {
     on_a_runtime(|| {
         let mut house = House::new(2);

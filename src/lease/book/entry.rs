@@ -24,6 +24,9 @@ pub struct Profile {
 pub struct Process {
     /// As this machine counts.
     pub pid: u32,
+    /// When it began, in the kernel's ticks since boot, so that a pid that is used again isn't mistaken; 0 where nobody
+    /// knows.
+    pub started: u64,
     /// Its command line, cut to a readable length.
     pub command: String,
 }

@@ -1,7 +1,7 @@
 //! Owns what SHOW of a virtual setting answers, and the shape of all our answers.
 
 use crate::session::Session;
-use crate::view::LeaseView;
+use crate::view::{LeaseView, duration};
 use crate::wire::rows;
 use crate::wire::sql::virtual_setting::{Change, Meaning, Shown, Switch, Verb, Virtual};
 
@@ -16,6 +16,25 @@ const SESSION: [&str; 9] = [
     "pins",
     "backend",
     "generation",
+];
+
+/// The columns of `SHOW pgvalet.leases` and `SHOW pgvalet.leaks`.
+const LEASES: [&str; 15] = [
+    "session",
+    "database",
+    "application",
+    "owner",
+    "evidence",
+    "claim",
+    "state",
+    "verdict",
+    "basis",
+    "since",
+    "idle",
+    "last_statement",
+    "where",
+    "pins",
+    "backend",
 ];
 
 /// The command tag.
@@ -46,6 +65,7 @@ fn columns(found: &Virtual) -> &'static [&'static str] {
         (Meaning::Change(_), Verb::Call) => &["set_config"],
         (Meaning::Change(_), Verb::Set | Verb::Reset | Verb::Show) => &[],
         (Meaning::Show(Shown::Session), _) => &SESSION,
+        (Meaning::Show(Shown::Leases | Shown::Leaks), _) => &LEASES,
         (Meaning::Show(Shown::Owner), _) => &["pgvalet.owner"],
         (Meaning::Show(Shown::Scope), _) => &["pgvalet.scope"],
         (Meaning::Show(Shown::Pin), _) => &["pgvalet.pin"],
@@ -70,13 +90,39 @@ impl Session {
         }
     }
 
-    /// The row that SHOW answers.
-    pub(super) fn shown(&self, shown: Shown) -> Vec<Option<String>> {
+    /// The rows that SHOW answers.
+    pub(super) fn shown(&self, shown: Shown) -> Vec<Vec<Option<String>>> {
+        match shown {
+            Shown::Leases => self.leases(|_| true),
+            Shown::Leaks => self.leases(|view| matches!(view.verdict, "parked" | "pinned")),
+            Shown::Session | Shown::Owner | Shown::Scope | Shown::Pin => vec![self.own_row(shown)],
+        }
+    }
+
+    /// The leases of this session's own user, as PostgreSQL shows a user its own part of `pg_stat_activity`. The one
+    /// that has been idle for longest comes first.
+    fn leases(&self, wanted: impl Fn(&LeaseView) -> bool) -> Vec<Vec<Option<String>>> {
+        let ledger = &self.shared.ledger;
+        let (book, now) = (ledger.book(), ledger.now());
+        let (clock, policies) = (ledger.clock(), self.shared.config.policies());
+        let own = book.entries().filter(|(_, entry)| {
+            entry.state.backend().is_some() && entry.profile.user == self.pool.user
+        });
+        let views = own.map(|(slot, entry)| {
+            LeaseView::of(entry, ledger.backend_pid(slot), &clock, now, &policies)
+        });
+        let mut views: Vec<_> = views.filter(wanted).collect();
+        views.sort_by_key(|view| (std::cmp::Reverse(view.idle), view.id));
+        views.into_iter().map(row).collect()
+    }
+
+    fn own_row(&self, shown: Shown) -> Vec<Option<String>> {
         let ledger = &self.shared.ledger;
         let (book, now) = (ledger.book(), ledger.now());
         let entry = book.entry(self.slot);
         let text = |text: Option<&str>| vec![Some(text.unwrap_or_default().to_owned())];
         match shown {
+            Shown::Leases | Shown::Leaks => Vec::new(),
             Shown::Owner => text(entry.declared_owner()),
             Shown::Scope => text(entry.scope()),
             Shown::Pin => {
@@ -105,4 +151,25 @@ impl Session {
             }
         }
     }
+}
+
+/// A lease in the columns of [`LEASES`].
+fn row(view: LeaseView) -> Vec<Option<String>> {
+    vec![
+        Some(view.session.to_string()),
+        Some(view.database),
+        Some(view.application),
+        Some(view.owner),
+        Some(view.evidence.to_owned()),
+        Some(view.claim.to_owned()),
+        Some(view.state.to_owned()),
+        Some(view.verdict.to_owned()),
+        view.basis.map(str::to_owned),
+        Some(view.since),
+        Some(duration(view.idle)),
+        view.last_statement,
+        view.place,
+        Some(view.pins.join(", ")),
+        view.backend.map(|pid| pid.to_string()),
+    ]
 }

@@ -1,4 +1,5 @@
-//! Owns the reading of statements about our own settings (`pgvalet.owner`, `pgvalet.scope`, `pgvalet.pin`, `pgvalet.session`).
+//! Owns the reading of statements about our own settings (`pgvalet.owner`, `pgvalet.scope`, `pgvalet.pin`), and about our views (`pgvalet.session`,
+//! `pgvalet.leases`, `pgvalet.leaks`).
 //!
 //! Refuses whatever is more than exactly one such statement, and any form that it doesn't know: PostgreSQL takes those
 //! as custom settings, harmlessly.
@@ -60,6 +61,10 @@ pub enum Switch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
     Session,
+    /// What the session's user holds.
+    Leases,
+    /// What of that is parked.
+    Leaks,
     Owner,
     Scope,
     Pin,
@@ -69,6 +74,8 @@ pub enum Shown {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Name {
     Session,
+    Leases,
+    Leaks,
     Owner,
     Scope,
     Pin,
@@ -175,6 +182,8 @@ fn name(scan: &mut Scan<'_>) -> Option<Name> {
 fn named(name: &[u8]) -> Option<Name> {
     let known = [
         (&b"session"[..], Name::Session),
+        (b"leases", Name::Leases),
+        (b"leaks", Name::Leaks),
         (b"owner", Name::Owner),
         (b"scope", Name::Scope),
         (b"pin", Name::Pin),
@@ -203,7 +212,7 @@ fn change(name: Name, value: Value) -> Option<Meaning> {
     };
     let kept = |text: String| text.chars().take(KEPT).collect::<String>().into();
     Some(Meaning::Change(match name {
-        Name::Session => return None,
+        Name::Session | Name::Leases | Name::Leaks => return None,
         Name::Owner => Change::Owner(text.map(kept)),
         Name::Scope => Change::Scope(text.map(kept)),
         Name::Pin => Change::Pin(text.map_or(Some(Switch::Off), |text| switch(&text))?),
@@ -224,6 +233,8 @@ fn switch(text: &str) -> Option<Switch> {
 const fn shown(name: Name) -> Shown {
     match name {
         Name::Session => Shown::Session,
+        Name::Leases => Shown::Leases,
+        Name::Leaks => Shown::Leaks,
         Name::Owner => Shown::Owner,
         Name::Scope => Shown::Scope,
         Name::Pin => Shown::Pin,

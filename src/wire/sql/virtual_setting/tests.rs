@@ -89,7 +89,7 @@ fn anything_more_or_other_is_left_to_postgresql() {
         "SET xpgvalet.owner = 'a'",
         "SETpgvalet.owner = 'a'",
         "SHOW pgvalet.owner.x",
-        "SHOW pgvalet.leases",
+        "SHOW pgvalet.nothing",
         "SELECT set_config('pgvalet.owner', 'a', true)",
         "SELECT set_config('pgvalet.owner', $1, false)",
         "SELECT set_config('pgvalet.owner', 'a', false) FROM t",

@@ -1,0 +1,163 @@
+//! Owns how a data thread answers commands.
+
+use std::rc::Rc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_local;
+
+use super::commands::{ClaimWish, Command, OwnerParks, ReloadWish};
+use super::sample::sample;
+use super::{console, fence, look, verify};
+use crate::lease::book::Process;
+use crate::lease::reload::{Method, Outcome, Pinned};
+use crate::lease::{Claim, SessionId};
+use crate::ledger::{Cause, Ledger, Order, Patience, ReturnOrder};
+use crate::reload::{self, Report};
+use crate::session::Shared;
+use crate::view::LeaseView;
+
+/// Answers commands until nobody can send any more.
+pub(super) async fn answer(shared: Rc<Shared>, mut commands: mpsc::Receiver<Command>) {
+    while let Some(command) = commands.recv().await {
+        obey(&shared, command);
+    }
+}
+
+/// Answers one command; what takes longer goes on as a task. An asker who is gone needs no answer.
+fn obey(shared: &Rc<Shared>, command: Command) {
+    let ledger = &shared.ledger;
+    match command {
+        Command::Sessions(reply) => drop(reply.send(sessions(shared))),
+        Command::Claim {
+            source,
+            claims,
+            reply,
+        } => {
+            let source = source.map(Rc::from);
+            let claims = claims
+                .into_iter()
+                .map(|wish| claim(ledger, wish, source.as_ref()))
+                .collect();
+            drop(reply.send(ledger.book_mut().claim(source.as_ref(), claims)));
+        }
+        Command::Reload { wish, hold, reply } => {
+            if wish.fence && !wish.wish.dry_run {
+                fence::raise(shared, &wish, hold);
+            }
+            let shared = shared.clone();
+            spawn_local(async move {
+                drop(reply.send(carry_out(&shared, *wish).await));
+            });
+        }
+        Command::Reap(id, reply) => {
+            let shared = shared.clone();
+            spawn_local(async move { drop(reply.send(reap(&shared.ledger, id).await)) });
+        }
+        Command::Verify(reply) => {
+            let shared = shared.clone();
+            spawn_local(async move { drop(reply.send(verify::verify(&shared).await)) });
+        }
+        Command::Return { id, method, reply } => {
+            let shared = shared.clone();
+            spawn_local(
+                async move { drop(reply.send(give_back(&shared.ledger, id, method).await)) },
+            );
+        }
+        Command::Processes(found, reply) => {
+            note_processes(ledger, found);
+            let _ = reply.send(());
+        }
+        Command::Sample(reply) => drop(reply.send(sample(shared))),
+        Command::Parks(reply) => {
+            look(shared);
+            let parks = ledger.parks().into_iter();
+            drop(reply.send(parks.map(OwnerParks::from).collect()));
+        }
+        Command::Console(ask) => console::obey(shared, ask),
+        Command::Cancel(key, reply) => {
+            let forwarded = shared.cancels.forward(key);
+            spawn_local(async move {
+                forwarded.await;
+                let _ = reply.send(());
+            });
+        }
+    }
+}
+
+fn note_processes(ledger: &Ledger, found: Vec<(SessionId, Process)>) {
+    let mut book = ledger.book_mut();
+    for (id, process) in found {
+        if let Some(slot) = book.find(id) {
+            book.entry_mut(slot).process = Some(Rc::new(process));
+        }
+    }
+}
+
+/// Carries out a reload on this data thread.
+async fn carry_out(shared: &Shared, wish: ReloadWish) -> Report {
+    if wish.recycle && !wish.wish.dry_run {
+        let next = shared.ledger.book().generation().next();
+        shared.pools.recycle(next);
+    }
+    let request = reload_request(&shared.ledger, wish);
+    let cancel = |key| shared.cancels.forward(key);
+    reload::run(&shared.ledger, request, shared.config.policies(), &cancel).await
+}
+
+fn sessions(shared: &Shared) -> (u64, Vec<LeaseView>) {
+    let ledger = &shared.ledger;
+    let (book, clock, now) = (ledger.book(), ledger.clock(), ledger.now());
+    let policies = shared.config.policies();
+    let views = book.entries().map(|(slot, entry)| {
+        LeaseView::of(entry, ledger.backend_pid(slot), &clock, now, &policies)
+    });
+    (book.generation().0, views.collect())
+}
+
+fn claim(ledger: &Ledger, wish: ClaimWish, source: Option<&Rc<str>>) -> (SessionId, Claim) {
+    let claim = Claim {
+        owner: wish.owner.map(Rc::from),
+        state: wish.state,
+        since: wish.held_for.map(|held| ledger.now().before(held)),
+        place: wish.place.map(Rc::from),
+        source: source.cloned(),
+    };
+    (wish.id, claim)
+}
+
+fn reload_request(ledger: &Ledger, wish: ReloadWish) -> reload::Request {
+    let claims = |all: Vec<ClaimWish>| {
+        all.into_iter()
+            .map(|one| claim(ledger, one, None))
+            .collect()
+    };
+    reload::Request {
+        wish: wish.wish,
+        deadline: wish.deadline,
+        submitted: wish.submitted.map(claims),
+        progress: wish.progress,
+    }
+}
+
+async fn reap(ledger: &Ledger, id: SessionId) -> Option<Outcome> {
+    let (reply, answer) = oneshot::channel();
+    if !ledger.order(id, Order::Reap(reply)) {
+        return None;
+    }
+    Some(answer.await.unwrap_or(Outcome::Gone))
+}
+
+async fn give_back(ledger: &Ledger, id: SessionId, method: Method) -> Option<Outcome> {
+    let (reply, answer) = oneshot::channel();
+    let order = Order::Return(ReturnOrder {
+        method,
+        pinned: Pinned::Spare,
+        cause: Cause::Forced,
+        patience: Patience::Now,
+        reply: Some(reply),
+    });
+    if !ledger.order(id, order) {
+        return None;
+    }
+    Some(answer.await.unwrap_or(Outcome::Gone))
+}
