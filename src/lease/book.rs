@@ -3,11 +3,11 @@
 //! Refuses to lend a backend twice, and to skip a transition: both come back as errors, and change nothing.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::rc::Rc;
 
-use crate::lease::history::Parked;
-use crate::lease::id::{BackendId, Generation, Moment, SessionId};
+use crate::lease::history::Sight;
+use crate::lease::id::{BackendId, Generation, IdHasher, Moment, SessionId};
 use crate::lease::rules::{self, Due, Policies};
 use crate::lease::state::{Event, IllegalTransition, LeaseState};
 
@@ -225,22 +225,24 @@ impl Book {
     }
 
     /// The leases that are parked now.
-    #[must_use]
-    pub fn parked(&self, now: Moment, policies: &Policies<'_>) -> Vec<Parked> {
+    pub fn parked(
+        &self,
+        now: Moment,
+        policies: &Policies<'_>,
+    ) -> impl Iterator<Item = Sight<impl FnOnce() -> Rc<str>>> {
         let soonest = policies.soonest();
-        let ripe = self.held().filter(|entry| entry.idle(now) >= soonest);
-        let parked = ripe.filter(|entry| {
+        let ripe = self.held().filter(move |entry| entry.idle(now) >= soonest);
+        let parked = ripe.filter(move |entry| {
             entry
                 .verdict(now, policies.of(entry).park_after)
                 .is_parked()
         });
-        parked
-            .map(|entry| Parked {
-                session: entry.id,
-                owner: entry.owner().0,
-                since: entry.state.since(),
-            })
-            .collect()
+        parked.map(|entry| Sight {
+            session: entry.id,
+            since: entry.state.since(),
+            claimed: entry.claim.as_ref().and_then(|claim| claim.owner.clone()),
+            owner: || entry.owner().0,
+        })
     }
 
     /// How many leases the sessions hold that rule number `index` bounds, apart from `own`.
@@ -251,29 +253,5 @@ impl Book {
             **slot != own && bound.is_some_and(|(bound, _)| bound == index)
         };
         self.holders.values().filter(bounded).count()
-    }
-}
-
-/// Spreads small integer keys by one multiplication: ids come from us, not from a peer.
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(self.0 ^ u64::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.write_u64(u64::from(number));
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = number.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
     }
 }

@@ -3,10 +3,11 @@
 //! It is fed by looking at the book now and then: a park shorter than the time between two looks isn't counted.
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::lease::id::{Moment, SessionId};
+use crate::lease::id::{IdHasher, Moment, SessionId};
 
 /// How many slices the hour has.
 const SLICES: usize = 60;
@@ -44,14 +45,43 @@ pub struct Parks {
     pub total: Duration,
 }
 
-/// The parks of the last hour, by owner.
+/// A lease that is seen parked.
+#[derive(Debug)]
+pub struct Sight<F> {
+    pub session: SessionId,
+    /// Since when it has been idle.
+    pub since: Moment,
+    /// The owner that the app's own word names.
+    pub claimed: Option<Rc<str>>,
+    /// Finds out who the owner is: asked only when the park is new, or the app's word is.
+    pub owner: F,
+}
+
+/// The parks of the last hour.
 #[derive(Debug, Default)]
 pub struct History {
-    owners: HashMap<Rc<str>, [Slice; SLICES]>,
+    owners: Owners,
     /// The leases that were parked at the last look.
-    parked: HashMap<SessionId, Parked>,
+    parked: HashMap<SessionId, Park, BuildHasherDefault<IdHasher>>,
     looked: Moment,
+    looks: u64,
 }
+
+/// A park that goes on. Its time is entered when it is over, so that a look costs next to nothing.
+#[derive(Debug)]
+struct Park {
+    owner: Rc<str>,
+    claimed: Option<Rc<str>>,
+    since: Moment,
+    /// Up to where its time is entered.
+    entered: Moment,
+    /// The number of the look that saw it last.
+    seen: u64,
+}
+
+/// What ended parks came to, by owner.
+#[derive(Debug, Default)]
+struct Owners(HashMap<Rc<str>, [Slice; SLICES]>);
 
 /// The parks that began, and the time that was parked, within one slice of time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,46 +94,90 @@ struct Slice {
 
 impl History {
     /// Takes in which leases are parked now; gives what is new about it.
-    pub fn look(&mut self, parked: Vec<Parked>, now: Moment) -> Turns {
-        let mut before = std::mem::take(&mut self.parked);
-        let elapsed = now.since(self.looked);
-        self.looked = now;
-        let (mut began, mut ended) = (Vec::new(), Vec::new());
-        for known in parked {
-            let earlier = before.remove(&known.session);
-            let goes_on = earlier
-                .as_ref()
-                .is_some_and(|earlier| earlier.since == known.since);
-            ended.extend(earlier.filter(|_| !goes_on));
-            let slice = self.slice(known.owner.clone(), number(now));
-            if goes_on {
-                slice.total += elapsed;
-            } else {
-                slice.count += 1;
-                slice.total += now.since(known.since);
-                began.push(known.session);
+    pub fn look<F: FnOnce() -> Rc<str>>(
+        &mut self,
+        parked: impl Iterator<Item = Sight<F>>,
+        now: Moment,
+    ) -> Turns {
+        let before = std::mem::replace(&mut self.looked, now);
+        self.looks += 1;
+        let mut turns = Turns::default();
+        for sight in parked {
+            match self.parked.get_mut(&sight.session) {
+                Some(park) if park.since == sight.since => {
+                    park.seen = self.looks;
+                    if park.claimed != sight.claimed {
+                        self.owners.enter(&park.owner, park.entered, now);
+                        park.entered = now;
+                        park.owner = (sight.owner)();
+                        park.claimed = sight.claimed;
+                    }
+                }
+                Some(_) | None => {
+                    let park = Park {
+                        owner: (sight.owner)(),
+                        claimed: sight.claimed,
+                        since: sight.since,
+                        entered: sight.since,
+                        seen: self.looks,
+                    };
+                    self.owners.slice(&park.owner, number(now)).count += 1;
+                    turns.began.push(sight.session);
+                    let earlier = self.parked.insert(sight.session, park);
+                    let ended = earlier.map(|park| self.owners.end(sight.session, park, before));
+                    turns.ended.extend(ended);
+                }
             }
-            self.parked.insert(known.session, known);
         }
-        ended.extend(before.into_values());
-        if self.owners.len() >= MOST {
-            let oldest = oldest(now);
-            self.owners.retain(|_, slices| {
-                slices
-                    .iter()
-                    .any(|slice| slice.number >= oldest && slice.count > 0)
-            });
-        }
-        Turns { began, ended }
+        let gone = self.parked.extract_if(|_, park| park.seen != self.looks);
+        let ended = gone.map(|(session, park)| self.owners.end(session, park, before));
+        turns.ended.extend(ended);
+        self.owners.tidy(now);
+        turns
     }
 
-    fn slice(&mut self, owner: Rc<str>, number: u64) -> &mut Slice {
-        let full = self.owners.len() >= MOST && !self.owners.contains_key(&owner);
-        let owner = if full { OTHER.into() } else { owner };
-        let slices = self
-            .owners
-            .entry(owner)
-            .or_insert([Slice::default(); SLICES]);
+    /// What each owner's parks came to; the longest first. Owners without any are left out.
+    #[must_use]
+    pub fn last_hour(&self, now: Moment) -> Vec<Parks> {
+        let oldest = oldest(now);
+        let mut sums: HashMap<&str, (u64, Duration)> = HashMap::new();
+        for (owner, slices) in &self.owners.0 {
+            let sum = sums.entry(owner).or_default();
+            for slice in slices.iter().filter(|slice| slice.number >= oldest) {
+                *sum = (sum.0 + slice.count, sum.1 + slice.total);
+            }
+        }
+        for park in self.parked.values() {
+            let owner = self.owners.known(&park.owner);
+            sums.entry(owner).or_default().1 += now.since(park.entered.max(beginning(oldest)));
+        }
+        let parks = sums.into_iter().filter(|(_, (_, total))| !total.is_zero());
+        let parks = parks.map(|(owner, (count, total))| Parks {
+            owner: owner.into(),
+            count,
+            total,
+        });
+        let mut parks: Vec<_> = parks.collect();
+        parks.sort_by(|a, b| b.total.cmp(&a.total).then_with(|| a.owner.cmp(&b.owner)));
+        parks
+    }
+}
+
+impl Owners {
+    /// The name under which an owner is remembered.
+    fn known<'a>(&self, owner: &'a str) -> &'a str {
+        let full = self.0.len() >= MOST && !self.0.contains_key(owner);
+        if full { OTHER } else { owner }
+    }
+
+    fn slice(&mut self, owner: &Rc<str>, number: u64) -> &mut Slice {
+        let name = self.known(owner);
+        let owner = if *name == **owner {
+            owner.clone()
+        } else {
+            name.into()
+        };
+        let slices = self.0.entry(owner).or_insert([Slice::default(); SLICES]);
         let slice = &mut slices[usize::try_from(number).unwrap_or(0) % SLICES];
         if slice.number != number {
             *slice = Slice {
@@ -114,29 +188,50 @@ impl History {
         slice
     }
 
-    /// What each owner's parks came to; the longest first. Owners without any are left out.
-    #[must_use]
-    pub fn last_hour(&self, now: Moment) -> Vec<Parks> {
-        let oldest = oldest(now);
-        let parks = self.owners.iter().map(|(owner, slices)| {
-            let recent = slices.iter().filter(|slice| slice.number >= oldest);
-            let (count, total) = recent.fold((0, Duration::ZERO), |(count, total), slice| {
-                (count + slice.count, total + slice.total)
+    /// Enters the time from one moment to another, as far as it is within the last hour.
+    fn enter(&mut self, owner: &Rc<str>, from: Moment, to: Moment) {
+        let mut from = from.max(beginning(oldest(to)));
+        while from < to {
+            let number = number(from);
+            let until = beginning(number + 1).min(to);
+            self.slice(owner, number).total += until.since(from);
+            from = until;
+        }
+    }
+
+    /// A park was over by then.
+    fn end(&mut self, session: SessionId, park: Park, by: Moment) -> Parked {
+        self.enter(&park.owner, park.entered, by);
+        Parked {
+            session,
+            owner: park.owner,
+            since: park.since,
+        }
+    }
+
+    /// Forgets whose parks are all older than an hour, when there are too many.
+    fn tidy(&mut self, now: Moment) {
+        if self.0.len() >= MOST {
+            let oldest = oldest(now);
+            self.0.retain(|_, slices| {
+                slices
+                    .iter()
+                    .any(|slice| slice.number >= oldest && slice.count > 0)
             });
-            Parks {
-                owner: owner.clone(),
-                count,
-                total,
-            }
-        });
-        let mut parks: Vec<_> = parks.filter(|parks| !parks.total.is_zero()).collect();
-        parks.sort_by(|a, b| b.total.cmp(&a.total).then_with(|| a.owner.cmp(&b.owner)));
-        parks
+        }
     }
 }
 
+/// The length of a slice, in microseconds.
+const MICROS: u64 = SLICE.as_secs() * 1_000_000;
+
 fn number(now: Moment) -> u64 {
-    now.as_micros() / u64::try_from(SLICE.as_micros()).unwrap_or(u64::MAX)
+    now.as_micros() / MICROS
+}
+
+/// Where a slice begins.
+fn beginning(number: u64) -> Moment {
+    Moment::from_micros(number.saturating_mul(MICROS))
 }
 
 /// The first slice that belongs to the last hour.
@@ -154,12 +249,19 @@ mod tests {
         Moment::from_micros(seconds * 1_000_000)
     }
 
-    fn parked(owner: &str, session: u32, since: u64) -> Parked {
-        Parked {
+    fn parked(owner: &str, session: u32, since: u64) -> Sight<impl FnOnce() -> Rc<str>> {
+        Sight {
             session: SessionId::new(session),
-            owner: owner.into(),
             since: at(since),
+            claimed: None,
+            owner: || owner.into(),
         }
+    }
+
+    type Named = fn() -> Rc<str>;
+
+    fn nothing() -> std::iter::Empty<Sight<Named>> {
+        std::iter::empty()
     }
 
     fn of(history: &History, owner: &str, now: u64) -> (u64, Duration) {
@@ -171,10 +273,13 @@ mod tests {
     #[test]
     fn parks_are_counted_once_and_their_time_adds_up() {
         let mut history = History::default();
-        history.look(vec![parked("a", 1, 100)], at(105));
-        history.look(vec![parked("a", 1, 100), parked("b", 2, 100)], at(106));
-        history.look(Vec::new(), at(107));
-        history.look(vec![parked("a", 1, 110)], at(115));
+        history.look([parked("a", 1, 100)].into_iter(), at(105));
+        history.look(
+            [parked("a", 1, 100), parked("b", 2, 100)].into_iter(),
+            at(106),
+        );
+        history.look(nothing(), at(107));
+        history.look([parked("a", 1, 110)].into_iter(), at(115));
         assert_eq!(of(&history, "a", 115), (2, Duration::from_secs(6 + 5)));
         assert_eq!(of(&history, "b", 115), (1, Duration::from_secs(6)));
     }
@@ -184,27 +289,57 @@ mod tests {
         let mut history = History::default();
         let turns = |turns: Turns| (turns.began.len(), turns.ended.len());
         assert_eq!(
-            turns(history.look(vec![parked("a", 1, 100)], at(105))),
+            turns(history.look([parked("a", 1, 100)].into_iter(), at(105))),
             (1, 0)
         );
         assert_eq!(
-            turns(history.look(vec![parked("a", 1, 100)], at(106))),
+            turns(history.look([parked("a", 1, 100)].into_iter(), at(106))),
             (0, 0)
         );
         // It went on in between, and parked again.
         assert_eq!(
-            turns(history.look(vec![parked("a", 1, 107)], at(112))),
+            turns(history.look([parked("a", 1, 107)].into_iter(), at(112))),
             (1, 1)
         );
-        let over = history.look(Vec::new(), at(113));
+        let over = history.look(nothing(), at(113));
         assert_eq!((&*over.ended[0].owner, over.ended[0].since), ("a", at(107)));
+    }
+
+    #[test]
+    fn an_owner_that_is_named_later_bears_what_comes_then() {
+        let mut history = History::default();
+        history.look([parked("pool", 1, 100)].into_iter(), at(105));
+        let claimed = |sight| Sight {
+            claimed: Some("dispatcher".into()),
+            ..sight
+        };
+        history.look([claimed(parked("dispatcher", 1, 100))].into_iter(), at(110));
+        history.look(nothing(), at(130));
+        assert_eq!(of(&history, "pool", 130), (1, Duration::from_secs(10)));
+        assert_eq!(of(&history, "dispatcher", 130), (0, Duration::ZERO));
+        history.look([claimed(parked("dispatcher", 1, 140))].into_iter(), at(150));
+        assert_eq!(
+            of(&history, "dispatcher", 160),
+            (1, Duration::from_secs(20))
+        );
+    }
+
+    #[test]
+    fn a_long_park_counts_for_its_last_hour_only() {
+        let mut history = History::default();
+        history.look([parked("a", 1, 600)].into_iter(), at(605));
+        assert!(of(&history, "a", 10_000).1 <= Duration::from_secs(3600));
+        history.look([parked("a", 1, 600)].into_iter(), at(10_000));
+        history.look(nothing(), at(10_001));
+        let (_, total) = of(&history, "a", 10_001 + 1800);
+        assert!((1700..=1860).contains(&total.as_secs()), "{total:?}");
     }
 
     #[test]
     fn what_is_older_than_an_hour_is_forgotten() {
         let mut history = History::default();
-        history.look(vec![parked("a", 1, 100)], at(105));
-        history.look(Vec::new(), at(106));
+        history.look([parked("a", 1, 100)].into_iter(), at(105));
+        history.look(nothing(), at(106));
         assert_eq!(of(&history, "a", 3500).0, 1);
         assert_eq!(of(&history, "a", 3800).0, 0);
     }
@@ -213,9 +348,12 @@ mod tests {
     fn owners_beyond_the_bound_are_one() {
         let mut history = History::default();
         for number in 0..2000_u32 {
-            history.look(vec![parked(&number.to_string(), number, 100)], at(200));
+            history.look(
+                [parked(&number.to_string(), number, 100)].into_iter(),
+                at(200),
+            );
         }
-        assert!(history.owners.len() <= MOST + 1);
+        assert!(history.owners.0.len() <= MOST + 1);
         assert_eq!(of(&history, OTHER, 200).0, 1000);
     }
 
@@ -228,7 +366,7 @@ mod tests {
                 let began = now;
                 now += step;
                 since = is_parked.then(|| since.unwrap_or(began));
-                history.look(since.map(|since| parked("a", 1, since)).into_iter().collect(), at(now));
+                history.look(since.map(|since| parked("a", 1, since)).into_iter(), at(now));
             }
             prop_assert!(of(&history, "a", now).1 <= Duration::from_secs(now - 1000));
         }

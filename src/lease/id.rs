@@ -1,6 +1,7 @@
 //! Owns the identities: newtypes, so that the compiler catches a swap.
 
 use std::fmt;
+use std::hash::Hasher;
 use std::time::Duration;
 
 /// A session's id: the pid that its client sees in BackendKeyData.
@@ -87,5 +88,29 @@ impl Moment {
             self.0
                 .saturating_sub(u64::try_from(by.as_micros()).unwrap_or(u64::MAX)),
         )
+    }
+}
+
+/// Spreads small integer keys by one multiplication: ids come from us, not from a peer.
+#[derive(Default)]
+pub(super) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0 ^ u64::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
     }
 }
