@@ -145,7 +145,7 @@ async fn serve_until_drained(
 ) -> std::io::Result<()> {
     let mut accepting = Vec::new();
     for (place, bound) in listeners.into_iter().enumerate() {
-        let listener = (place, Listener::new(bound)?);
+        let listener = (place, Listener::new(bound, shared.config.tcp)?);
         accepting.push(spawn_local(accept(
             shared.clone(),
             listener,
@@ -178,7 +178,7 @@ fn shares(config: &Config, shards: &Shards, number: u32) -> Shares {
 async fn accept(shared: Rc<Shared>, (place, listener): (usize, Listener), mut shutdown: Shutdown) {
     let accepting = async {
         loop {
-            match listener.accept(shared.config.tcp).await {
+            match listener.accept().await {
                 Ok((stream, peer)) if shared.ledger.book().len() < shared.max_sessions => {
                     spawn_local(serve(shared.clone(), stream, peer, place));
                 }

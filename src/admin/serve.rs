@@ -50,7 +50,7 @@ pub async fn serve(
     encryption: Encryption,
     mut shutdown: Shutdown,
 ) -> std::io::Result<()> {
-    let listener = Listener::new(bound)?;
+    let listener = Listener::new(bound, Tcp::USUAL)?;
     tokio::select! {
         () = accept(&listener, &router, &encryption) => {}
         () = shutdown.reached(Phase::Ending) => {}
@@ -67,7 +67,7 @@ async fn accept(listener: &Listener, router: &Router, encryption: &Encryption) {
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };
-        match listener.accept(Tcp::USUAL).await {
+        match listener.accept().await {
             Ok((stream, peer)) => {
                 while connections.try_join_next().is_some() {}
                 connections.spawn(converse(

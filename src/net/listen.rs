@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Address, Tcp};
 use crate::net::Stream;
+use crate::net::stream::tune;
 
 /// The name of a unix socket within its directory, as libpq expects it.
 pub const SOCKET_NAME: &str = ".s.PGSQL.6432";
@@ -212,13 +213,16 @@ pub enum Peer {
 }
 
 impl Listener {
-    /// Registers a bound listener with the runtime of this thread.
+    /// Registers a bound listener with the runtime of this thread; `tcp` is what its TCP connections are like.
     ///
     /// # Errors
-    /// The runtime's.
-    pub fn new(bound: Bound) -> io::Result<Self> {
+    /// The runtime's, or the kernel's.
+    pub fn new(bound: Bound, tcp: Tcp) -> io::Result<Self> {
         Ok(match bound {
-            Bound::Tcp(listener) => Self::Tcp(tokio::net::TcpListener::from_std(listener)?),
+            Bound::Tcp(listener) => {
+                tune(&listener, tcp)?;
+                Self::Tcp(tokio::net::TcpListener::from_std(listener)?)
+            }
             Bound::Unix(listener, file) => {
                 Self::Unix(tokio::net::UnixListener::from_std(listener)?, file)
             }
@@ -229,11 +233,11 @@ impl Listener {
     ///
     /// # Errors
     /// The kernel's; out of file descriptors among them: wait a little before the next try.
-    pub async fn accept(&self, tcp: Tcp) -> io::Result<(Stream, Peer)> {
+    pub async fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                Ok((Stream::accepted(stream, tcp)?, Peer::Tcp(address)))
+                Ok((Stream::Tcp(stream), Peer::Tcp(address)))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;

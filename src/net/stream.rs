@@ -64,15 +64,6 @@ impl Stream {
         Ok(Self::Unix(UnixStream::connect(path).await?))
     }
 
-    /// Takes an accepted TCP connection.
-    ///
-    /// # Errors
-    /// The kernel's, when the peer is gone already.
-    pub fn accepted(stream: TcpStream, tcp: Tcp) -> io::Result<Self> {
-        tune(&stream, tcp)?;
-        Ok(Self::Tcp(stream))
-    }
-
     /// Whether it is encrypted.
     #[must_use]
     pub fn is_tls(&self) -> bool {
@@ -305,9 +296,10 @@ fn at_once<T>(done: Poll<io::Result<T>>) -> io::Result<T> {
     }
 }
 
-/// No delay for small messages, a keepalive for silent peers, and the bound for unacknowledged bytes.
-fn tune(stream: &TcpStream, tcp: Tcp) -> io::Result<()> {
-    let socket = SockRef::from(stream);
+/// No delay for small messages, a keepalive for silent peers, and the bound for unacknowledged bytes. On Linux a listener's
+/// connections inherit all of it: that saves each of them five system calls.
+pub(super) fn tune(socket: &impl AsFd, tcp: Tcp) -> io::Result<()> {
+    let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
     if !tcp.keepalive_idle.is_zero() {
         // The kernel counts in seconds, from one on.
@@ -392,9 +384,10 @@ mod tests {
             keepalive_count: 4,
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        tune(&listener, tcp).unwrap();
         let address = listener.local_addr().unwrap();
         let near = Stream::connect_tcp(address, tcp).await.unwrap();
-        let far = Stream::accepted(listener.accept().await.unwrap().0, tcp).unwrap();
+        let far = Stream::Tcp(listener.accept().await.unwrap().0);
         for stream in [&near, &far] {
             let socket = SockRef::from(stream.tcp().unwrap());
             assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
