@@ -175,7 +175,8 @@ impl Door<'_> {
             .get("application_name")
             .cloned()
             .unwrap_or_default();
-        if console::VIRTUAL.contains(&&*database) {
+        // The database of physical replication means nothing, not even where it is the console's.
+        if replication == Wish::None && console::VIRTUAL.contains(&&*database) {
             let rank = self.let_in(&knock, peer).await?;
             return Ok(Welcome::Guest {
                 rank,

@@ -96,7 +96,22 @@ fn serve(
     ]
     .concat();
     socket.write_all(&welcome)?;
-    socket.read_to_end(&mut Vec::new()).map(drop)
+    refuse_questions(&mut socket)
+}
+
+/// Refuses what is asked by the extended protocol, as pgvalet itself does; a simple query is never answered.
+fn refuse_questions(socket: &mut TcpStream) -> std::io::Result<()> {
+    loop {
+        let mut header = [0; 5];
+        socket.read_exact(&mut header)?;
+        let [kind, length @ ..] = header;
+        let mut body = vec![0; u32::from_be_bytes(length) as usize - 4];
+        socket.read_exact(&mut body)?;
+        if kind == b'S' {
+            let error = frame(b'E', b"SERROR\0VERROR\0C42501\0Mask somebody else\0\0");
+            socket.write_all(&[error, frame(b'Z', b"I")].concat())?;
+        }
+    }
 }
 
 #[test]
