@@ -10,7 +10,7 @@ use crate::admin::fleet::Fleet;
 use crate::admin::{self, Averages, Console, Desk, TokenError};
 use crate::backend::{Dialer, Tokens};
 use crate::clock::Clock;
-use crate::config::{Address, Config, FleetMode};
+use crate::config::{Address, Config, FleetMode, Tcp};
 use crate::drain::{Phase, Shutdown};
 use crate::events::{self, Desk as Followers, Events, Hub};
 use crate::metrics::Metrics;
@@ -76,13 +76,18 @@ impl Listeners {
                 source,
             })
         };
-        let one = |key, address: &Address| named(key, address, bind(address));
+        let one = |key, address: &Address| named(key, address, bind(address, Tcp::USUAL));
         let access = Access {
             mode: config.unix_socket_mode,
             group: config.unix_socket_group.as_ref().map(|group| group.id),
         };
-        let client =
-            |address: &Address| named("listen", address, bind_for_clients(address, access));
+        let client = |address: &Address| {
+            named(
+                "listen",
+                address,
+                bind_for_clients(address, config.tcp, access),
+            )
+        };
         let clients = config.listen.iter().map(client).collect::<Result<_, _>>()?;
         Ok(Self {
             clients,

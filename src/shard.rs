@@ -145,7 +145,7 @@ async fn serve_until_drained(
 ) -> std::io::Result<()> {
     let mut accepting = Vec::new();
     for (place, bound) in listeners.into_iter().enumerate() {
-        let listener = (place, Listener::new(bound, shared.config.tcp)?);
+        let listener = (place, Listener::new(bound)?);
         accepting.push(spawn_local(accept(
             shared.clone(),
             listener,

@@ -18,7 +18,6 @@ use tokio::time::timeout;
 use super::access::Link;
 use super::bodies::MAX_BODY;
 use super::problem::Problem;
-use crate::config::Tcp;
 use crate::drain::{Phase, Shutdown};
 use crate::net::Stream;
 use crate::net::listen::{Bound, Listener, Peer};
@@ -50,7 +49,7 @@ pub async fn serve(
     encryption: Encryption,
     mut shutdown: Shutdown,
 ) -> std::io::Result<()> {
-    let listener = Listener::new(bound, Tcp::USUAL)?;
+    let listener = Listener::new(bound)?;
     tokio::select! {
         () = accept(&listener, &router, &encryption) => {}
         () = shutdown.reached(Phase::Ending) => {}

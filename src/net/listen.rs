@@ -37,13 +37,13 @@ pub struct Access {
     pub group: Option<u32>,
 }
 
-/// Binds an address. A unix address that is a directory gets a socket named as libpq expects it; a socket file that
+/// Binds an address; `tcp` is what its TCP connections are like. A unix address that is a directory gets a socket named as libpq expects it; a socket file that
 /// nobody listens on any more is replaced.
 ///
 /// # Errors
 /// The kernel's: the address is in use, or not ours.
-pub fn bind(address: &Address) -> io::Result<Bound> {
-    bind_with(address, None)
+pub fn bind(address: &Address, tcp: Tcp) -> io::Result<Bound> {
+    bind_with(address, tcp, None)
 }
 
 /// Binds an address for clients. By default a unix socket is open to every user of the machine, like PostgreSQL's own: who
@@ -51,7 +51,7 @@ pub fn bind(address: &Address) -> io::Result<Bound> {
 ///
 /// # Errors
 /// As [`bind`]; and a unix directory that doesn't exist, which would make a socket that libpq can't find.
-pub fn bind_for_clients(address: &Address, access: Access) -> io::Result<Bound> {
+pub fn bind_for_clients(address: &Address, tcp: Tcp, access: Access) -> io::Result<Bound> {
     if let Address::Unix(path) = address {
         let named = path
             .file_name()
@@ -62,13 +62,13 @@ pub fn bind_for_clients(address: &Address, access: Access) -> io::Result<Bound> 
             return Err(io::Error::new(io::ErrorKind::NotFound, text));
         }
     }
-    bind_with(address, Some(access))
+    bind_with(address, tcp, Some(access))
 }
 
-fn bind_with(address: &Address, access: Option<Access>) -> io::Result<Bound> {
+fn bind_with(address: &Address, tcp: Tcp, access: Option<Access>) -> io::Result<Bound> {
     match address {
         Address::Tcp(address) => {
-            let listener = bind_tcp(*address)?;
+            let listener = bind_tcp(*address, tcp)?;
             listener.set_nonblocking(true)?;
             Ok(Bound::Tcp(listener))
         }
@@ -139,7 +139,7 @@ impl SocketFile {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind_tcp(address: SocketAddr, tcp: Tcp) -> io::Result<TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(
         Domain::for_address(address),
@@ -148,6 +148,8 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     )?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
+    // Before the first connection can come.
+    tune(&socket, tcp)?;
     socket.listen(4096)?;
     Ok(socket.into())
 }
@@ -213,16 +215,13 @@ pub enum Peer {
 }
 
 impl Listener {
-    /// Registers a bound listener with the runtime of this thread; `tcp` is what its TCP connections are like.
+    /// Registers a bound listener with the runtime of this thread.
     ///
     /// # Errors
-    /// The runtime's, or the kernel's.
-    pub fn new(bound: Bound, tcp: Tcp) -> io::Result<Self> {
+    /// The runtime's.
+    pub fn new(bound: Bound) -> io::Result<Self> {
         Ok(match bound {
-            Bound::Tcp(listener) => {
-                tune(&listener, tcp)?;
-                Self::Tcp(tokio::net::TcpListener::from_std(listener)?)
-            }
+            Bound::Tcp(listener) => Self::Tcp(tokio::net::TcpListener::from_std(listener)?),
             Bound::Unix(listener, file) => {
                 Self::Unix(tokio::net::UnixListener::from_std(listener)?, file)
             }
