@@ -50,7 +50,7 @@ pub async fn restore(backend: &mut Backend, wanted: &Wanted<'_>) -> Result<(), N
 fn write_restore(out: &mut Vec<u8>, wanted: &Wanted<'_>) {
     const SET: &str = "SELECT pg_catalog.set_config($1, $2, false)";
     for text in [
-        "BEGIN READ WRITE",
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE",
         "SET LOCAL statement_timeout = 0",
         "SET LOCAL client_encoding = 'UTF8'",
     ] {
