@@ -300,3 +300,30 @@ fn login_rules_speak_of_physical_replication_by_its_own_name() {
     assert!(!refused("replication", "true") && refused("postgres", "true"));
     assert!(refused("replication", "database") && !refused("postgres", "database"));
 }
+
+#[test]
+fn no_rule_about_replication_opens_the_console() {
+    if no_valet() {
+        return;
+    }
+    let postgres = Postgres::start();
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("pgvalet.toml");
+    let rule =
+        "[[logins]]\naddress = \"127.0.0.1\"\ndatabase = \"replication\"\nmethod = \"trust\"\n";
+    std::fs::write(&file, rule).expect("a file can be written");
+    let (url, file) = (
+        postgres.url("postgres", "postgres"),
+        file.to_str().expect("UTF-8"),
+    );
+    let valet = Valet::serve(&["--upstream", &url, "--config", file]);
+    let valet = valet.unwrap_or_else(|exit| panic!("{}", exit.log));
+    // The database that physical replication names means nothing: not even where it is the console's.
+    let login = [
+        ("user", "postgres"),
+        ("database", "pgvalet"),
+        ("replication", "true"),
+    ];
+    let mut client = Raw::connect_with(valet.port(), &login);
+    assert_eq!(tags(&client.query("IDENTIFY_SYSTEM")), "TDCZ");
+}
