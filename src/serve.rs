@@ -10,7 +10,7 @@ use crate::admin::fleet::Fleet;
 use crate::admin::{self, Averages, Console, Desk, TokenError};
 use crate::backend::{Dialer, Tokens};
 use crate::clock::Clock;
-use crate::config::{Address, Config, FleetMode, Tcp};
+use crate::config::{Address, Config, FleetMode};
 use crate::drain::{Phase, Shutdown};
 use crate::events::{self, Desk as Followers, Events, Hub};
 use crate::metrics::Metrics;
@@ -76,7 +76,7 @@ impl Listeners {
                 source,
             })
         };
-        let one = |key, address: &Address| named(key, address, bind(address, Tcp::USUAL));
+        let one = |key, address: &Address| named(key, address, bind(address, admin::TCP));
         let access = Access {
             mode: config.unix_socket_mode,
             group: config.unix_socket_group.as_ref().map(|group| group.id),

@@ -33,7 +33,7 @@ use crate::shard::Shards;
 pub use access::{Role, TokenError, check as check_tokens};
 pub use console::{Averages, Console};
 pub use routes::{admin, scrape};
-pub use serve::{Encryption, serve};
+pub use serve::{Encryption, TCP, serve};
 pub use table::routes;
 pub use views::ReloadRecord;
 

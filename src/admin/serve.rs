@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::access::Link;
 use super::bodies::MAX_BODY;
 use super::problem::Problem;
+use crate::config::Tcp;
 use crate::drain::{Phase, Shutdown};
 use crate::net::Stream;
 use crate::net::listen::{Bound, Listener, Peer};
@@ -35,6 +36,12 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How large a request's head may be, in bytes.
 const MAX_HEAD: usize = 32 << 10;
+
+/// What connections to the two HTTP listeners are like: a silent peer may leave an answer unacknowledged for so long.
+pub const TCP: Tcp = Tcp {
+    user_timeout: Duration::from_secs(30),
+    ..Tcp::USUAL
+};
 
 /// How callers on TCP encrypt, where they do.
 pub type Encryption = Option<(ClientTls, Handshakes)>;
