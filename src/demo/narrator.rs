@@ -2,11 +2,16 @@
 
 use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::process::Command;
 
 use super::DemoError;
+
+/// How long a signal to the whole group may take to reach us, when a command has had it.
+const SIGNALLED: Duration = Duration::from_secs(1);
 
 /// Prints to stdout, in bold where that is a terminal that wants it.
 #[derive(Debug)]
@@ -72,7 +77,12 @@ impl Narrator {
             .args(arguments)
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        if command.status().await?.success() {
+        let status = command.status().await?;
+        if status.signal().is_some() {
+            // Ctrl-C ends the command, too: what it means for the story is about to be heard.
+            tokio::time::sleep(SIGNALLED).await;
+        }
+        if status.success() {
             Ok(())
         } else {
             Err(DemoError::Command(shown))

@@ -272,7 +272,7 @@ fn a_lease_idle_for_park_after_is_a_leak() {
 
 #[test]
 fn a_parked_lease_is_parked_no_longer_once_it_is_used() {
-    let Some((_postgres, valet)) = stage(&["--park-after", "100ms"]) else {
+    let Some((_postgres, valet)) = stage(&["--park-after", "2s"]) else {
         return;
     };
     let mut client = idle_after(&valet, "app", "SELECT 1");
