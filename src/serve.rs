@@ -161,7 +161,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
         keep_events(clock),
         shutdown.clone(),
     );
-    let desk = join_fleet(desk, transport.dialer.clone())?;
+    let desk = join_fleet(desk, &transport)?;
     let averages = Arc::new(Averages::default());
     let console = Arc::new(Console::new(desk.clone(), averages.clone()));
     announce(&listeners);
@@ -218,12 +218,13 @@ fn keep_events(clock: Clock) -> (Events, Followers) {
 }
 
 /// Takes the place in the fleet that the configuration wants.
-fn join_fleet(mut desk: Desk, dialer: Dialer) -> Result<Desk, RunError> {
+fn join_fleet(mut desk: Desk, transport: &Transport) -> Result<Desk, RunError> {
     match desk.config.fleet {
         FleetMode::Off => {}
         FleetMode::On => {
             let (config, shutdown) = (desk.config.clone(), desk.shutdown.clone());
-            let joined = Fleet::join(config, dialer, desk.clock, shutdown);
+            let way = (transport.dialer.clone(), transport.tokens.clone());
+            let joined = Fleet::join(config, way, desk.clock, shutdown);
             let (fleet, heard) = joined.map_err(RunError::Start)?;
             desk.fleet = Some(fleet.clone());
             tokio::spawn(admin::fleet::listen(desk.clone(), fleet, heard));

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::stage::{idle, shown};
-use crate::support::{Postgres, Raw, Stop, Valet, direct, eventually, messages};
+use crate::support::{Auth, Postgres, Raw, Stop, Valet, direct, eventually, messages};
 
 /// A PostgreSQL, and a pgvalet for each name.
 fn fleet(names: &[&str]) -> Option<(Postgres, Vec<Valet>)> {
@@ -200,6 +200,38 @@ fn the_fleet_comes_back_when_the_database_does() {
         pairs(&[("a", "done"), ("b", "here")]),
         "{record}"
     );
+}
+
+#[test]
+fn the_fleet_logs_in_with_the_password_that_a_command_gives() {
+    if direct() {
+        return;
+    }
+    let postgres = Postgres::start_with(Auth::Scram, &[]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let token = directory.path().join("token");
+    std::fs::write(&token, "wrong\n").expect("written");
+    let (url, command) = (
+        postgres.url("postgres", "postgres"),
+        format!("cat {}", token.display()),
+    );
+    let flags = [
+        "--upstream",
+        &url,
+        "--auth",
+        "trust",
+        "--fleet",
+        "on",
+        "--instance",
+        "a",
+    ];
+    let flags = [&flags[..], &["--password-command", &command]].concat();
+    let valet = Valet::serve(&flags).unwrap_or_else(|exit| panic!("{}", exit.log));
+    eventually("it is out of reach", || {
+        valet.log().contains("out of reach")
+    });
+    std::fs::write(&token, "postgres\n").expect("written");
+    eventually("it is there", || states(&valet) == pairs(&[("a", "here")]));
 }
 
 #[test]

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::backend::connect::Login;
 use crate::backend::listener::{Listener, Notification, literal};
-use crate::backend::login::Credentials;
-use crate::backend::{Baseline, Dialer, Lost};
+use crate::backend::login::{Credentials, Proof};
+use crate::backend::{Baseline, Dialer, Lost, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{Phase, Shutdown};
@@ -66,6 +66,8 @@ pub(super) struct Link {
 struct Work {
     config: Arc<Config>,
     dialer: Dialer,
+    /// The password of the upstream URL's user, where a command gives it.
+    tokens: Option<Tokens>,
     clock: Clock,
     instance: String,
     wishes: mpsc::Receiver<Wish>,
@@ -80,7 +82,7 @@ impl Link {
     /// The system refused a thread.
     pub fn start(
         config: Arc<Config>,
-        dialer: Dialer,
+        (dialer, tokens): (Dialer, Option<Tokens>),
         clock: Clock,
         instance: String,
         mut shutdown: Shutdown,
@@ -91,6 +93,7 @@ impl Link {
         let mut work = Work {
             config,
             dialer,
+            tokens,
             clock,
             instance,
             wishes,
@@ -220,10 +223,18 @@ impl Work {
         let upstream = &self.config.upstream;
         let utf8 = ("client_encoding".to_owned(), "UTF8".to_owned());
         let application = format!("pgvalet fleet {}", self.instance);
-        // A file of users may be read for it: this thread has nothing else to do.
-        let secret = self.config.secret_for(&upstream.database, &upstream.user);
         let credentials = Credentials::default();
-        let proof = credentials.proof(secret, false);
+        let proof = match &self.tokens {
+            Some(tokens) => {
+                let token = tokens.current(self.config.connect_timeout).await;
+                Proof::Password(token.map_err(|error| error.message)?)
+            }
+            // A file of users may be read for it: this thread has nothing else to do.
+            None => {
+                let secret = self.config.secret_for(&upstream.database, &upstream.user);
+                credentials.proof(secret, false)
+            }
+        };
         let login = Login {
             dialer: &self.dialer,
             database: &upstream.database,
@@ -235,7 +246,12 @@ impl Work {
             timeout: self.config.connect_timeout,
         };
         let listener = Listener::open(&login, self.clock).await;
-        let mut listener = listener.map_err(|error| error.message)?;
+        let mut listener = listener.map_err(|error| {
+            if let (Some(tokens), "28P01" | "28000") = (&self.tokens, &*error.code) {
+                tokens.doubt();
+            }
+            error.message
+        })?;
         // Unknown before PostgreSQL 14, and refused there without harm.
         let quiet = listener.ask("SET idle_session_timeout = 0").await;
         quiet.map_err(|error| error.to_string())?;

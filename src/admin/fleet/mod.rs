@@ -20,8 +20,8 @@ use self::link::{ANSWER, FLEET, Link, RELOAD, State};
 use self::messages::{Answer, Presence, Roll};
 use super::Desk;
 use super::problem::Problem;
-use crate::backend::Dialer;
 use crate::backend::listener::Notification;
+use crate::backend::{Dialer, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::Shutdown;
@@ -82,12 +82,12 @@ impl Fleet {
     /// The system refused a thread.
     pub fn join(
         config: Arc<Config>,
-        dialer: Dialer,
+        way: (Dialer, Option<Tokens>),
         clock: Clock,
         shutdown: Shutdown,
     ) -> io::Result<(Self, Heard)> {
         let instance = config.instance();
-        let (link, heard) = Link::start(config, dialer, clock, instance.clone(), shutdown)?;
+        let (link, heard) = Link::start(config, way, clock, instance.clone(), shutdown)?;
         let run = u64::try_from(clock.wall(clock.now()).as_micros()).unwrap_or_default();
         let inner = Inner {
             instance,
