@@ -398,8 +398,7 @@ impl Session {
                     }
                 }
             }
-            self.inbound.expect(header.total());
-            self.inbound.dropping = true;
+            self.inbound.expect(header.total(), true);
             debug_assert!(header.total() >= HEADER);
         }
     }

@@ -1,6 +1,5 @@
 //! Owns the client's bytes on their way to the backend: what each frame means, and the few that we add or drop.
 
-use std::borrow::Cow;
 use std::rc::Rc;
 use std::task::Context;
 
@@ -11,6 +10,7 @@ use crate::session::relay::{End, Flow};
 use crate::session::statements::MAX_KEPT;
 use crate::session::virtual_settings::Own;
 use crate::session::{Phase, Session};
+use crate::wire::cut::{Cursor, Judge, Verdict, cut, whole_frames};
 use crate::wire::extended::{self, Statement, Target, Value};
 use crate::wire::frame::{BadLength, HEADER, Header};
 use crate::wire::reply::{ClientError, Fault};
@@ -24,56 +24,67 @@ const HOLD: usize = 16 << 10;
 const MOST_SETTINGS: usize = 1000;
 const LONGEST_NAME: usize = 256;
 
-/// What to do with one frame.
-pub(super) enum Verdict {
-    Pass,
-    Drop,
-    /// These bytes go first.
-    After(Vec<u8>),
-    /// The client ends the session.
-    Terminate,
+/// The client's side of a session, as its frames are cut.
+struct FromClient<'a> {
+    session: &'a mut Session,
+    /// What the first frame's text mentions, if it was looked at already.
+    known: Option<Words>,
 }
 
-/// A buffer of frames, with what is added and dropped.
-pub(super) struct Edits<'a> {
-    bytes: &'a [u8],
-    /// The edited bytes, up to `done`. Stays empty, and free, where nothing is edited.
-    out: Option<Vec<u8>>,
-    done: usize,
-}
+impl Judge for FromClient<'_> {
+    #[inline]
+    fn cursor(&mut self) -> &mut Cursor {
+        &mut self.session.inbound
+    }
 
-impl<'a> Edits<'a> {
-    pub fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            bytes,
-            out: None,
-            done: 0,
+    /// CopyData messages that PostgreSQL awaits.
+    #[inline]
+    fn plain(&self, bytes: &[u8]) -> usize {
+        if self.session.tracker.expects_copy_data() && !self.session.virtuals.is_in_use() {
+            whole_frames(bytes, |kind| kind == b'd')
+        } else {
+            0
         }
     }
 
-    /// Puts `extra` in front of the byte at `at`.
-    pub fn insert(&mut self, at: usize, extra: &[u8]) {
-        let out = self.out.get_or_insert_default();
-        out.extend_from_slice(&self.bytes[self.done..at]);
-        out.extend_from_slice(extra);
-        self.done = at;
-    }
-
-    /// Leaves out the bytes from `from` to `to`.
-    pub fn cut(&mut self, from: usize, to: usize) {
-        self.insert(from, &[]);
-        self.done = to;
-    }
-
-    /// The bytes to forward, up to `end`.
-    pub fn finish(self, end: usize) -> Cow<'a, [u8]> {
-        match self.out {
-            None => Cow::Borrowed(&self.bytes[self.done..end]),
-            Some(mut out) => {
-                out.extend_from_slice(&self.bytes[self.done..end.max(self.done)]);
-                Cow::Owned(out)
-            }
+    #[inline]
+    fn needed(&self, kind: u8) -> usize {
+        match kind {
+            b'E' if self.session.virtuals.is_in_use() => HOLD,
+            kind => hold(kind),
         }
+    }
+
+    #[inline]
+    fn judge(&mut self, header: Header, body: &[u8]) -> Verdict {
+        let words = self
+            .known
+            .take()
+            .unwrap_or_else(|| words(header.kind, body));
+        match self.session.own(header, body, words) {
+            Own::No => self.session.judge(header, body, words),
+            Own::Done => Verdict::Drop,
+            Own::Hold => Verdict::Hold,
+            Own::After(extra) => behind(extra, self.session.judge(header, body, words)),
+        }
+    }
+}
+
+/// A verdict, with bytes ahead of what it lets pass.
+fn behind(mut extra: Vec<u8>, verdict: Verdict) -> Verdict {
+    match verdict {
+        Verdict::Pass => Verdict::After(extra),
+        Verdict::After(more) => {
+            extra.extend_from_slice(&more);
+            Verdict::After(extra)
+        }
+        Verdict::Drop => Verdict::Instead(extra),
+        Verdict::Instead(other) => {
+            extra.extend_from_slice(&other);
+            Verdict::Instead(extra)
+        }
+        Verdict::Hold => Verdict::Hold,
+        Verdict::Stop => Verdict::Stop,
     }
 }
 
@@ -121,97 +132,22 @@ impl Session {
             self.inbound.keep(bytes);
             return Ok(Flow::NeedBackend);
         }
-        let (forward, terminated) = self.scan_client(bytes, known)?;
+        let mut judge = FromClient {
+            session: self,
+            known,
+        };
+        let cut = cut(&mut judge, bytes).map_err(|error| End::Broken(violation(error)))?;
         if let Some(lent) = &mut self.lent {
             // A backend that is gone has mostly said why: its last words are read before the session ends.
             let _ = self
                 .to_backend
-                .poll_write(&mut lent.backend.stream, cx, &forward);
+                .poll_write(&mut lent.backend.stream, cx, &cut.forward);
         }
-        if terminated {
+        if cut.stopped {
             self.client_ended()
         } else {
             Ok(Flow::Moved)
         }
-    }
-
-    /// Judges every frame; gives what to forward, and whether the client said goodbye. `known` is what the first one's text
-    /// mentions, if it was looked at already.
-    fn scan_client<'a>(
-        &mut self,
-        bytes: &'a [u8],
-        mut known: Option<Words>,
-    ) -> Result<(Cow<'a, [u8]>, bool), End> {
-        let mut edits = Edits::new(bytes);
-        let mut at = self.pass_rest(bytes, &mut edits);
-        loop {
-            at += self.pass_copy_data(&bytes[at..]);
-            let rest = &bytes[at..];
-            if rest.is_empty() {
-                break;
-            }
-            let header = Header::read(rest).map_err(|error| End::Broken(violation(error)))?;
-            let Some(header) =
-                header.filter(|header| rest.len() >= header.total().min(self.needed(header.kind)))
-            else {
-                self.inbound.keep(rest);
-                break;
-            };
-            let end = header.total().min(rest.len());
-            self.inbound.dropping = false;
-            let body = &rest[HEADER..end];
-            let words = known.take().unwrap_or_else(|| words(header.kind, body));
-            match self.own(header, body, words) {
-                Own::No => {}
-                Own::Done => {
-                    edits.cut(at, at + end);
-                    at += end;
-                    continue;
-                }
-                Own::Hold => {
-                    self.inbound.keep(rest);
-                    self.inbound.held = true;
-                    break;
-                }
-                Own::After(extra) => edits.insert(at, &extra),
-            }
-            match self.judge(header, body, words) {
-                Verdict::Pass => {}
-                Verdict::Drop => {
-                    self.inbound.dropping = true;
-                    edits.cut(at, at + end);
-                }
-                Verdict::After(extra) => edits.insert(at, &extra),
-                Verdict::Terminate => return Ok((edits.finish(at), true)),
-            }
-            self.inbound.expect(header.total() - end);
-            at += end;
-        }
-        Ok((edits.finish(at), false))
-    }
-
-    /// Passes over the rest of a frame that was judged before.
-    fn pass_rest(&mut self, bytes: &[u8], edits: &mut Edits<'_>) -> usize {
-        let count = self.inbound.pass(bytes.len());
-        if self.inbound.dropping && count > 0 {
-            edits.cut(0, count);
-        }
-        count
-    }
-
-    /// How many bytes at the front are whole CopyData messages that PostgreSQL awaits.
-    fn pass_copy_data(&self, bytes: &[u8]) -> usize {
-        let mut at = 0;
-        if self.tracker.expects_copy_data() && !self.virtuals.is_in_use() {
-            while let [b'd', a, b, c, d, ..] = &bytes[at..] {
-                let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-                if length < 4 || length >= bytes.len() - at {
-                    break;
-                }
-                at += 1 + length;
-            }
-        }
-        at
     }
 
     fn judge(&mut self, header: Header, body: &[u8], words: Words) -> Verdict {
@@ -268,7 +204,7 @@ impl Session {
             b'd' if !self.tracker.expects_copy_data() => return Verdict::Drop,
             b'c' | b'f' if !self.tracker.expects_copy_data() => return Verdict::Drop,
             b'c' | b'f' => self.tracker.sent_copy_end(),
-            b'X' => return Verdict::Terminate,
+            b'X' => return Verdict::Stop,
             _ => {}
         }
         Verdict::Pass
@@ -458,14 +394,6 @@ impl Session {
             }
         }
         self.note_settings(found.into_iter().filter(|name| name.contains('.')));
-    }
-
-    /// How much of a frame is needed to judge it, header included.
-    fn needed(&self, kind: u8) -> usize {
-        match kind {
-            b'E' if self.virtuals.is_in_use() => HOLD,
-            kind => hold(kind),
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Owns what one direction keeps between two reads: where the scan stands, and what a socket would not take.
+//! Owns what one direction keeps between two reads besides where its scan stands: what a socket would not take.
 
 use std::io;
 use std::pin::Pin;
@@ -7,47 +7,6 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
 use crate::net::Stream;
-
-/// Where the scan of one direction stands.
-#[derive(Debug, Default)]
-pub(super) struct Cursor {
-    /// Bytes of the current frame's body that are still to come, and pass unread.
-    skip: u32,
-    /// Those bytes are dropped, not forwarded.
-    pub dropping: bool,
-    /// `carry` begins with a frame that waits until everything before it is answered: nothing more is read meanwhile.
-    pub held: bool,
-    /// The beginning of a frame that can't be judged yet. Empty, and without memory, at most moments.
-    pub carry: Box<[u8]>,
-}
-
-impl Cursor {
-    /// Passes over what is left of the current frame's body, in the next `available` bytes. Gives how many those are.
-    pub fn pass(&mut self, available: usize) -> usize {
-        let count = self.skip.min(u32::try_from(available).unwrap_or(u32::MAX));
-        self.skip -= count;
-        count as usize
-    }
-
-    /// So many bytes of the current frame are still to come.
-    pub fn expect(&mut self, rest: usize) {
-        self.skip = u32::try_from(rest).expect("no frame is longer than MAX_LENGTH");
-    }
-
-    /// Whether the scan stands between two frames.
-    pub fn is_between_frames(&self) -> bool {
-        self.skip == 0 && self.carry.is_empty()
-    }
-
-    /// Keeps the beginning of a frame.
-    pub fn keep(&mut self, bytes: &[u8]) {
-        if self.carry.is_empty() {
-            self.carry = bytes.into();
-        } else {
-            self.carry = [&self.carry, bytes].concat().into();
-        }
-    }
-}
 
 /// Bytes that a socket would not take yet: while there are any, nothing more is read for it.
 #[derive(Debug, Default)]

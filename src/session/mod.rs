@@ -40,6 +40,7 @@ use crate::metrics::Metrics;
 use crate::net::Stream;
 use crate::net::listen::Peer;
 use crate::net::tls::{ClientTls, Handshakes};
+use crate::wire::cut::Cursor;
 use crate::wire::reply::ClientError;
 use crate::wire::sql::Class;
 use crate::wire::tracker::Tracker;
@@ -47,7 +48,7 @@ use crate::wire::tracker::Tracker;
 use adapt::Moving;
 use auth::Verifiers;
 use handshake::Greeted;
-use leg::{Cursor, Spill};
+use leg::Spill;
 use statements::Statements;
 use virtual_settings::Virtuals;
 

@@ -7,9 +7,9 @@ use crate::backend::parameters;
 use crate::backend::pool::add;
 use crate::backend::prepared::Made;
 use crate::lease::{Event, Status};
-use crate::session::client::Edits;
 use crate::session::relay::End;
 use crate::session::{Name, Phase, Session, returning};
+use crate::wire::cut::{Cursor, Judge, Verdict, cut, whole_frames};
 use crate::wire::extended::{Statement, write_frame};
 use crate::wire::frame::{HEADER, Header};
 use crate::wire::reply::{self, Fault, Fields};
@@ -19,14 +19,36 @@ use crate::wire::tracker::{Aftermath, Seen};
 /// Messages that we read whole are awaited up to this length; longer ones pass unread.
 const HOLD: usize = 16 << 10;
 
-/// What becomes of one message.
-enum Heard {
-    /// It is the client's.
-    Pass,
-    /// It answers one of ours: the client never sees it.
-    Ours,
-    /// The client gets this in its place.
-    Instead(Vec<u8>),
+/// The backend's side of a session, as its frames are cut.
+struct FromBackend<'a>(&'a mut Session);
+
+impl Judge for FromBackend<'_> {
+    #[inline]
+    fn cursor(&mut self) -> &mut Cursor {
+        &mut self.0.outbound
+    }
+
+    /// Messages that say nothing about the session, such as rows: the bulk of what passes.
+    #[inline]
+    fn plain(&self, bytes: &[u8]) -> usize {
+        if self.0.tracker.hears_plainly() {
+            whole_frames(bytes, |kind| {
+                matches!(kind, b'D' | b'd' | b'T' | b'2' | b'n' | b't' | b's' | b'I')
+            })
+        } else {
+            0
+        }
+    }
+
+    #[inline]
+    fn needed(&self, kind: u8) -> usize {
+        hold(kind)
+    }
+
+    #[inline]
+    fn judge(&mut self, header: Header, body: &[u8]) -> Verdict {
+        self.0.hear(header, body)
+    }
 }
 
 impl Session {
@@ -41,69 +63,24 @@ impl Session {
     }
 
     fn take_backend(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), End> {
-        let mut edits = Edits::new(bytes);
-        let mut at = self.outbound.pass(bytes.len());
-        loop {
-            at += self.pass_plain(&bytes[at..]);
-            let rest = &bytes[at..];
-            if rest.is_empty() {
-                break;
-            }
-            let header = Header::read(rest).map_err(|_| End::Backend(Some(returning::lost())))?;
-            let Some(header) =
-                header.filter(|header| rest.len() >= header.total().min(hold(header.kind)))
-            else {
-                self.outbound.keep(rest);
-                break;
-            };
-            let end = header.total().min(rest.len());
-            match self.hear(header.kind, &rest[HEADER..end]) {
-                Heard::Pass => {}
-                Heard::Ours => edits.cut(at, at + end),
-                Heard::Instead(other) => {
-                    edits.cut(at, at + end);
-                    edits.insert(at + end, &other);
-                }
-            }
-            self.outbound.expect(header.total() - end);
-            at += end;
-        }
-        let forward = edits.finish(at);
+        let cut = cut(&mut FromBackend(self), bytes);
+        let forward = cut
+            .map_err(|_| End::Backend(Some(returning::lost())))?
+            .forward;
         add(&self.pool.counters.bytes_out, forward.len());
         let written = self.to_client.poll_write(&mut self.client, cx, &forward);
         written.map_err(|_| End::ClientBroken)
     }
 
-    /// How many bytes at the front are whole messages that say nothing about the session, such as rows: the bulk of what
-    /// passes.
-    fn pass_plain(&self, bytes: &[u8]) -> usize {
-        let mut at = 0;
-        if self.tracker.hears_plainly() {
-            while let [
-                b'D' | b'd' | b'T' | b'2' | b'n' | b't' | b's' | b'I',
-                a,
-                b,
-                c,
-                d,
-                ..,
-            ] = &bytes[at..]
-            {
-                let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-                if length < 4 || length >= bytes.len() - at {
-                    break;
-                }
-                at += 1 + length;
-            }
-        }
-        at
-    }
-
     /// Takes in one message.
-    fn hear(&mut self, kind: u8, body: &[u8]) -> Heard {
+    fn hear(&mut self, header: Header, body: &[u8]) -> Verdict {
+        let kind = header.kind;
         let own = self.tracker.hears_own();
         match kind {
             b'E' if own => self.stay_abroad(),
             _ if own && !matches!(kind, b'S' | b'A') => {}
+            // One that is too long to be read whole can't be rewritten.
+            b'S' | b'A' if body.len() < header.body => return Verdict::Pass,
             b'S' => return self.hear_parameter(body),
             b'C' => self.hear_complete(body),
             b'A' => return self.hear_notification(body),
@@ -121,7 +98,7 @@ impl Session {
                 }
             }
             // The account of the backend's statements was kept when ours were sent.
-            Seen::Ours => return Heard::Ours,
+            Seen::Ours => return Verdict::Drop,
             Seen::Ready(status) => self.hear_ready(status),
             Seen::Prepared(statement) => self.hear_prepared(statement),
             Seen::Adopted(statement) => {
@@ -134,13 +111,13 @@ impl Session {
                 if !statement.name.is_empty() {
                     self.hear_prepared(statement);
                 }
-                return Heard::Ours;
+                return Verdict::Drop;
             }
             Seen::Closed(name) if name.is_empty() => self.statements.unnamed.closed(),
             Seen::Closed(name) => self.note_closed(&name),
             Seen::Failed(aftermath) => self.hear_failure(aftermath),
         }
-        Heard::Pass
+        Verdict::Pass
     }
 
     /// A FATAL is PostgreSQL's last word on this connection.
@@ -192,14 +169,14 @@ impl Session {
         }
     }
 
-    fn hear_notification(&self, body: &[u8]) -> Heard {
+    fn hear_notification(&self, body: &[u8]) -> Verdict {
         let Some(lent) = &self.lent else {
-            return Heard::Pass;
+            return Verdict::Pass;
         };
         let mut frame = Vec::new();
         write_frame(&mut frame, b'A', body);
         reply::sign(&mut frame, lent.backend.key.key.pid, self.id.get());
-        Heard::Instead(frame)
+        Verdict::Instead(frame)
     }
 
     /// Hands on notifications that came during a conversation of our own with the backend of process id `backend`.
@@ -208,14 +185,14 @@ impl Session {
         self.to_client.push(&frames);
     }
 
-    fn hear_parameter(&mut self, body: &[u8]) -> Heard {
+    fn hear_parameter(&mut self, body: &[u8]) -> Verdict {
         self.rare.class = self.rare.class.max(Class::Visible);
         let Some(lent) = &mut self.lent else {
-            return Heard::Pass;
+            return Verdict::Pass;
         };
         let Some(("application_name", value)) = parameters::read_status(body) else {
             lent.backend.note_parameter(body);
-            return Heard::Pass;
+            return Verdict::Pass;
         };
         let own = self.rare.name != Name::Own && *value == *lent.backend.application;
         if own {
@@ -233,9 +210,9 @@ impl Session {
             .profile
             .application = value.into();
         match (own, known) {
-            (false, _) => Heard::Pass,
-            (true, true) => Heard::Ours,
-            (true, false) => Heard::Instead(report),
+            (false, _) => Verdict::Pass,
+            (true, true) => Verdict::Drop,
+            (true, false) => Verdict::Instead(report),
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Refuses sockets: bytes come in, decisions come out (protocol chapters 55.2 to 55.8).
 
+pub mod cut;
 pub mod extended;
 pub mod frame;
 pub mod options;
