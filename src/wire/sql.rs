@@ -13,9 +13,10 @@ mod words;
 /// Whether a text only opens or closes a transaction, or is empty: it is no work of its own.
 #[must_use]
 pub fn is_bracket(sql: &[u8]) -> bool {
-    let text = sql.trim_ascii_start();
+    let begins = |byte: &u8| !(byte.is_ascii_whitespace() || *byte == b';');
+    let text = &sql[sql.iter().position(begins).unwrap_or(sql.len())..];
     let [first, second, ..] = text else {
-        return matches!(text, [] | [b';']);
+        return text.is_empty();
     };
     let words: &[&[u8]] = match (first | 0x20, second | 0x20) {
         (b'b', b'e') => &[b"begin"],
@@ -26,7 +27,7 @@ pub fn is_bracket(sql: &[u8]) -> bool {
         (b'a', b'b') => &[b"abort"],
         (b's', b'a') => &[b"savepoint"],
         (b'r', b'e') => &[b"release"],
-        _ => return *first == b';',
+        _ => return false,
     };
     let end = text
         .iter()
@@ -119,6 +120,7 @@ mod tests {
             "/* x */ COMMIT",
             "ENDS",
             "COPY t FROM STDIN",
+            "; SELECT 1",
             "x",
             "INSERT INTO t VALUES (1)",
         ] {

@@ -4,7 +4,7 @@
 //! Refuses whatever is more than exactly one such statement, and any form that it doesn't know: PostgreSQL takes those
 //! as custom settings, harmlessly.
 
-mod scan;
+pub(super) mod scan;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,7 @@
 //! Owns what to watch for in passing SQL: state that the probe can't see afterwards.
 
 use super::single::behind_blanks;
+use super::virtual_setting::scan::Scan;
 use crate::lease::{Pin, Pins};
 #[cfg(doc)]
 use crate::wire::sql::Words;
@@ -47,17 +48,14 @@ pub fn watch(sql: &[u8]) -> Option<Watch> {
 
 fn look(before: Option<u8>, word: &[u8], after: &[u8], found: &mut Watch) -> bool {
     let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
-    let next = after.trim_ascii_start().first().copied();
-    if is(b"setseed") && next == Some(b'(') {
+    if is(b"setseed") && calls(after) {
         found.pins.add(Pin::Setseed);
         true
-    } else if is(b"load") && next == Some(b'\'') && before != Some(b'\'') {
+    } else if is(b"load") && before != Some(b'\'') && begins_literal(after) {
         found.pins.add(Pin::Load);
         true
     } else if is(b"set") || is(b"reset") || is(b"session") || is(b"local") {
-        found
-            .settings
-            .extend(dotted(behind_blanks(after).unwrap_or(after)));
+        found.settings.extend(dotted(after));
         true
     } else if is(b"set_config") {
         set_config(after, found);
@@ -67,14 +65,50 @@ fn look(before: Option<u8>, word: &[u8], after: &[u8], found: &mut Watch) -> boo
     }
 }
 
+/// Whether a parenthesis is next. Where a comment can't be followed, it may be.
+fn calls(after: &[u8]) -> bool {
+    let after = after.strip_prefix(b"\"").unwrap_or(after);
+    behind_blanks(after).is_none_or(|next| next.starts_with(b"("))
+}
+
+/// Whether a literal is next, of whatever kind.
+fn begins_literal(after: &[u8]) -> bool {
+    behind_blanks(after).is_none_or(|next| match next {
+        [b'\'' | b'$', ..] | [b'e' | b'E', b'\'', ..] | [b'u' | b'U', b'&', ..] => true,
+        [..] => false,
+    })
+}
+
 /// `app.tenant` at the start of `text`, quoted or not.
 fn dotted(text: &[u8]) -> Option<String> {
-    let end = text
+    let name = behind_blanks(text).unwrap_or_default();
+    let end = name
         .iter()
-        .position(|byte| !(is_word(*byte) || matches!(byte, b'.' | b'"')))
-        .unwrap_or(text.len());
-    let name = std::str::from_utf8(&text[..end]).ok()?.replace('"', "");
+        .position(|byte| !(is_word(*byte) || matches!(byte, b'.' | b'"' | b'$')))
+        .unwrap_or(name.len());
+    let (name, rest) = name.split_at(end);
+    let ends = !matches!(
+        rest.trim_ascii_start(),
+        [b'.', ..] | [b'-', b'-', ..] | [b'/', b'*', ..]
+    );
+    if name.is_empty() || name.ends_with(b".") || !ends {
+        return parted(text);
+    }
+    let name = std::str::from_utf8(name).ok()?.replace('"', "");
     name.contains('.').then(|| name.to_ascii_lowercase())
+}
+
+/// The same where blanks or comments stand between the parts. What isn't set there is prose.
+fn parted(text: &[u8]) -> Option<String> {
+    let mut scan = Scan::new(text);
+    let class = scan.identifier()?;
+    if !scan.symbol(b'.') {
+        return None;
+    }
+    let name = [&class[..], b".", &scan.identifier()?].concat();
+    let is_set = scan.symbol(b'=') || scan.keyword(b"to") || scan.ends();
+    let name = is_set.then(|| String::from_utf8(name).ok())??;
+    Some(name.to_ascii_lowercase())
 }
 
 /// `set_config('app.tenant', …)`: a name that is neither a literal nor a parameter can't be read. What holds for one
@@ -186,6 +220,7 @@ mod tests {
             settings("SET /* the */ app.tenant TO 7; SET SESSION -- a\n app.other = 1"),
             ["app.tenant", "app.other"]
         );
+        assert_eq!(settings("SET app.ten$ant = 7"), ["app.ten$ant"]);
         assert!(settings("UPDATE t SET app = 7").is_empty());
     }
 
@@ -226,6 +261,32 @@ mod tests {
             watch(b"SELECT abalance FROM pgbench_accounts WHERE aid = 1"),
             None
         );
+    }
+
+    #[test]
+    fn names_whose_parts_stand_apart_are_harvested() {
+        for apart in [
+            "SET app . tenant = 7",
+            "SET app /* the */ .tenant TO 7",
+            "SET app. \"Tenant\" = 7",
+            "SET /* a /* nested */ one */ app.tenant = 7",
+            "RESET app. -- the\n tenant;",
+        ] {
+            assert_eq!(settings(apart), ["app.tenant"], "{apart}");
+        }
+        for prose in ["SELECT 1 /* set up. Then reset. */", "SET work_mem = 1"] {
+            assert!(settings(prose).is_empty(), "{prose}");
+        }
+    }
+
+    #[test]
+    fn calls_are_found_behind_comments_and_in_quotes() {
+        for call in ["select setseed/**/(0.5)", "select \"setseed\" (0.5)"] {
+            assert!(pins(call).contains(Pin::Setseed), "{call}");
+        }
+        for load in ["LOAD /* it */ 'x'", "LOAD E'x'", "LOAD $$x$$"] {
+            assert!(pins(load).contains(Pin::Load), "{load}");
+        }
     }
 
     #[test]

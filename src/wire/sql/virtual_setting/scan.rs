@@ -1,7 +1,7 @@
 //! Owns the tokens of SQL, as far as statements about settings have any.
 
 /// A place in a text.
-pub(super) struct Scan<'a> {
+pub(in crate::wire::sql) struct Scan<'a> {
     rest: &'a [u8],
 }
 
