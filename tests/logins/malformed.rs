@@ -244,3 +244,30 @@ fn an_upstream_that_cheats_at_its_login_is_told_apart_from_a_wrong_password() {
         assert!(!error.sqlstate().is_empty(), "{error:?}");
     }
 }
+
+#[test]
+fn users_that_don_t_exist_keep_their_salt_like_those_that_do() {
+    if no_valet() {
+        return;
+    }
+    let postgres = Postgres::start_with(Auth::Scram, &[]);
+    let stage = Stage::new(&postgres, "postgres:postgres", "");
+    let challenge = |user: &str| {
+        let (mut client, _) = asked(stage.valet.port(), user);
+        let first = "n,,n=,r=rOprNGfwEbeRWgbNEkqO";
+        let length = u32::try_from(first.len()).expect("short").to_be_bytes();
+        let body = [b"SCRAM-SHA-256\0", &length[..], first.as_bytes()].concat();
+        client.send(&frame(b'p', &body));
+        let text = client.until(b'R').body[4..].to_vec();
+        let text = String::from_utf8(text).expect("SCRAM is ASCII");
+        let (nonce, rest) = text.split_once(",s=").expect("it has a salt");
+        (nonce.len(), rest.to_owned())
+    };
+    let (nonce, known) = challenge("postgres");
+    assert_eq!(challenge("postgres"), (nonce, known.clone()));
+    let (other_nonce, unknown) = challenge("mallory");
+    assert_eq!(challenge("mallory"), (nonce, unknown.clone()));
+    assert_eq!((other_nonce, unknown.len()), (nonce, known.len()));
+    assert_ne!(unknown, known, "each has a salt of its own");
+    assert!(known.ends_with(",i=4096") && unknown.ends_with(",i=4096"));
+}
