@@ -1,6 +1,6 @@
 # The commands of everyday work. Each installs by name what this machine misses, and says so.
 
-.PHONY: demo test rails-test lint pg-regress bench soak help
+.PHONY: demo test rails-test lint pg-regress bench soak fuzz help
 
 help:
 	@echo 'make demo        see pgvalet at work, in a terminal'
@@ -9,6 +9,7 @@ help:
 	@echo 'make lint        formatting, clippy, documentation, supply chain'
 	@echo 'make bench       what pgvalet costs, beside PgBouncer and HAProxy; ARGS=--quick for three minutes of it'
 	@echo 'make soak        random programs and tenants for long; ROUNDS=100 for less'
+	@echo 'make fuzz       what reads the bytes of peers, for long; TIME=60 seconds a target for less, ARGS="sql tracker" for some'
 	@echo "make pg-regress  PostgreSQL's own suites, through pgvalet (some 25 minutes)"
 
 demo:
@@ -38,3 +39,7 @@ bench:
 soak:
 	@scripts/bootstrap test
 	@scripts/soak $(ROUNDS)
+
+fuzz:
+	@scripts/bootstrap test
+	@TIME=$${TIME:-3600} scripts/fuzz $(ARGS)

@@ -1,0 +1,49 @@
+//! The configuration: whatever the file says, it is refused by name, or taken, shown and taken again as the same.
+
+use std::path::PathBuf;
+
+use pgvalet::config::{Sources, load};
+
+pub fn run(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let file = scratch();
+    std::fs::write(&file, text).expect("the scratch file can be written");
+    let loaded = load(&sources(&file));
+    match loaded {
+        Err(errors) => assert!(!errors.to_string().trim().is_empty()),
+        Ok(loaded) => {
+            let shown = loaded.config.effective_toml();
+            let secret =
+                text.matches("hunter2").count() == 1 && text.contains("password = \"hunter2\"");
+            assert!(
+                !(secret && shown.contains("hunter2")),
+                "a secret shows: {shown}"
+            );
+            std::fs::write(&file, &shown).expect("the scratch file can be written");
+            let again = load(&sources(&file));
+            let again = again.unwrap_or_else(|errors| panic!("{errors}\n{shown}"));
+            assert_eq!(again.config.effective_toml(), shown);
+        }
+    }
+    let _ = std::fs::remove_file(&file);
+}
+
+fn scratch() -> PathBuf {
+    let shared = PathBuf::from("/dev/shm");
+    let directory = if shared.is_dir() {
+        shared
+    } else {
+        std::env::temp_dir()
+    };
+    directory.join(format!("pgvalet-fuzz-{}.toml", std::process::id()))
+}
+
+fn sources(file: &PathBuf) -> Sources {
+    Sources {
+        file: Some(file.clone()),
+        os_user: Some("somebody".to_owned()),
+        ..Sources::default()
+    }
+}

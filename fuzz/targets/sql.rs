@@ -1,0 +1,318 @@
+//! The fast readers of SQL against a plain one: what they overlook would leak from one session into another.
+
+use pgvalet::lease::comment::tags;
+use pgvalet::lease::{LastStatement, Pin};
+use pgvalet::wire::sql::hazards::{Definition, find};
+use pgvalet::wire::sql::{
+    Class, Words, class, fingerprint, is_bracket, is_one_prepare, names_statements,
+    reads_always_alike, virtual_setting, watch,
+};
+
+use super::lexer::{Backslash, Kind, Token, tokens};
+
+/// Functions that leave something behind.
+const LEAVING: [&str; 5] = [
+    "set_config",
+    "pg_advisory_lock",
+    "setseed",
+    "dblink_connect",
+    "f",
+];
+
+pub fn run(sql: &[u8]) {
+    first_look(sql);
+    for backslash in [Backslash::Plain, Backslash::Escapes] {
+        // PostgreSQL carries nothing of a text out that it can't read to its end.
+        if let Some(tokens) = tokens(sql, backslash) {
+            what_it_leaves(sql, &tokens);
+            what_is_one_prepare(sql, &tokens);
+            what_is_named(sql, &tokens);
+        }
+    }
+    what_people_see(sql);
+    own_settings(sql);
+    comments(sql);
+    definitions(sql);
+}
+
+fn first_look(sql: &[u8]) {
+    let has = |word: &str| {
+        let mut windows = sql.windows(word.len());
+        windows.any(|window| window.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    let words = Words::of(sql);
+    assert_eq!(words.state, has("set") || has("load"));
+    assert_eq!(words.own, has("pgv"));
+    let named = ["execute", "deallocate", "prepare", "discard"];
+    assert_eq!(names_statements(sql), named.into_iter().any(has));
+}
+
+/// The statements of a text, empty ones left out.
+fn statements<'a, 'b>(tokens: &'b [Token<'a>]) -> Vec<&'b [Token<'a>]> {
+    let split = tokens.split(|token| token.is_sign(b';'));
+    split.filter(|statement| !statement.is_empty()).collect()
+}
+
+fn what_it_leaves(sql: &[u8], tokens: &[Token<'_>]) {
+    let class = class(sql);
+    if class == Class::Unknown {
+        return;
+    }
+    for statement in statements(tokens) {
+        let first = &statement[0];
+        let reads = [
+            "select",
+            "values",
+            "table",
+            "with",
+            "begin",
+            "start",
+            "commit",
+            "end",
+            "rollback",
+            "abort",
+            "savepoint",
+            "release",
+            "show",
+            "fetch",
+            "move",
+            "close",
+            "insert",
+            "update",
+            "delete",
+            "merge",
+            "copy",
+        ];
+        let visible = [
+            "set",
+            "reset",
+            "prepare",
+            "deallocate",
+            "discard",
+            "listen",
+            "unlisten",
+        ];
+        let is = |words: &[&str]| words.iter().any(|word| first.is(word));
+        // What begins with a parenthesis or a sign is a SELECT, or refused.
+        if first.kind == Kind::Word {
+            assert!(
+                is(&reads) || class == Class::Visible && is(&visible),
+                "{class:?}"
+            );
+        }
+        calls(statement, class);
+        makes_table(statement, class);
+    }
+}
+
+fn calls(statement: &[Token<'_>], class: Class) {
+    for (at, pair) in statement.windows(2).enumerate() {
+        let [name, open] = pair else { continue };
+        let leaves = LEAVING.iter().any(|known| name.is(known));
+        if leaves && open.is_sign(b'(') && !is_written(&statement[..at]) {
+            panic!(
+                "{class:?}, and yet it calls {}",
+                String::from_utf8_lossy(name.text)
+            );
+        }
+    }
+}
+
+/// Whether what follows is the name of a table that is written: `INSERT INTO schema.`
+fn is_written(before: &[Token<'_>]) -> bool {
+    let mut before = before;
+    while let [rest @ .., schema, dot] = before
+        && dot.is_sign(b'.')
+        && matches!(schema.kind, Kind::Word | Kind::Quoted)
+    {
+        before = rest;
+    }
+    matches!(before, [.., insert, into] if into.is("into") && (insert.is("insert") || insert.is("merge")))
+}
+
+/// SELECT INTO may make a temporary table.
+fn makes_table(statement: &[Token<'_>], class: Class) {
+    for pair in statement.windows(2) {
+        let [before, into] = pair else { continue };
+        let made = into.kind == Kind::Word && into.is("into") && !before.is_sign(b'.');
+        let inserts = before.is("insert") || before.is("merge");
+        assert!(
+            !made || inserts || class == Class::Visible,
+            "it makes a table"
+        );
+    }
+}
+
+fn what_is_one_prepare(sql: &[u8], tokens: &[Token<'_>]) {
+    if is_one_prepare(sql) {
+        let statements = statements(tokens);
+        assert_eq!(statements.len(), 1, "several statements");
+        assert!(statements[0][0].is("prepare"));
+    }
+    if reads_always_alike(sql) {
+        assert!(
+            tokens.iter().all(|token| token.kind != Kind::Literal),
+            "it has a literal"
+        );
+    }
+    let work = statements(tokens).iter().any(|statement| {
+        let first = &statement[0];
+        first.is("select") || first.is("insert") || first.is("set") || first.is("call")
+    });
+    assert!(
+        !(work && statements(tokens).len() == 1 && is_bracket(sql)),
+        "it is work"
+    );
+}
+
+/// What `watch` must find, wherever it stands.
+fn what_is_named(sql: &[u8], tokens: &[Token<'_>]) {
+    let found = watch(sql).unwrap_or_default();
+    let unread = found.pins.contains(Pin::UnreadableSetting);
+    for statement in statements(tokens) {
+        let mut rest = statement;
+        if rest
+            .first()
+            .is_some_and(|first| first.kind == Kind::Word && first.is("set"))
+        {
+            rest = &rest[1..];
+            if rest
+                .first()
+                .is_some_and(|next| next.kind == Kind::Word && next.is("session"))
+            {
+                rest = &rest[1..];
+            }
+            if let Some(name) = custom(rest) {
+                assert!(
+                    found.settings.contains(&name) || unread,
+                    "{name} isn't among {:?}",
+                    found.settings
+                );
+            }
+        }
+        for window in statement.windows(3) {
+            let [call, open, name] = window else { continue };
+            if call.kind == Kind::Word && call.is("setseed") && open.is_sign(b'(') {
+                assert!(found.pins.contains(Pin::Setseed));
+            }
+            if call.kind == Kind::Word && call.is("set_config") && open.is_sign(b'(') {
+                let named = name.kind == Kind::Literal;
+                let told = !found.settings.is_empty() || !found.naming.is_empty() || unread;
+                let local = statement.iter().any(|token| token.is("true"));
+                let dotted = sql[name.inner.0..name.inner.1].contains(&b'.');
+                assert!(
+                    told || local || named && !dotted,
+                    "a setting that nobody notes"
+                );
+            }
+        }
+    }
+}
+
+/// `a.b` with plain names, behind SET.
+fn custom(rest: &[Token<'_>]) -> Option<String> {
+    let [class, dot, name, next, ..] = rest else {
+        return None;
+    };
+    let plain = |token: &Token<'_>| token.kind == Kind::Word && token.text.is_ascii();
+    let ends = next.is_sign(b'=') || next.is("to");
+    if !(plain(class) && plain(name) && dot.is_sign(b'.') && ends) {
+        return None;
+    }
+    let name = [class.text, b".", name.text].concat();
+    Some(String::from_utf8_lossy(&name).to_ascii_lowercase())
+}
+
+/// What stands in literals makes no difference to what people see, also where the text is cut off.
+fn what_people_see(sql: &[u8]) {
+    let shown = fingerprint(sql);
+    assert!(shown.chars().count() <= 241);
+    let Some(read) = tokens(sql, Backslash::Plain) else {
+        return;
+    };
+    let mut other = sql.to_vec();
+    for token in read.iter().filter(|token| token.kind == Kind::Literal) {
+        for byte in &mut other[token.inner.0..token.inner.1] {
+            if byte.is_ascii_lowercase() {
+                *byte = if *byte == b'q' { b'z' } else { b'q' };
+            }
+        }
+    }
+    // A tag in a literal may have become the one that ends it.
+    let kinds = |tokens: &[Token<'_>]| {
+        tokens
+            .iter()
+            .map(|token| (token.kind, token.at))
+            .collect::<Vec<_>>()
+    };
+    if tokens(&other, Backslash::Plain).is_some_and(|other| kinds(&other) == kinds(&read)) {
+        for end in [sql.len(), sql.len() / 2, sql.len() / 3] {
+            assert_eq!(
+                fingerprint(&other[..end]),
+                fingerprint(&sql[..end]),
+                "a literal shows"
+            );
+        }
+    }
+}
+
+fn own_settings(sql: &[u8]) {
+    let read = virtual_setting::read(sql);
+    if read.is_some() {
+        assert!(Words::of(sql).own, "the first look passes it over");
+        let around = [&b"/* a */ "[..], sql, b"\n; "].concat();
+        assert!(around.len() > virtual_setting::LONGEST || virtual_setting::read(&around) == read);
+        assert!(
+            virtual_setting::within(sql).is_empty(),
+            "it is one statement"
+        );
+    }
+    for _ in virtual_setting::within(sql) {
+        assert!(Words::of(sql).own, "the first look passes it over");
+    }
+    if virtual_setting::deallocated(sql).is_some() {
+        assert!(names_statements(sql));
+    }
+}
+
+fn comments(sql: &[u8]) {
+    let mut statement = LastStatement::None;
+    statement.set(sql);
+    let tags = tags(&statement);
+    let all = [
+        &tags.application,
+        &tags.controller,
+        &tags.action,
+        &tags.job,
+        &tags.route,
+        &tags.source_location,
+        &tags.traceparent,
+    ];
+    for tag in all.into_iter().flatten() {
+        assert!((1..=200).contains(&tag.chars().count()));
+    }
+}
+
+/// A function that sets something is hazardous, and so is what names it.
+fn definitions(sql: &[u8]) {
+    let text = String::from_utf8_lossy(sql).into_owned();
+    let definition = |name: &str, text: &str| Definition {
+        name: name.to_owned(),
+        text: text.to_owned(),
+    };
+    let body = format!("{text}\nSELECT pg_advisory_lock(1)");
+    let found = find(&[
+        definition("one", &body),
+        definition("two", &format!("one {text}")),
+    ]);
+    assert!(found.are_named_in(b"SELECT two()"));
+    if let Some(watched) = watch(text.as_bytes()) {
+        let found = find(&[definition("one", &text)]);
+        assert!(
+            watched
+                .settings
+                .iter()
+                .all(|name| found.settings.contains(name))
+        );
+    }
+}
