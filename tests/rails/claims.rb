@@ -2,12 +2,11 @@
 
 # While a background thread stays parked, pgvalet knows its name, and the place where it sleeps; no longer once it let go.
 require_relative "app"
-require "net/http"
 include Support
 
-leaks = -> { JSON.parse(Net::HTTP.get(URI("#{Pgvalet::ADMIN}/v1/leaks"))).fetch("leaks") }
+leaks = -> { pgvalet("/v1/leaks").fetch("leaks") }
 worker = Worker.new("dispatcher")
-worker.run { Job.create!(name: "first", round: 0) }
+worker.run { Job.connection && Job.create!(name: "first", round: 0) }
 leak = eventually("pgvalet sees a declared leak") { leaks.call.find { |lease| lease["basis"] == "declared" } }
 puts leak.slice("owner", "evidence", "verdict", "basis", "held_for", "where", "last_statement", "remedy")
 check "it has the owner's name", leak["owner"] == "dispatcher (Thread)", leak["owner"]

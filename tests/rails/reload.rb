@@ -7,7 +7,7 @@ include Support
 
 ROUNDS = 50
 worker = Worker.new("dispatcher")
-worker.run { Job.create!(name: "first", round: 0) }
+worker.run { Job.connection && Job.create!(name: "first", round: 0) } # from 7.2 on create! alone holds nothing
 worker.asleep!
 
 if Pgvalet::ADMIN.empty?
