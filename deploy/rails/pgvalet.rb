@@ -199,7 +199,7 @@ module Pgvalet
   def row(admin, conn)
     id, owner, lease = wire(conn)&.last, conn.owner, conn.pgvalet ||= Lease.new(Time.now)
     return if id.nil? || owner == Thread.current || owner == Fiber.current
-    held = { class: owner.class.name, held_for: "#{(Time.now - lease.since).to_i}s", where: where(owner) } if owner
+    held = { class: owner.class.name, held_for: "#{((Time.now - lease.since) * 1000).round}ms", where: where(owner) } if owner
     Row.new(admin, conn, owner, lease, { id: id, owner: owner ? title(owner) : "", state: owner ? "held" : "resting", **held.to_h })
   end
 

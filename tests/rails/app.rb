@@ -35,6 +35,7 @@ module App
   more = JSON.parse(ENV.fetch("APP_MORE_DATABASES", "{}")).transform_values { |other| { **database, **other.transform_keys(&:to_sym) } }
   write("config/database.yml", JSON.generate(development: { primary: database, queue: database, **more }))
   write("config/initializers/pgvalet.rb", "load #{GLUE.dump}\n")
+  write("lib/tasks/pgvalet.rake", "load #{GLUE.sub(/rb\z/, "rake").dump}\n")
   FileUtils.mkdir_p(File.join(ROOT, "log"))
   touch
 

@@ -55,7 +55,7 @@ class GlueTest < Minitest::Test
     assert_equal 1, claims.size, "the reloader's own connection is not for taking"
     claim = claims.first
     assert_equal %w[dispatcher Thread held], claim.values_at("owner", "class", "state")
-    assert_match(/\A\d+s\z/, claim["held_for"])
+    assert_match(/\A\d+ms\z/, claim["held_for"])
     assert_match(/support\.rb:\d+\z/, claim["where"])
   end
 
