@@ -44,12 +44,12 @@ fn rails_without_the_glue_waits_twice_the_checkout_timeout() {
 }
 
 #[test]
-fn rails_reloads_in_milliseconds_while_an_owner_is_parked() {
+fn rails_reloads_without_waiting_for_a_parked_owner() {
     through_pgvalet(&usual(), "reload.rb");
 }
 
 #[test]
-fn rails_newer_reloads_in_milliseconds_while_an_owner_is_parked() {
+fn rails_newer_reloads_without_waiting_for_a_parked_owner() {
     through_pgvalet(&newer(), "reload.rb");
 }
 

@@ -1,7 +1,8 @@
 # frozen_string_literal: true
 
 # A throwaway Rails application with Rails' real reloader: one model that is reloaded, and two pools that are not.
-# APP_DATABASE_URL says where its database is, CHECKOUT_TIMEOUT (1 s) how long its pools wait. A scenario may have more
+# APP_DATABASE_URL says where its database is, CHECKOUT_TIMEOUT how long its pools wait: 1 s, or 10
+# where the glue is, so that a reload that waits is told apart from a machine that is busy. A scenario may have more
 # databases (APP_MORE_DATABASES, JSON), and fibers that own connections (APP_ISOLATION).
 require "fileutils"
 require "json"
@@ -13,7 +14,7 @@ require_relative "support"
 module App
   ROOT = Dir.mktmpdir("pgvalet-rails-")
   at_exit { FileUtils.rm_rf(ROOT) }
-  TIMEOUT = ENV.fetch("CHECKOUT_TIMEOUT", "1").to_f
+  TIMEOUT = ENV.fetch("CHECKOUT_TIMEOUT") { ENV["PGVALET_ADMIN_URL"].to_s.empty? ? "1" : "10" }.to_f # s
   GLUE = File.expand_path("../../deploy/rails/pgvalet.rb", __dir__)
 
   def self.write(path, text)
