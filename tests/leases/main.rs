@@ -14,6 +14,7 @@ mod returns;
 mod settings;
 mod sql_prepared;
 mod stage;
+mod standby;
 mod statements;
 mod stress;
 mod tenants;
