@@ -89,10 +89,12 @@ pub async fn capture(
         .await
         .map_err(|_| Lost::Closed)??;
     if answers.error.is_some() || answers.status != Status::Idle {
-        abort(backend).await?;
+        let mut notifications = answers.notifications;
+        // They come where a transaction ends: some may have waited for this.
+        notifications.extend(abort(backend).await?);
         return Ok(Found {
             pins: [Pin::ProbeFailed].into_iter().collect(),
-            notifications: answers.notifications,
+            notifications,
             ..Found::default()
         });
     }
@@ -144,8 +146,9 @@ pub async fn has_unnamed(backend: &mut Backend) -> Result<(bool, Vec<u8>), Lost>
     Ok((exists, answers.notifications))
 }
 
-/// Ends the probe's transaction, in a way that leaves the client's unnamed statement alone.
-async fn abort(backend: &mut Backend) -> Result<(), Lost> {
+/// Ends the probe's transaction, in a way that leaves the client's unnamed statement alone; gives the notifications that
+/// came.
+async fn abort(backend: &mut Backend) -> Result<Vec<u8>, Lost> {
     let mut request = Vec::new();
     write_statement(&mut request, "ROLLBACK", None);
     write_frame(&mut request, b'S', b"");
@@ -154,7 +157,7 @@ async fn abort(backend: &mut Backend) -> Result<(), Lost> {
         .await
         .map_err(|_| Lost::Closed)??;
     if answers.status == Status::Idle {
-        Ok(())
+        Ok(answers.notifications)
     } else {
         Err(Lost::Protocol)
     }
