@@ -6,6 +6,7 @@ mod support;
 mod claims;
 mod differential;
 mod hazards;
+mod listen_shared;
 mod moves;
 mod pins;
 mod problems;
