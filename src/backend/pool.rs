@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::backend::ears::Ears;
 use crate::backend::login::{Credentials, Proof};
 use crate::backend::prepared::Texts;
-use crate::backend::survey::Surveyed;
+use crate::backend::survey::{Definers, Surveyed};
 use crate::backend::{Backend, Baseline, Home, Parameters, State};
 use crate::lease::{BackendId, Generation, LeaseState, Moment, SessionId};
 use crate::wire::reply::ClientError;
@@ -193,6 +193,12 @@ impl Pool {
     /// An empty pool.
     #[must_use]
     pub fn new(database: Rc<str>, user: Rc<str>, max: usize) -> Rc<Self> {
+        Self::beside(database, user, max, Definers::default())
+    }
+
+    /// An empty pool beside others of the same database, which count together what their sessions define.
+    #[must_use]
+    pub fn beside(database: Rc<str>, user: Rc<str>, max: usize, definers: Definers) -> Rc<Self> {
         Rc::new(Self {
             database,
             user,
@@ -203,7 +209,7 @@ impl Pool {
             oldest: Cell::default(),
             renewed: Cell::new(BackendId(0)),
             paused: Cell::default(),
-            surveyed: Surveyed::default(),
+            surveyed: Surveyed::of(definers),
             ears: RefCell::default(),
             listening: Cell::default(),
             state: RefCell::default(),
@@ -473,6 +479,7 @@ impl Pool {
 
     /// Replaces backends that were opened before this generation: idle ones now, lent ones when they come back.
     pub fn recycle(self: &Rc<Self>, generation: Generation) {
+        self.surveyed.outdate();
         self.oldest.set(generation);
         let old = |lent: &mut Lent| lent.backend.generation < generation;
         let closed: Vec<Lent> = self.state.borrow_mut().idle.extract_if(.., old).collect();
@@ -481,6 +488,7 @@ impl Pool {
 
     /// Replaces backends that were opened before this one, likewise.
     pub fn renew(self: &Rc<Self>, before: BackendId) {
+        self.surveyed.outdate();
         self.renewed.set(before);
         let old = |lent: &mut Lent| lent.backend.id < before;
         let closed: Vec<Lent> = self.state.borrow_mut().idle.extract_if(.., old).collect();
