@@ -55,6 +55,13 @@ impl Clock {
     }
 }
 
+/// The runtime's moment, for its timers: deadlines and pauses, not moments in the book.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+pub fn timer_now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
 fn monotonic() -> u64 {
     read(ClockId::Monotonic)
 }

@@ -10,6 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use crate::clock::timer_now;
 use crate::lease::reload::{Busy, Outcome, Selector, Triage, Wish, busy, triage};
 use crate::lease::rules::Policies;
 use crate::lease::{Claim, LeaseState, SessionId};
@@ -89,7 +90,7 @@ pub async fn run(
         ledger,
         wish: &wish,
         deadline,
-        began: now(),
+        began: timer_now(),
         pace: Semaphore::new(PACE),
     };
     let waiting = FuturesUnordered::new();
@@ -111,7 +112,7 @@ pub async fn run(
     for asked in &late {
         press(ledger, course.accounts[asked.index].id, wish.busy, cancel).await;
     }
-    let until = now() + PRESSED;
+    let until = timer_now() + PRESSED;
     for asked in late {
         let id = course.accounts[asked.index].id;
         let outcome = settled(ledger, id, wish.busy, asked.answer, until).await;
@@ -179,7 +180,7 @@ impl Terms<'_> {
         let mut answered = Err(());
         if turn.is_some() {
             // Whoever has begun a request meanwhile must not keep others from their turn.
-            let turn_ends = until.min(now() + TURN);
+            let turn_ends = until.min(timer_now() + TURN);
             answered = timeout_at(turn_ends, &mut answer).await.map_err(drop);
         }
         drop(turn);
@@ -294,14 +295,6 @@ fn order(
         reply,
     });
     ledger.order(id, order);
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a deadline is the runtime's timer, not a moment in the book"
-)]
-fn now() -> Instant {
-    Instant::now()
 }
 
 fn begin(ledger: &Ledger, wish: &Wish) -> u64 {

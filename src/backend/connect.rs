@@ -173,10 +173,7 @@ impl<'a> Talk<'a> {
         now: Moment,
         generation: Generation,
     ) -> Backend {
-        let ends = self
-            .stream
-            .tcp()
-            .and_then(|tcp| Some([tcp.local_addr().ok()?, tcp.peer_addr().ok()?]));
+        let local = self.stream.tcp().and_then(|tcp| tcp.local_addr().ok());
         Backend {
             id,
             armed: false,
@@ -185,7 +182,7 @@ impl<'a> Talk<'a> {
                 key: self.key,
                 spot: self.spot,
                 born: now,
-                ends,
+                local,
                 encrypted: self.stream.is_tls(),
                 in_flight: Cell::new(0),
             }),
@@ -194,7 +191,6 @@ impl<'a> Talk<'a> {
             baseline: self.login.baseline.clone(),
             application: self.login.application.into(),
             home: Home::Clean,
-            born: now,
             rested: now,
             generation,
             carries: Rc::default(),

@@ -75,8 +75,10 @@ pub struct BackendFigures {
     pub born: Moment,
     /// When it was lent, or came back.
     pub since: Moment,
-    /// Both ends of the connection; none for a unix socket.
-    pub ends: Option<[SocketAddr; 2]>,
+    /// This end of the connection; none for a unix socket.
+    pub local: Option<SocketAddr>,
+    /// Its other end; none for a unix socket.
+    pub peer: Option<SocketAddr>,
     pub encrypted: bool,
     /// It is replaced once nobody holds it.
     pub is_old: bool,
@@ -315,7 +317,8 @@ fn figures(pool: &Pool, target: &CancelTarget) -> BackendFigures {
         pid: target.key.pid,
         born: target.born,
         since: target.born,
-        ends: target.ends,
+        local: target.local,
+        peer: target.spot.address,
         encrypted: target.encrypted,
         is_old: false,
         session: None,

@@ -21,6 +21,7 @@ use crate::admin::reloads;
 use crate::admin::routes::Answer as Reply;
 use crate::admin::views::ReloadRecord;
 use crate::backend::listener::Notification;
+use crate::clock::timer_now;
 use crate::lease::reload::{Busy, Method, Pinned};
 use crate::shard::ReloadWish;
 
@@ -102,14 +103,6 @@ impl InstanceView {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a deadline is the runtime's timer, not a moment in the book"
-)]
-fn now() -> Instant {
-    Instant::now()
-}
-
 /// The fleet that this instance is part of.
 ///
 /// # Errors
@@ -143,7 +136,7 @@ pub(in crate::admin) async fn roll(State(desk): State<Desk>) -> Reply<FleetView>
     fleet
         .say(super::FLEET, &messages::Roll::Call { id, instance })
         .await;
-    let began = now();
+    let began = timer_now();
     let mut missing: BTreeMap<u32, String> = known;
     let mut heard = BTreeSet::new();
     loop {
@@ -201,7 +194,7 @@ impl Fleet {
         Ok(Asked {
             awaited,
             missing,
-            until: now() + wish.deadline.unwrap_or_default() + GRACE,
+            until: timer_now() + wish.deadline.unwrap_or_default() + GRACE,
         })
     }
 }
@@ -218,7 +211,7 @@ impl Asked {
     /// What each of the others answers; those that don't in time are silent.
     pub(in crate::admin) async fn answers(mut self) -> Vec<InstanceView> {
         let mut answers: BTreeMap<u32, Answer> = BTreeMap::new();
-        let strangers = now() + STRANGERS;
+        let strangers = timer_now() + STRANGERS;
         loop {
             let waited_for = answers
                 .values()

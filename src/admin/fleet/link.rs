@@ -6,13 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 use crate::backend::connect::Login;
 use crate::backend::listener::{Listener, Notification, literal};
 use crate::backend::login::{Credentials, Proof};
 use crate::backend::{Baseline, Dialer, Lost, Tokens};
-use crate::clock::Clock;
+use crate::clock::{Clock, timer_now};
 use crate::config::Config;
 use crate::drain::{Phase, Shutdown};
 
@@ -295,7 +295,7 @@ impl Work {
 
     /// Waits before the next attempt; `false` when nobody holds the link any more.
     async fn pause(&mut self, pause: Duration, why: &str) -> bool {
-        let until = now() + pause;
+        let until = timer_now() + pause;
         loop {
             tokio::select! {
                 () = sleep_until(until) => return true,
@@ -340,12 +340,4 @@ async fn carry_out(listener: &mut Listener, wish: Wish) -> Result<(), Lost> {
         }
     }
     Ok(())
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a pause is the runtime's timer, not a moment in the book"
-)]
-fn now() -> Instant {
-    Instant::now()
 }

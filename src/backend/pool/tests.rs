@@ -43,7 +43,7 @@ impl House {
                     secret: Box::default(),
                 },
                 born: Moment::default(),
-                ends: None,
+                local: None,
                 encrypted: false,
                 spot: Spot {
                     host: 0,
@@ -55,7 +55,6 @@ impl House {
             baseline: self.baseline.clone(),
             application: "".into(),
             home: Home::Clean,
-            born: Moment::default(),
             rested: Moment::default(),
             generation: Generation::default(),
             carries: Rc::default(),
