@@ -154,6 +154,8 @@ pub async fn has_unnamed(backend: &mut Backend) -> Result<(bool, Vec<u8>), Lost>
 /// came.
 pub(super) async fn abort(backend: &mut Backend) -> Result<Vec<u8>, Lost> {
     let mut request = Vec::new();
+    // What failed as it ran wasn't closed any more, and statements outlive their transaction.
+    write_frame(&mut request, b'C', &[b"S", NAME].concat());
     write_statement(&mut request, "ROLLBACK", None);
     write_frame(&mut request, b'S', b"");
     let exchange = backend.exchange(&request, 1);

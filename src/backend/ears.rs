@@ -558,7 +558,7 @@ async fn pass(
     readies: usize,
 ) -> Result<Passed, Lost> {
     let mut answers = ask_at_once(backend, request, readies).await?;
-    if answers.status != Status::Idle {
+    if answers.error.is_some() || answers.status != Status::Idle {
         answers.notifications.extend(capture::abort(backend).await?);
     }
     let (mut passed, mut seen) = (Passed::default(), false);

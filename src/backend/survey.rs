@@ -8,14 +8,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::backend::capture::write_statement;
+use crate::backend::capture::{self, write_statement};
 use crate::backend::{Backend, Lost};
 use crate::lease::Moment;
 use crate::wire::extended::write_frame;
 use crate::wire::sql::hazards::{self, Definition, Hazards};
 
-/// How long a survey may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a survey may take before its backend counts as lost. PostgreSQL itself ends it long before.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// It must not hold up its session: definitions of tables that others have locked are read another time.
+const HURRIED: [&str; 2] = [
+    "SET LOCAL statement_timeout = '5s'",
+    "SET LOCAL lock_timeout = '100ms'",
+];
 
 /// How many definitions are read at most: a database with more is one of which nothing is known.
 const MOST: usize = 20_000;
@@ -169,13 +175,23 @@ impl Surveyed {
             Ok(None) => return Ok(()),
             Ok(Some(found)) => found,
             Err(error) => {
-                *self.hazards.borrow_mut() = Rc::new(Hazards::anywhere());
+                self.believe(Hazards::anywhere());
                 return Err(error);
             }
         };
         *self.of.borrow_mut() = Some((version, now));
-        *self.hazards.borrow_mut() = Rc::new(hazards);
+        self.believe(hazards);
         Ok(())
+    }
+}
+
+impl Surveyed {
+    /// What was known of settings stays known where nothing is found out.
+    fn believe(&self, mut found: Hazards) {
+        if found.are_anywhere() {
+            found.settings.clone_from(&self.hazards.borrow().settings);
+        }
+        *self.hazards.borrow_mut() = Rc::new(found);
     }
 }
 
@@ -248,7 +264,8 @@ async fn ask(backend: &mut Backend, text: &str) -> Result<Option<Vec<Vec<Option<
     let mut request = Vec::new();
     for text in [
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE",
-        "SET LOCAL statement_timeout = 0",
+        HURRIED[0],
+        HURRIED[1],
         "SET LOCAL client_encoding = 'UTF8'",
         "SET LOCAL ROLE NONE",
         text,
@@ -266,10 +283,7 @@ async fn ask(backend: &mut Backend, text: &str) -> Result<Option<Vec<Vec<Option<
             "the database's functions can't be looked at, so any statement may leave state: {}",
             error.message
         );
-        let mut request = Vec::new();
-        write_statement(&mut request, "ROLLBACK", None);
-        write_frame(&mut request, b'S', b"");
-        backend.exchange(&request, 1).await?;
+        capture::abort(backend).await?;
         return Ok(None);
     }
     Ok(Some(answers.rows))

@@ -190,6 +190,28 @@ fn a_definition_of_another_user_is_noticed_at_once() {
 }
 
 #[test]
+fn a_table_that_is_locked_for_long_ends_no_session() {
+    let view = "CREATE VIEW v AS SELECT * FROM plain; \
+                CREATE TRIGGER t BEFORE INSERT ON logins FOR EACH ROW EXECUTE FUNCTION lock_it()";
+    let Some((postgres, valet)) = transaction_mode("1", view, &[]) else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    client.value("SELECT 1");
+    // A view's definition can't be read while a table of it is locked.
+    let mut holder = Raw::connect(postgres.port());
+    holder.value("BEGIN; LOCK TABLE plain");
+    client.value("CREATE VIEW other AS SELECT 1");
+    is_returned(&valet, &client);
+    // Nothing is known of any definition meanwhile: so everything is asked after.
+    client.value("INSERT INTO logins VALUES ('acme')");
+    is_held_with(&valet, &client, "advisory_lock");
+    holder.value("ROLLBACK");
+    client.value("SELECT pg_advisory_unlock_all()");
+    is_returned(&valet, &client);
+}
+
+#[test]
 fn a_function_that_sets_whatever_it_is_told_pins_unless_the_configuration_names_the_settings() {
     let set_any = "CREATE FUNCTION set_any(name text, value text) RETURNS text LANGUAGE sql AS
          $$ SELECT set_config('app.' || name, value, false) $$";

@@ -207,7 +207,11 @@ fn storm(flags: &[&str]) {
         payload(&mut ready);
     }
     let send = |sender: usize| {
-        let mut client = Raw::connect(if sender.is_multiple_of(2) { straight } else { through });
+        let mut client = Raw::connect(if sender.is_multiple_of(2) {
+            straight
+        } else {
+            through
+        });
         for number in 0..EACH {
             client.value(&format!("SELECT pg_notify('news', '{sender} {number}')"));
         }
