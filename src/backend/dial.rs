@@ -194,7 +194,7 @@ impl Dialer {
             (UpstreamHost::Tcp(_), None) => Err(io::ErrorKind::NotConnected.into()),
             (UpstreamHost::Unix(directory), _) => {
                 let name = format!(".s.PGSQL.{}", place.port);
-                Stream::connect_unix(&directory.join(name)).await
+                Stream::connect_unix(&directory.join(name))
             }
         }
     }

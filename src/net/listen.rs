@@ -7,9 +7,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::net::SocketFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 use crate::config::{Address, Tcp};
-use crate::net::Stream;
 use crate::net::stream::tune;
+use crate::net::unix::register;
+use crate::net::{Stream, UnixSocket};
 
 /// The name of a unix socket within its directory, as libpq expects it.
 pub const SOCKET_NAME: &str = ".s.PGSQL.6432";
@@ -198,7 +203,7 @@ impl fmt::Display for Bound {
 #[derive(Debug)]
 pub enum Listener {
     Tcp(tokio::net::TcpListener),
-    Unix(tokio::net::UnixListener, SocketFile),
+    Unix(AsyncFd<UnixListener>, SocketFile),
 }
 
 /// Who connected.
@@ -223,7 +228,7 @@ impl Listener {
         Ok(match bound {
             Bound::Tcp(listener) => Self::Tcp(tokio::net::TcpListener::from_std(listener)?),
             Bound::Unix(listener, file) => {
-                Self::Unix(tokio::net::UnixListener::from_std(listener)?, file)
+                Self::Unix(register(listener, Interest::READABLE)?, file)
             }
         })
     }
@@ -239,12 +244,16 @@ impl Listener {
                 Ok((Stream::Tcp(stream), Peer::Tcp(address)))
             }
             Self::Unix(listener, _) => {
-                let (stream, _) = listener.accept().await?;
-                let credentials = stream.peer_cred().ok();
-                let pid = credentials.and_then(|credentials| credentials.pid());
+                let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+                let accept =
+                    |listener: &UnixListener| Ok(rustix::net::accept_with(listener, flags)?);
+                let socket = listener.async_io(Interest::READABLE, accept).await?;
+                let socket = UnixSocket::registered(socket.into())?;
+                let credentials = socket.peer_credentials().ok();
+                let pid = credentials.map(|credentials| credentials.pid.as_raw_pid());
                 let pid = pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-                let uid = credentials.map(|credentials| credentials.uid());
-                Ok((Stream::Unix(stream), Peer::Unix { pid, uid }))
+                let uid = credentials.map(|credentials| credentials.uid.as_raw());
+                Ok((Stream::Unix(socket), Peer::Unix { pid, uid }))
             }
         }
     }

@@ -6,6 +6,8 @@ pub mod listen;
 pub mod resolve;
 pub mod stream;
 pub mod tls;
+pub mod unix;
 
 pub use listen::{Bound, bind, bind_for_clients};
 pub use stream::Stream;
+pub use unix::UnixSocket;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -13,10 +13,11 @@ use rustix::net::{self, RecvFlags, SendFlags};
 use rustls::pki_types::CertificateDer;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use crate::config::Tcp;
+use crate::net::UnixSocket;
 
 /// A connected socket: TCP, TLS over it, or unix.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Boxed: nobody else shall pay for its size.
     Tls(Box<TlsStream<TcpStream>>),
-    Unix(UnixStream),
+    Unix(UnixSocket),
 }
 
 /// Where a connection to PostgreSQL leads.
@@ -60,8 +61,8 @@ impl Stream {
     ///
     /// # Errors
     /// The kernel's.
-    pub async fn connect_unix(path: &Path) -> io::Result<Self> {
-        Ok(Self::Unix(UnixStream::connect(path).await?))
+    pub fn connect_unix(path: &Path) -> io::Result<Self> {
+        Ok(Self::Unix(UnixSocket::connect(path)?))
     }
 
     /// Whether it is encrypted.
@@ -104,7 +105,7 @@ impl Stream {
         let mut context = Context::from_waker(Waker::noop());
         let ready = match self {
             Self::Tcp(stream) => stream.poll_read_ready(&mut context),
-            Self::Unix(stream) => stream.poll_read_ready(&mut context),
+            Self::Unix(stream) => stream.poll_readable(&mut context),
             // It may have been read from the socket already.
             Self::Tls(stream) if !stream.get_ref().1.wants_read() => return Pulse::Stirring,
             Self::Tls(stream) => stream.get_ref().0.poll_read_ready(&mut context),
@@ -161,7 +162,10 @@ impl Stream {
     ) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => poll_receive(stream, cx, buf, armed),
-            Self::Unix(stream) => poll_receive(stream, cx, buf, armed),
+            Self::Unix(stream) => {
+                *armed &= !stream.is_renewed();
+                poll_receive(stream, cx, buf, armed)
+            }
             // What the socket says is not what the connection has to say.
             Self::Tls(_) => {
                 let mut buf = ReadBuf::new(buf);
@@ -190,13 +194,13 @@ impl Raw for TcpStream {
     }
 }
 
-impl Raw for UnixStream {
+impl Raw for UnixSocket {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_ready(cx)
+        self.poll_readable(cx)
     }
 
     fn attempt(&self, interest: Interest, call: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        self.try_io(interest, call)
+        self.attempt(interest, call)
     }
 }
 
@@ -329,7 +333,16 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => {
+                let read = ready!(poll_receive(
+                    stream,
+                    cx,
+                    buf.initialize_unfilled(),
+                    &mut false
+                ))?;
+                buf.advance(read);
+                Poll::Ready(Ok(()))
+            }
             Self::Tls(stream) => match Pin::new(stream).poll_read(cx, buf) {
                 // A peer that is killed says no goodbye. The protocol's own frames tell whether anything is missing.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -349,7 +362,12 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => loop {
+                match send(stream, buf) {
+                    Tried::NotReady => ready!(stream.poll_writable(cx))?,
+                    tried => break Poll::Ready(tried.into()),
+                }
+            },
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -365,7 +383,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Poll::Ready(Ok(net::shutdown(&*stream, net::Shutdown::Write)?)),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

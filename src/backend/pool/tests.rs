@@ -1,15 +1,14 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
-
-use tokio::net::UnixStream;
+use std::os::unix::net::UnixStream;
 
 use super::*;
 use crate::backend::prepared::Prepared;
 use crate::config::Target;
 use crate::lease::{BackendId, Generation};
 use crate::ledger::CancelTarget;
-use crate::net::Stream;
 use crate::net::stream::Spot;
+use crate::net::{Stream, UnixSocket};
 use crate::wire::reply::Fault;
 use crate::wire::startup::CancelKey;
 
@@ -34,7 +33,7 @@ impl House {
         self.peers.push(far);
         Box::new(Backend {
             id: BackendId(id),
-            stream: Stream::Unix(near),
+            stream: Stream::Unix(UnixSocket::new(near).unwrap()),
             armed: false,
             target: Target::Any,
             key: Rc::new(CancelTarget {
