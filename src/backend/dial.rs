@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backend::hosts::Hosts;
+use crate::clock::timers;
 use crate::config::{Config, SslMode, Upstream, UpstreamHost};
 use crate::net::Stream;
 use crate::net::resolve::Resolver;
@@ -174,7 +175,7 @@ impl Dialer {
             let outcome = if count == 1 || share.is_zero() {
                 attempt.await
             } else {
-                let limited = tokio::time::timeout(share, attempt).await;
+                let limited = timers::timeout(share, attempt).await;
                 limited.unwrap_or_else(|late| Err(late.into()))
             };
             match outcome {

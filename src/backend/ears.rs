@@ -6,6 +6,9 @@
 //!
 //! The backend is the one of the session that needed it first; it goes when no session that came to it is left.
 
+mod marks;
+mod serve;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -15,11 +18,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
 
-use crate::backend::capture::{self, write_statement};
-use crate::backend::listener::{Listener, Notification};
-use crate::backend::{Answers, Backend, Lent, Lost, Pool};
-use crate::lease::Status;
-use crate::wire::extended::write_frame;
+use crate::backend::listener::Notification;
+use crate::backend::{Lent, Pool};
+
+pub use marks::{Passed, hand_over, take_over};
+use serve::serve;
 
 /// How much a session may leave unread, in bytes, before it is closed.
 pub const MOST_UNREAD: usize = 1 << 20;
@@ -342,251 +345,8 @@ impl Inner {
     }
 }
 
-/// Drives the backend to the end.
-async fn serve(
-    pool: Rc<Pool>,
-    lent: Lent,
-    mut on: BTreeSet<String>,
-    inner: Rc<Inner>,
-    mut orders: mpsc::UnboundedReceiver<Order>,
-    served: oneshot::Sender<Result<(), Lent>>,
-) {
-    let mut lent = lent;
-    match settle(&mut lent.backend, &inner).await {
-        Ok(true) => {}
-        Ok(false) => {
-            inner.lose();
-            // The session that waited may be gone: then its backend is closed.
-            let _ = served.send(Err(lent));
-            return;
-        }
-        Err(error) => {
-            tracing::warn!("a backend was lost as it was about to listen for sessions: {error}");
-            return inner.lose();
-        }
-    }
-    let Lent { backend, permit } = lent;
-    let _listening = pool.begin_listening();
-    drop(pool);
-    let mut listener = Listener::of(*backend);
-    // The session that waited may be gone.
-    let _ = served.send(Ok(()));
-    let end = attend(&mut listener, &mut on, &inner, &mut orders).await;
-    if let Err(error) = end {
-        tracing::warn!(
-            pid = listener.pid(),
-            "the backend that listened for sessions was lost: {error}"
-        );
-    }
-    inner.lose();
-    drop((listener, permit));
-}
-
-/// Frees a session's backend of what would disturb, and has it hear markers; `false` where PostgreSQL refuses, and all is
-/// as before.
-async fn settle(backend: &mut Backend, inner: &Inner) -> Result<bool, Lost> {
-    let unhurried = if backend.version() >= 14 {
-        "SET idle_session_timeout = 0; "
-    } else {
-        ""
-    };
-    let text = format!(
-        "RESET SESSION AUTHORIZATION; RESET ALL; SET client_encoding = 'UTF8'; SET statement_timeout = 0; \
-         SET lock_timeout = 0; {unhurried}SET application_name = 'pgvalet'; LISTEN {}",
-        quoted(&inner.channel)
-    );
-    let mut request = Vec::new();
-    write_frame(&mut request, b'Q', &[text.as_bytes(), b"\0"].concat());
-    let answers = ask_at_once(backend, &request, 1).await?;
-    Notification::all(&answers.notifications).for_each(|heard| inner.take(&heard));
-    if let Some(error) = &answers.error {
-        tracing::warn!("no backend listens for sessions: {}", error.message);
-    }
-    Ok(answers.error.is_none())
-}
-
-/// Hears, and does what is asked, until nobody needs it any more.
-async fn attend(
-    listener: &mut Listener,
-    on: &mut BTreeSet<String>,
-    inner: &Inner,
-    orders: &mut mpsc::UnboundedReceiver<Order>,
-) -> Result<(), Lost> {
-    loop {
-        tokio::select! {
-            heard = listener.next() => inner.take(&heard?),
-            order = orders.recv() => match order {
-                None => return Ok(()),
-                Some(order) => obey(listener, on, inner, order).await?,
-            },
-        }
-    }
-}
-
-async fn obey(
-    listener: &mut Listener,
-    on: &mut BTreeSet<String>,
-    inner: &Inner,
-    order: Order,
-) -> Result<(), Lost> {
-    match order {
-        Order::Listen(channels, reply) => {
-            let missing = channels.into_iter().filter(|name| !on.contains(name));
-            let missing: Vec<String> = missing.collect();
-            if !ask(listener, "LISTEN", &missing).await? {
-                return Ok(());
-            }
-            on.extend(missing);
-            // The session may be gone.
-            let _ = reply.send(());
-        }
-        Order::Tidy => {
-            let unwanted = inner.unwanted(on);
-            if ask(listener, "UNLISTEN", &unwanted).await? {
-                on.retain(|name| !unwanted.contains(name));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Begins or ends to listen on these channels; `false` where PostgreSQL refuses.
-async fn ask(listener: &mut Listener, command: &str, channels: &[String]) -> Result<bool, Lost> {
-    if channels.is_empty() {
-        return Ok(true);
-    }
-    let text: String = channels
-        .iter()
-        .map(|name| format!("{command} {}; ", quoted(name)))
-        .collect();
-    let asked = tokio::time::timeout(PATIENCE, listener.ask(&text)).await;
-    let answers = asked.map_err(|_| Lost::Closed)??;
-    Ok(answers.error.is_none())
-}
-
-/// What a session's own backend told while a marker went by.
-#[derive(Debug, Default)]
-pub struct Passed {
-    /// PostgreSQL refused: all is as it was.
-    pub refused: bool,
-    /// Up to the marker, as frames.
-    pub before: Vec<u8>,
-    /// From the marker on, as frames.
-    pub after: Vec<u8>,
-}
-
-/// Sends a marker on a session's own backend, which listens on nothing afterwards: the shared one tells from there on.
-///
-/// Not cancel safe: what is broken off loses the backend.
-///
-/// # Errors
-/// The backend is lost, and where the marker stands can't be known.
-pub async fn hand_over(backend: &mut Backend, ear: &Ear) -> Result<Passed, Lost> {
-    let mut request = Vec::new();
-    let mark = ear.mark();
-    write_mark(&mut request, [].into_iter(), ear, &mark);
-    let mut passed = pass(backend, ear, &mark, &request, 1).await?;
-    if !passed.refused {
-        let mut request = Vec::new();
-        write_statement(&mut request, "UNLISTEN *", None);
-        write_frame(&mut request, b'S', b"");
-        let answers = ask_at_once(backend, &request, 1).await?;
-        if answers.error.is_some() {
-            return Err(Lost::Protocol);
-        }
-        // What came behind the marker is told by the shared one.
-        passed.after.clear();
-    }
-    Ok(passed)
-}
-
-/// Has a session's own backend listen on its channels, and sends a marker: it tells from there on.
-///
-/// Not cancel safe: what is broken off loses the backend.
-///
-/// # Errors
-/// The backend is lost, and where the marker stands can't be known.
-pub async fn take_over(backend: &mut Backend, ear: &Ear) -> Result<Passed, Lost> {
-    let (mut request, mark) = (Vec::new(), ear.mark());
-    write_mark(&mut request, ear.channels().iter(), ear, &mark);
-    let text = format!("UNLISTEN {}", quoted(ear.ears().channel()));
-    write_statement(&mut request, &text, None);
-    write_frame(&mut request, b'S', b"");
-    pass(backend, ear, &mark, &request, 2).await
-}
-
-/// Appends one transaction that listens on these channels and on the markers', and sends a marker. It needn't wait for
-/// the disk.
-fn write_mark<'a>(
-    out: &mut Vec<u8>,
-    channels: impl Iterator<Item = &'a String>,
-    ear: &Ear,
-    mark: &str,
-) {
-    let marks = quoted(ear.ears().channel());
-    for text in [
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE",
-        "SET LOCAL statement_timeout = 0",
-        "SET LOCAL synchronous_commit = off",
-    ] {
-        write_statement(out, text, None);
-    }
-    for name in channels.map(|name| quoted(name)).chain([marks.clone()]) {
-        write_statement(out, &format!("LISTEN {name}"), None);
-    }
-    // A marker is made of digits, letters and a colon.
-    write_statement(out, &format!("NOTIFY {marks}, '{mark}'"), None);
-    write_statement(out, "COMMIT", None);
-    write_frame(out, b'S', b"");
-}
-
-async fn ask_at_once(
-    backend: &mut Backend,
-    request: &[u8],
-    readies: usize,
-) -> Result<Answers, Lost> {
-    let exchange = backend.exchange(request, readies);
-    let answers = tokio::time::timeout(PATIENCE, exchange).await;
-    answers.map_err(|_| Lost::Closed)?
-}
-
-async fn pass(
-    backend: &mut Backend,
-    ear: &Ear,
-    mark: &str,
-    request: &[u8],
-    readies: usize,
-) -> Result<Passed, Lost> {
-    let mut answers = ask_at_once(backend, request, readies).await?;
-    if answers.error.is_some() || answers.status != Status::Idle {
-        answers.notifications.extend(capture::abort(backend).await?);
-    }
-    let (mut passed, mut seen) = (Passed::default(), false);
-    for heard in Notification::all(&answers.notifications) {
-        if heard.channel == ear.ears().channel() {
-            seen |= heard.payload == mark;
-        } else if seen {
-            passed.after.extend(heard.frame());
-        } else {
-            passed.before.extend(heard.frame());
-        }
-    }
-    match (answers.error, seen) {
-        (None, true) => {}
-        (Some(error), false) => {
-            tracing::warn!("PostgreSQL refused a session's channels: {}", error.message);
-            ear.unmark();
-            passed.refused = true;
-        }
-        // PostgreSQL tells a session its own notifications before it says that it is ready.
-        (None, false) | (Some(_), true) => return Err(Lost::Protocol),
-    }
-    Ok(passed)
-}
-
 /// A channel's name as PostgreSQL reads it.
-#[must_use]
-pub fn quoted(name: &str) -> String {
+fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
