@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::backend::capture::MOST_CHANNELS;
 use crate::backend::ears::{self, Deaf, Ears};
 use crate::backend::{Lent, Lost};
+use crate::clock::timers;
 use crate::config::Listening;
 use crate::ledger::Cause;
 use crate::session::Session;
@@ -121,7 +122,7 @@ impl Session {
             return Err(deaf(Deaf::Lost));
         }
         let marked = poll_fn(|cx| ear.poll_marked(cx));
-        let heard = tokio::time::timeout(PATIENCE, marked).await;
+        let heard = timers::timeout(PATIENCE, marked).await;
         let heard = heard.unwrap_or(Err(Deaf::Lost)).map_err(deaf)?;
         self.to_client.push(&heard);
         self.notify(passed.after, lent.backend.key.key.pid);

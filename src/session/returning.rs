@@ -9,12 +9,8 @@ use tokio::io::AsyncWriteExt;
 
 use crate::backend::capture::{self, Found};
 use crate::backend::reset::reset;
-<<<<<<< HEAD
 use crate::backend::{Home, Lent, cancel};
-=======
-use crate::backend::{Home, Lent, Parameters, cancel};
 use crate::clock::timers;
->>>>>>> main
 use crate::config::Mode;
 use crate::events::Happening;
 use crate::lease::reload::{Method, Outcome, Pinned};

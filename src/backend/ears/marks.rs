@@ -4,6 +4,7 @@ use super::{Ear, PATIENCE, quoted};
 use crate::backend::capture::{self, write_statement};
 use crate::backend::listener::Notification;
 use crate::backend::{Answers, Backend, Lost};
+use crate::clock::timers;
 use crate::lease::Status;
 use crate::wire::extended::write_frame;
 
@@ -90,7 +91,7 @@ pub(super) async fn ask_at_once(
     readies: usize,
 ) -> Result<Answers, Lost> {
     let exchange = backend.exchange(request, readies);
-    let answers = tokio::time::timeout(PATIENCE, exchange).await;
+    let answers = timers::timeout(PATIENCE, exchange).await;
     answers.map_err(|_| Lost::Closed)?
 }
 

@@ -9,6 +9,7 @@ use super::marks::ask_at_once;
 use super::{Inner, Order, PATIENCE, quoted};
 use crate::backend::listener::{Listener, Notification};
 use crate::backend::{Backend, Lent, Lost, Pool};
+use crate::clock::timers;
 use crate::wire::extended::write_frame;
 
 /// Drives the backend to the end.
@@ -128,7 +129,7 @@ async fn ask(listener: &mut Listener, command: &str, channels: &[String]) -> Res
         .iter()
         .map(|name| format!("{command} {}; ", quoted(name)))
         .collect();
-    let asked = tokio::time::timeout(PATIENCE, listener.ask(&text)).await;
+    let asked = timers::timeout(PATIENCE, listener.ask(&text)).await;
     let answers = asked.map_err(|_| Lost::Closed)??;
     Ok(answers.error.is_none())
 }
