@@ -4,10 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::admin::fleet::Fleet;
 use crate::admin::{self, Averages, Console, Desk, TokenError};
+use crate::backend::survey::Definitions;
 use crate::backend::{Dialer, Tokens};
 use crate::clock::Clock;
 use crate::config::{Address, Config, FleetMode};
@@ -180,6 +182,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
             console: console.clone(),
             number,
             shutdown: shutdown.clone(),
+            timers: Handle::current(),
         };
         ends.push(start(parts)?);
     }
@@ -282,6 +285,7 @@ fn transport(
         dialer: Dialer::new(config.clone(), backends, handshakes.clone()),
         tokens: Tokens::start(config, clock, &handshakes),
         handshakes,
+        definitions: Definitions::default(),
     })
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::backend::state::{Scene, SqlPrepared};
 use crate::backend::{Answers, Backend, Lost, State};
+use crate::clock::timers;
 use crate::lease::{Pin, Pins, Status};
 use crate::wire::extended::write_frame;
 use crate::wire::sql;
@@ -34,6 +35,8 @@ const COMMIT: &str = "COMMIT";
 
 /// How many statements are listed at most: a session that has more is pinned anyway.
 const MOST_STATEMENTS: usize = 20_000;
+/// How many channels are listed at most: a session that listens on more is pinned.
+pub const MOST_CHANNELS: usize = 1_000;
 /// How many statements of SQL `PREPARE` are kept at most.
 const MOST_SQL: usize = 100;
 
@@ -53,7 +56,7 @@ UNION ALL (SELECT 'advisory_lock', NULL, NULL FROM pg_catalog.pg_lock_status() \
 UNION ALL (SELECT 'temp', NULL, NULL FROM pg_catalog.pg_depend \
  WHERE refclassid OPERATOR(pg_catalog.=) 2615 AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() \
    AND pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 LIMIT 1) \
-UNION ALL (SELECT 'listen', NULL, NULL FROM pg_catalog.pg_listening_channels() LIMIT 1) \
+UNION ALL (SELECT 'listen', c, NULL FROM pg_catalog.pg_listening_channels() AS channels(c) LIMIT 1001) \
 UNION ALL (SELECT 'cursor', NULL, NULL FROM pg_catalog.pg_cursor() WHERE is_holdable LIMIT 1) \
 UNION ALL (SELECT 'statement', name, NULL FROM pg_catalog.pg_prepared_statement() \
  WHERE NOT from_sql AND name OPERATOR(pg_catalog.<>) '_pgvalet_probe' LIMIT 20001) \
@@ -68,6 +71,8 @@ pub struct Found {
     pub pins: Pins,
     /// The protocol-level prepared statements that exist, by name.
     pub statements: BTreeSet<String>,
+    /// The channels that it listens on: one more than [`MOST_CHANNELS`] at most.
+    pub channels: BTreeSet<String>,
     /// Notifications that came meanwhile: the session's client gets them.
     pub notifications: Vec<u8>,
 }
@@ -85,14 +90,16 @@ pub async fn capture(
 ) -> Result<Found, Lost> {
     let mut request = Vec::new();
     write_probe(&mut request, custom, backend.version());
-    let answers = tokio::time::timeout(PATIENCE, backend.exchange(&request, 1))
+    let answers = timers::timeout(PATIENCE, backend.exchange(&request, 1))
         .await
         .map_err(|_| Lost::Closed)??;
     if answers.error.is_some() || answers.status != Status::Idle {
-        abort(backend).await?;
+        let mut notifications = answers.notifications;
+        // They come where a transaction ends: some may have waited for this.
+        notifications.extend(abort(backend).await?);
         return Ok(Found {
             pins: [Pin::ProbeFailed].into_iter().collect(),
-            notifications: answers.notifications,
+            notifications,
             ..Found::default()
         });
     }
@@ -137,24 +144,27 @@ pub async fn has_unnamed(backend: &mut Backend) -> Result<(bool, Vec<u8>), Lost>
     write_frame(&mut request, b'D', b"S\0");
     write_frame(&mut request, b'S', b"");
     let exchange = backend.exchange(&request, 1);
-    let answers = tokio::time::timeout(PATIENCE, exchange)
+    let answers = timers::timeout(PATIENCE, exchange)
         .await
         .map_err(|_| Lost::Closed)??;
     let exists = answers.error.is_none_or(|error| error.code != "26000");
     Ok((exists, answers.notifications))
 }
 
-/// Ends the probe's transaction, in a way that leaves the client's unnamed statement alone.
-async fn abort(backend: &mut Backend) -> Result<(), Lost> {
+/// Ends a transaction of ours, in a way that leaves the client's unnamed statement alone; gives the notifications that
+/// came.
+pub(super) async fn abort(backend: &mut Backend) -> Result<Vec<u8>, Lost> {
     let mut request = Vec::new();
+    // What failed as it ran wasn't closed any more, and statements outlive their transaction.
+    write_frame(&mut request, b'C', &[b"S", NAME].concat());
     write_statement(&mut request, "ROLLBACK", None);
     write_frame(&mut request, b'S', b"");
     let exchange = backend.exchange(&request, 1);
-    let answers = tokio::time::timeout(PATIENCE, exchange)
+    let answers = timers::timeout(PATIENCE, exchange)
         .await
         .map_err(|_| Lost::Closed)??;
     if answers.status == Status::Idle {
-        Ok(())
+        Ok(answers.notifications)
     } else {
         Err(Lost::Protocol)
     }
@@ -277,7 +287,7 @@ impl Found {
             "session_user" => {}
             "advisory_lock" => self.pins.add(Pin::AdvisoryLock),
             "temp" => self.pins.add(Pin::Temp),
-            "listen" => self.pins.add(Pin::Listen),
+            "listen" => drop(self.channels.insert(name)),
             "cursor" => self.pins.add(Pin::Cursor),
             "prepare" => self.take_prepared(name, &value.unwrap_or_default()),
             "statement" => {

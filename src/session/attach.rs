@@ -11,6 +11,7 @@ use crate::backend::pool::{Request, add};
 use crate::backend::reset::reset;
 use crate::backend::restore::{self, NotRestored, Wanted};
 use crate::backend::{Baseline, Grant, Home, Lent, Parameters, Pool};
+use crate::clock::timers;
 use crate::config::ChaosReturn;
 use crate::events::Happening;
 use crate::lease::{Event, SessionId, Status};
@@ -50,7 +51,7 @@ impl Session {
         }
         let grant = self.try_acquire();
         match grant {
-            Some(Grant::Lent(lent)) if self.is_ready_made(&lent) => {
+            Some(Grant::Lent(lent)) if self.rare.ear.is_none() && self.is_ready_made(&lent) => {
                 self.hold(lent);
                 true
             }
@@ -100,7 +101,7 @@ impl Session {
         let admitted = self.admit();
         let taken = match &admitted {
             Ok(_) => match self.acquire().await {
-                Ok(grant) => self.bring(grant).await,
+                Ok(grant) => self.bring_all(grant).await,
                 Err(error) => Err(error),
             },
             Err(error) => Err(NoBackend::Refused(Box::new(error.clone()))),
@@ -206,7 +207,7 @@ impl Session {
         wait: &mut crate::backend::pool::Wait,
         limit: Duration,
     ) -> Result<Option<Grant>, NoBackend> {
-        let mut timer = pin!(tokio::time::sleep(limit));
+        let mut timer = pin!(timers::sleep(limit));
         poll_fn(|cx| {
             if let Poll::Ready(grant) = Pin::new(&mut *wait).poll(cx) {
                 return Poll::Ready(Ok(Some(grant)));
@@ -228,6 +229,7 @@ impl Session {
         {
             return Err(End::ClientBroken);
         }
+        self.overhear(cx)?;
         let mut scratch = self.shared.scratch.take();
         let ahead = self.read_ahead(cx, &mut scratch);
         self.shared.scratch.put(scratch);
@@ -244,6 +246,14 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Makes a backend of a grant that carries the session's state, and listens on its channels.
+    async fn bring_all(&mut self, grant: Grant) -> Result<Lent, NoBackend> {
+        let mut lent = self.bring(grant).await?;
+        let took = self.take_channels(&mut lent).await;
+        took.map_err(|end| NoBackend::Ended(Box::new(end)))?;
+        Ok(lent)
     }
 
     /// Makes a backend of a grant that carries the session's state.
@@ -484,7 +494,7 @@ pub(super) async fn first_login(
                 limit
             };
             let wait = pool.wait(request.session, now);
-            let granted = tokio::time::timeout(limit, wait).await;
+            let granted = timers::timeout(limit, wait).await;
             granted.map_err(|_| exhausted(shared, pool, None))?
         }
     };

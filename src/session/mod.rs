@@ -10,6 +10,7 @@ mod console;
 mod first;
 mod handshake;
 mod leg;
+mod listening;
 mod login;
 mod proxied;
 mod relay;
@@ -31,7 +32,9 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 use tokio::time::Sleep;
 
+use crate::backend::ears::Ear;
 use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools, State};
+use crate::clock::timers;
 use crate::config::Config;
 use crate::events::Events;
 use crate::lease::{Pins, SessionId, Slot};
@@ -129,7 +132,7 @@ pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer, listener: usi
     let greeted = if limit.is_zero() {
         greet.await
     } else {
-        match tokio::time::timeout(limit, greet).await {
+        match timers::timeout(limit, greet).await {
             Ok(greeted) => greeted,
             Err(_) => {
                 tracing::info!("a client did not finish its login within login_timeout");
@@ -166,7 +169,7 @@ pub async fn turn_away(shared: Rc<Shared>, mut stream: Stream, peer: Peer, error
         }
     };
     // Whoever says nothing hears nothing.
-    let _ = tokio::time::timeout(TURNING_AWAY, turning).await;
+    let _ = timers::timeout(TURNING_AWAY, turning).await;
 }
 
 /// One logged-in client.
@@ -269,6 +272,8 @@ struct Rare {
     told_fatal: bool,
     /// What the pool granted, on its way to `attach`.
     granted: Option<Box<Grant>>,
+    /// Its place at the backend that listens for it while it has none itself.
+    ear: Option<Box<Ear>>,
 }
 
 impl Rare {
@@ -300,6 +305,7 @@ impl Rare {
             answered: false,
             told_fatal: false,
             granted: None,
+            ear: None,
         }
     }
 }

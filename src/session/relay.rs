@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::clock::timers;
 use crate::config::{ChaosReturn, Mode};
 use crate::lease::reload::Outcome;
 use crate::lease::{Event, Status};
@@ -163,6 +164,9 @@ impl Session {
         {
             return Err(End::Backend(Some(super::returning::lost())));
         }
+        if self.lent.is_none() && self.rare.ear.is_some() {
+            return self.overhear(cx);
+        }
         Ok(())
     }
 
@@ -183,7 +187,7 @@ impl Session {
     /// sent before a goodbye shall take effect.
     pub(super) fn client_ended(&mut self) -> Result<Flow, End> {
         if self.lent.is_some() && self.tracker.answers_alone() && self.inbound.is_between_frames() {
-            self.rare.client_closed = Some(Box::pin(tokio::time::sleep(CLIENT_GONE)));
+            self.rare.client_closed = Some(Box::pin(timers::sleep(CLIENT_GONE)));
             return Ok(Flow::Moved);
         }
         Err(End::Client)
@@ -270,6 +274,8 @@ impl Session {
             Mode::Session => None,
             Mode::Transaction if self.rare.class >= Class::Visible => Some(Turn::Release),
             Mode::Transaction if self.rare.pinned => None,
+            // Its channels go with it.
+            Mode::Transaction if self.rare.ear.is_some() => Some(Turn::Release),
             Mode::Transaction if self.pool.surveyed.is_due(self.shared.ledger.now()) => {
                 Some(Turn::Release)
             }
