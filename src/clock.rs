@@ -1,5 +1,7 @@
 //! Owns the reading of time: nothing else asks the system what time it is.
 
+pub mod timers;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -53,13 +55,6 @@ impl Clock {
     pub fn wall(&self, moment: Moment) -> Duration {
         self.wall + Duration::from_micros(moment.as_micros())
     }
-}
-
-/// The runtime's moment, for its timers: deadlines and pauses, not moments in the book.
-#[must_use]
-#[expect(clippy::disallowed_methods, reason = "this is the clock")]
-pub fn timer_now() -> tokio::time::Instant {
-    tokio::time::Instant::now()
 }
 
 fn monotonic() -> u64 {

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::MissedTickBehavior;
 
 use super::commands::{Command, Gone, Shards};
 use crate::backend::Pool;
 use crate::backend::pool::{Census, Counters};
+use crate::clock::timers;
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Entry, LeaseState, Moment, SessionId, Slot};
 use crate::ledger::{CancelTarget, Cause, Ledger, Order, Patience, ReturnOrder};
@@ -385,7 +386,7 @@ async fn carry_out(
 
 /// Waits until something holds, or until nobody awaits the answer any more.
 async fn until(reply: &oneshot::Sender<()>, mut holds: impl FnMut() -> bool) {
-    let mut ticks = interval(LOOK_EVERY);
+    let mut ticks = timers::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !reply.is_closed() {
         ticks.tick().await;

@@ -6,6 +6,7 @@ mod class;
 mod databases;
 mod fingerprint;
 pub mod hazards;
+mod plain;
 mod single;
 pub mod virtual_setting;
 mod watch;
