@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::MissedTickBehavior;
 
+use crate::backend::survey::Definitions;
 use crate::backend::{Dialer, Pools, Shares, Tokens, cancel};
 use crate::clock::{Clock, timers};
 use crate::config::Config;
@@ -76,6 +77,8 @@ pub struct Transport {
     /// None where no command gives a password.
     pub tokens: Option<Tokens>,
     pub handshakes: Handshakes,
+    /// What sessions of any thread have defined.
+    pub definitions: Definitions,
 }
 
 /// Runs a data thread to its end, on a runtime of its own.
@@ -113,8 +116,8 @@ async fn live(parts: Parts) -> std::io::Result<()> {
     let dialer = transport.dialer;
     let pools = Pools::new(
         config.clone(),
-        dialer.clone(),
-        transport.tokens,
+        (dialer.clone(), transport.tokens),
+        transport.definitions,
         clock,
         events.clone(),
         shares,

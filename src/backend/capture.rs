@@ -35,6 +35,8 @@ const COMMIT: &str = "COMMIT";
 
 /// How many statements are listed at most: a session that has more is pinned anyway.
 const MOST_STATEMENTS: usize = 20_000;
+/// How many channels are listed at most: a session that listens on more is pinned.
+pub const MOST_CHANNELS: usize = 1_000;
 /// How many statements of SQL `PREPARE` are kept at most.
 const MOST_SQL: usize = 100;
 
@@ -54,7 +56,7 @@ UNION ALL (SELECT 'advisory_lock', NULL, NULL FROM pg_catalog.pg_lock_status() \
 UNION ALL (SELECT 'temp', NULL, NULL FROM pg_catalog.pg_depend \
  WHERE refclassid OPERATOR(pg_catalog.=) 2615 AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() \
    AND pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 LIMIT 1) \
-UNION ALL (SELECT 'listen', NULL, NULL FROM pg_catalog.pg_listening_channels() LIMIT 1) \
+UNION ALL (SELECT 'listen', c, NULL FROM pg_catalog.pg_listening_channels() AS channels(c) LIMIT 1001) \
 UNION ALL (SELECT 'cursor', NULL, NULL FROM pg_catalog.pg_cursor() WHERE is_holdable LIMIT 1) \
 UNION ALL (SELECT 'statement', name, NULL FROM pg_catalog.pg_prepared_statement() \
  WHERE NOT from_sql AND name OPERATOR(pg_catalog.<>) '_pgvalet_probe' LIMIT 20001) \
@@ -69,6 +71,8 @@ pub struct Found {
     pub pins: Pins,
     /// The protocol-level prepared statements that exist, by name.
     pub statements: BTreeSet<String>,
+    /// The channels that it listens on: one more than [`MOST_CHANNELS`] at most.
+    pub channels: BTreeSet<String>,
     /// Notifications that came meanwhile: the session's client gets them.
     pub notifications: Vec<u8>,
 }
@@ -90,10 +94,12 @@ pub async fn capture(
         .await
         .map_err(|_| Lost::Closed)??;
     if answers.error.is_some() || answers.status != Status::Idle {
-        abort(backend).await?;
+        let mut notifications = answers.notifications;
+        // They come where a transaction ends: some may have waited for this.
+        notifications.extend(abort(backend).await?);
         return Ok(Found {
             pins: [Pin::ProbeFailed].into_iter().collect(),
-            notifications: answers.notifications,
+            notifications,
             ..Found::default()
         });
     }
@@ -145,9 +151,12 @@ pub async fn has_unnamed(backend: &mut Backend) -> Result<(bool, Vec<u8>), Lost>
     Ok((exists, answers.notifications))
 }
 
-/// Ends the probe's transaction, in a way that leaves the client's unnamed statement alone.
-async fn abort(backend: &mut Backend) -> Result<(), Lost> {
+/// Ends a transaction of ours, in a way that leaves the client's unnamed statement alone; gives the notifications that
+/// came.
+pub(super) async fn abort(backend: &mut Backend) -> Result<Vec<u8>, Lost> {
     let mut request = Vec::new();
+    // What failed as it ran wasn't closed any more, and statements outlive their transaction.
+    write_frame(&mut request, b'C', &[b"S", NAME].concat());
     write_statement(&mut request, "ROLLBACK", None);
     write_frame(&mut request, b'S', b"");
     let exchange = backend.exchange(&request, 1);
@@ -155,7 +164,7 @@ async fn abort(backend: &mut Backend) -> Result<(), Lost> {
         .await
         .map_err(|_| Lost::Closed)??;
     if answers.status == Status::Idle {
-        Ok(())
+        Ok(answers.notifications)
     } else {
         Err(Lost::Protocol)
     }
@@ -278,7 +287,7 @@ impl Found {
             "session_user" => {}
             "advisory_lock" => self.pins.add(Pin::AdvisoryLock),
             "temp" => self.pins.add(Pin::Temp),
-            "listen" => self.pins.add(Pin::Listen),
+            "listen" => drop(self.channels.insert(name)),
             "cursor" => self.pins.add(Pin::Cursor),
             "prepare" => self.take_prepared(name, &value.unwrap_or_default()),
             "statement" => {

@@ -10,7 +10,7 @@ use crate::backend::{Answers, Backend, Lost};
 use crate::clock::Clock;
 use crate::lease::{BackendId, Generation};
 use crate::wire::extended::write_frame;
-use crate::wire::frame::{Header, cstr};
+use crate::wire::frame::{HEADER, Header, cstr};
 use crate::wire::reply::ClientError;
 
 /// The longest message that may come unasked, in bytes: a payload has at most 8000.
@@ -23,6 +23,28 @@ pub struct Notification {
     pub pid: u32,
     pub channel: String,
     pub payload: String,
+}
+
+impl Notification {
+    /// Those that `frames` hold, in their order.
+    pub fn all(mut frames: &[u8]) -> impl Iterator<Item = Self> {
+        std::iter::from_fn(move || {
+            let header = Header::read(frames).ok().flatten()?;
+            let heard = frames.get(HEADER..header.total()).and_then(read);
+            frames = frames.get(header.total()..).unwrap_or_default();
+            heard
+        })
+    }
+
+    /// The message itself.
+    #[must_use]
+    pub fn frame(&self) -> Vec<u8> {
+        let (channel, payload) = (self.channel.as_bytes(), self.payload.as_bytes());
+        let body = [&self.pid.to_be_bytes()[..], channel, b"\0", payload, b"\0"];
+        let mut frame = Vec::new();
+        write_frame(&mut frame, b'A', &body.concat());
+        frame
+    }
 }
 
 /// A connection that listens.
@@ -39,10 +61,16 @@ impl Listener {
     /// As for any backend.
     pub async fn open(login: &Login<'_>, clock: Clock) -> Result<Self, ClientError> {
         let backend = open(login, BackendId(0), clock, Generation::default()).await?;
-        Ok(Self {
+        Ok(Self::of(backend))
+    }
+
+    /// Makes one of a backend that no session has any more.
+    #[must_use]
+    pub const fn of(backend: Backend) -> Self {
+        Self {
             backend,
             heard: VecDeque::new(),
-        })
+        }
     }
 
     /// The pid of its backend.
@@ -59,12 +87,7 @@ impl Listener {
         let mut request = Vec::new();
         write_frame(&mut request, b'Q', &[sql.as_bytes(), b"\0"].concat());
         let answers = self.backend.exchange(&request, 1).await?;
-        let mut rest = &answers.notifications[..];
-        while let Ok(Some(header)) = Header::read(rest) {
-            self.heard
-                .extend(rest.get(5..header.total()).and_then(read));
-            rest = rest.get(header.total()..).unwrap_or_default();
-        }
+        self.heard.extend(Notification::all(&answers.notifications));
         Ok(answers)
     }
 

@@ -6,6 +6,7 @@ pub mod cancel;
 pub mod capture;
 pub mod connect;
 pub mod dial;
+pub mod ears;
 mod exchange;
 pub mod hosts;
 pub mod listener;

@@ -11,9 +11,10 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::backend::ears::Ears;
 use crate::backend::login::{Credentials, Proof};
 use crate::backend::prepared::Texts;
-use crate::backend::survey::Surveyed;
+use crate::backend::survey::{Definers, Surveyed};
 use crate::backend::{Backend, Baseline, Home, Parameters, State};
 use crate::lease::{BackendId, Generation, LeaseState, Moment, SessionId};
 use crate::wire::reply::ClientError;
@@ -50,6 +51,10 @@ pub struct Pool {
     paused: Cell<bool>,
     /// What its database's own code may do behind a statement.
     pub surveyed: Surveyed,
+    /// The backend that listens for its detached sessions, if there is one.
+    ears: RefCell<Weak<Ears>>,
+    /// How many such backends there are.
+    listening: Cell<usize>,
     state: RefCell<Inner>,
 }
 
@@ -158,6 +163,8 @@ pub struct Census {
     pub warm: usize,
     pub idle: usize,
     pub connecting: usize,
+    /// Listening for detached sessions.
+    pub listening: usize,
     pub waiting: usize,
     pub max: usize,
 }
@@ -166,7 +173,7 @@ impl Census {
     /// Whether the pool has anything at all.
     #[must_use]
     pub const fn is_in_use(&self) -> bool {
-        self.leased + self.warm + self.idle + self.connecting + self.waiting > 0
+        self.leased + self.warm + self.idle + self.connecting + self.listening + self.waiting > 0
     }
 }
 
@@ -186,6 +193,12 @@ impl Pool {
     /// An empty pool.
     #[must_use]
     pub fn new(database: Rc<str>, user: Rc<str>, max: usize) -> Rc<Self> {
+        Self::beside(database, user, max, Definers::default())
+    }
+
+    /// An empty pool beside others of the same database, which count together what their sessions define.
+    #[must_use]
+    pub fn beside(database: Rc<str>, user: Rc<str>, max: usize, definers: Definers) -> Rc<Self> {
         Rc::new(Self {
             database,
             user,
@@ -196,7 +209,9 @@ impl Pool {
             oldest: Cell::default(),
             renewed: Cell::new(BackendId(0)),
             paused: Cell::default(),
-            surveyed: Surveyed::default(),
+            surveyed: Surveyed::of(definers),
+            ears: RefCell::default(),
+            listening: Cell::default(),
             state: RefCell::default(),
         })
     }
@@ -464,6 +479,7 @@ impl Pool {
 
     /// Replaces backends that were opened before this generation: idle ones now, lent ones when they come back.
     pub fn recycle(self: &Rc<Self>, generation: Generation) {
+        self.surveyed.outdate();
         self.oldest.set(generation);
         let old = |lent: &mut Lent| lent.backend.generation < generation;
         let closed: Vec<Lent> = self.state.borrow_mut().idle.extract_if(.., old).collect();
@@ -472,6 +488,7 @@ impl Pool {
 
     /// Replaces backends that were opened before this one, likewise.
     pub fn renew(self: &Rc<Self>, before: BackendId) {
+        self.surveyed.outdate();
         self.renewed.set(before);
         let old = |lent: &mut Lent| lent.backend.id < before;
         let closed: Vec<Lent> = self.state.borrow_mut().idle.extract_if(.., old).collect();
@@ -582,6 +599,23 @@ impl Pool {
         })
     }
 
+    /// The backend that listens for its detached sessions, if there is one that lives.
+    #[must_use]
+    pub fn ears(&self) -> Option<Rc<Ears>> {
+        let ears = self.ears.borrow().upgrade();
+        ears.filter(|ears| !ears.is_lost())
+    }
+
+    pub(super) fn set_ears(&self, ears: &Rc<Ears>) {
+        *self.ears.borrow_mut() = Rc::downgrade(ears);
+    }
+
+    /// One of its backends listens for sessions, until the value is dropped.
+    pub(super) fn begin_listening(self: &Rc<Self>) -> Listening {
+        self.listening.set(self.listening.get() + 1);
+        Listening { pool: self.clone() }
+    }
+
     /// How many backends are in which condition.
     #[must_use]
     pub fn census(&self) -> Census {
@@ -592,10 +626,11 @@ impl Pool {
             .filter(|lent| lent.backend.home != Home::Clean)
             .count();
         Census {
-            leased: state.permits - state.idle.len() - state.opening,
+            leased: state.permits - state.idle.len() - state.opening - self.listening.get(),
             warm,
             idle: state.idle.len() - warm,
             connecting: state.opening,
+            listening: self.listening.get(),
             waiting: state.waiters.len(),
             max: self.max,
         }
@@ -611,6 +646,18 @@ pub struct Opening {
 impl Drop for Opening {
     fn drop(&mut self) {
         self.pool.state.borrow_mut().opening -= 1;
+    }
+}
+
+/// A backend that listens for sessions.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pool: Rc<Pool>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.pool.listening.set(self.pool.listening.get() - 1);
     }
 }
 

@@ -9,6 +9,7 @@ use crate::backend::connect::Login;
 use crate::backend::login::Proof;
 use crate::backend::lookup::Lookup;
 use crate::backend::open::open;
+use crate::backend::survey::Definitions;
 use crate::backend::{Backend, Baseline, Dialer, Lent, Permit, Pool, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -32,6 +33,7 @@ pub struct Pools {
     dialer: Dialer,
     /// The password of the upstream URL's user, where a command gives it.
     tokens: Option<Tokens>,
+    definitions: Definitions,
     clock: Clock,
     events: Events,
     /// The bound of each pool: this thread's share of `max_backends`.
@@ -57,8 +59,8 @@ impl Pools {
     #[must_use]
     pub fn new(
         config: Arc<Config>,
-        dialer: Dialer,
-        tokens: Option<Tokens>,
+        (dialer, tokens): (Dialer, Option<Tokens>),
+        definitions: Definitions,
         clock: Clock,
         events: Events,
         shares: Shares,
@@ -69,6 +71,7 @@ impl Pools {
             config,
             dialer,
             tokens,
+            definitions,
             clock,
             events,
             share: shares.pool,
@@ -98,7 +101,8 @@ impl Pools {
         let mut pools = self.pools.borrow_mut();
         let key = (database.to_owned(), user.to_owned());
         let fresh = || {
-            let pool = Pool::new(database.into(), user.into(), self.share);
+            let definers = self.definitions.of(database);
+            let pool = Pool::beside(database.into(), user.into(), self.share, definers);
             if self.is_paused(database) {
                 pool.pause();
             }

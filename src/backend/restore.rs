@@ -112,6 +112,9 @@ fn verify(found: &Found, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
     if !found.pins.is_empty() {
         return different(&found.pins.words());
     }
+    if !found.channels.is_empty() {
+        return different("channels");
+    }
     if found.state.role != wanted.state.role {
         return different("role");
     }

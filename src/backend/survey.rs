@@ -2,18 +2,27 @@
 //! behind a plain statement. It is made at a pool's first login, and again when the catalogs have changed.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::backend::capture::write_statement;
+use crate::backend::capture::{self, write_statement};
 use crate::backend::{Backend, Lost};
 use crate::clock::timers;
 use crate::lease::Moment;
 use crate::wire::extended::write_frame;
 use crate::wire::sql::hazards::{self, Definition, Hazards};
 
-/// How long a survey may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a survey may take before its backend counts as lost. PostgreSQL itself ends it long before.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// It must not hold up its session: definitions of tables that others have locked are read another time.
+const HURRIED: [&str; 2] = [
+    "SET LOCAL statement_timeout = '5s'",
+    "SET LOCAL lock_timeout = '100ms'",
+];
 
 /// How many definitions are read at most: a database with more is one of which nothing is known.
 const MOST: usize = 20_000;
@@ -83,8 +92,26 @@ UNION ALL SELECT '*', m.amproc::pg_catalog.text FROM pg_catalog.pg_amproc m WHER
 UNION ALL SELECT '*', y.typdefault FROM pg_catalog.pg_type y WHERE y.typdefault OPERATOR(pg_catalog.~~) '%(%' \
  AND y.oid OPERATOR(pg_catalog.>=) 16384";
 
-/// How long the catalogs may have changed, by others than this pool's sessions, before it is noticed.
+/// How long the catalogs may have changed, by others than sessions of ours, before it is noticed.
 const EVERY: Duration = Duration::from_secs(10);
+
+/// How often sessions of ours, on whatever data thread and in whatever pool, have defined something: by database.
+#[derive(Clone, Debug, Default)]
+pub struct Definitions(Arc<Mutex<HashMap<Box<str>, Definers>>>);
+
+/// The count of one database.
+pub type Definers = Arc<AtomicU64>;
+
+impl Definitions {
+    /// The count of `database`, which all of its pools share.
+    #[must_use]
+    pub fn of(&self, database: &str) -> Definers {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Databases that no pool is left of.
+        all.retain(|_, count| Arc::strong_count(count) > 1);
+        all.entry(database.into()).or_default().clone()
+    }
+}
 
 /// What a pool knows of its database.
 #[derive(Debug, Default)]
@@ -92,26 +119,37 @@ pub struct Surveyed {
     hazards: RefCell<Rc<Hazards>>,
     /// The catalogs' version that it is of, and when it was last compared.
     of: RefCell<Option<(String, Moment)>>,
-    /// A session defined something since.
-    stale: Cell<bool>,
+    /// How often somebody defined something.
+    definers: Definers,
+    /// Of how many of these it knows.
+    seen: Cell<u64>,
 }
 
 impl Surveyed {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn of(definers: Definers) -> Self {
+        Self {
+            definers,
+            ..Self::default()
+        }
+    }
+
     /// What is known now.
     #[must_use]
     pub fn hazards(&self) -> Rc<Hazards> {
         self.hazards.borrow().clone()
     }
 
-    /// A session of this pool defined something.
+    /// A session defined something, or somebody says that others did: every pool of the database looks again.
     pub fn outdate(&self) {
-        self.stale.set(true);
+        self.definers.fetch_add(1, Ordering::Release);
     }
 
     /// Whether it is time to look again.
     #[must_use]
     pub fn is_due(&self, now: Moment) -> bool {
-        self.stale.get()
+        self.definers.load(Ordering::Acquire) != self.seen.get()
             || (self.of.borrow().as_ref()).is_none_or(|(_, since)| now.since(*since) >= EVERY)
     }
 
@@ -125,7 +163,7 @@ impl Surveyed {
         if !self.is_due(now) {
             return Ok(());
         }
-        self.stale.set(false);
+        self.seen.set(self.definers.load(Ordering::Acquire));
         let known = self
             .of
             .borrow()
@@ -138,13 +176,23 @@ impl Surveyed {
             Ok(None) => return Ok(()),
             Ok(Some(found)) => found,
             Err(error) => {
-                *self.hazards.borrow_mut() = Rc::new(Hazards::anywhere());
+                self.believe(Hazards::anywhere());
                 return Err(error);
             }
         };
         *self.of.borrow_mut() = Some((version, now));
-        *self.hazards.borrow_mut() = Rc::new(hazards);
+        self.believe(hazards);
         Ok(())
+    }
+}
+
+impl Surveyed {
+    /// What was known of settings stays known where nothing is found out.
+    fn believe(&self, mut found: Hazards) {
+        if found.are_anywhere() {
+            found.settings.clone_from(&self.hazards.borrow().settings);
+        }
+        *self.hazards.borrow_mut() = Rc::new(found);
     }
 }
 
@@ -217,7 +265,8 @@ async fn ask(backend: &mut Backend, text: &str) -> Result<Option<Vec<Vec<Option<
     let mut request = Vec::new();
     for text in [
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE",
-        "SET LOCAL statement_timeout = 0",
+        HURRIED[0],
+        HURRIED[1],
         "SET LOCAL client_encoding = 'UTF8'",
         "SET LOCAL ROLE NONE",
         text,
@@ -235,10 +284,7 @@ async fn ask(backend: &mut Backend, text: &str) -> Result<Option<Vec<Vec<Option<
             "the database's functions can't be looked at, so any statement may leave state: {}",
             error.message
         );
-        let mut request = Vec::new();
-        write_statement(&mut request, "ROLLBACK", None);
-        write_frame(&mut request, b'S', b"");
-        backend.exchange(&request, 1).await?;
+        capture::abort(backend).await?;
         return Ok(None);
     }
     Ok(Some(answers.rows))

@@ -332,6 +332,12 @@ pub enum Conflict {
         "{threads} threads can't share {max_backends} backends; allowed: at most `max_backends`"
     )]
     MoreThreadsThanBackends { threads: usize, max_backends: usize },
+    /// The only backend would listen.
+    #[error(
+        "\"share\" keeps one backend of each thread to listen, and {max_backends} backends on {threads} threads leave \
+         none to lend; allowed: at least two backends a thread"
+    )]
+    NoneLeftToLend { threads: usize, max_backends: usize },
 }
 
 /// A rule of `[[logins]]` that lets in whom it shouldn't, or never anybody.

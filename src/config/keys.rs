@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::kind::{Choice, Kind};
 use super::value::Zero;
 use super::{
-    Auth, ChaosReturn, Config, FleetMode, LogFormat, Mode, ProxyProtocol, ReturnMethod, Tls,
+    Auth, ChaosReturn, Config, FleetMode, Listening, LogFormat, Mode, ProxyProtocol, ReturnMethod,
+    Tls,
 };
 
 /// One key.
@@ -315,6 +316,11 @@ pub static KEYS: &[Key] = &[
         "preserve_settings",
         Kind::Patterns(|c| &mut c.preserve_settings),
         "Custom settings that a detach keeps, besides those seen in the session's traffic",
+    ),
+    key(
+        "listening",
+        choice!(listening: "pin" => Listening::Pin, "share" => Listening::Share),
+        "Whether LISTEN keeps a session's backend, or one backend of the pool listens for all that are detached",
     ),
     key(
         "log",

@@ -12,9 +12,9 @@ use super::error::Conflict;
 use super::file::{self, Setting, key_named};
 use super::value::Raw;
 use super::{
-    Address, Auth, Balance, Config, ConfigError, ConfigErrors, Kind, Origin, Pgpass, PgpassProblem,
-    Place, ProxyProtocol, Target, Tls, Upstream, UpstreamHost, UpstreamTls, UserConfig,
-    ValueProblem, access, logins, upstream, variables,
+    Address, Auth, Balance, Config, ConfigError, ConfigErrors, Kind, Listening, Origin, Pgpass,
+    PgpassProblem, Place, ProxyProtocol, Target, Tls, Upstream, UpstreamHost, UpstreamTls,
+    UserConfig, ValueProblem, access, logins, upstream, variables,
 };
 
 /// All that a configuration is read from. Kept, so that SIGHUP reads it again.
@@ -276,6 +276,17 @@ fn conflicts(config: &mut Config, origins: &BTreeMap<&'static str, Origin>) -> V
         found.push((
             "threads",
             Conflict::MoreThreadsThanBackends {
+                threads,
+                max_backends,
+            },
+        ));
+    }
+    let least = config.max_backends / config.threads.max(1);
+    if config.listening == Listening::Share && least < 2 {
+        let (threads, max_backends) = (config.threads, config.max_backends);
+        found.push((
+            "listening",
+            Conflict::NoneLeftToLend {
                 threads,
                 max_backends,
             },

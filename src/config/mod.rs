@@ -117,6 +117,8 @@ pub struct Config {
     pub instance: Option<String>,
     /// Patterns of custom settings that are captured and restored besides those seen in traffic.
     pub preserve_settings: Vec<String>,
+    /// What a session's LISTEN does to its lease.
+    pub listening: Listening,
     /// Detach at every quiet point: the proof that a detach loses nothing. Not for production.
     pub chaos_return: ChaosReturn,
     /// A `tracing` filter, such as `info` or `pgvalet=debug`.
@@ -353,6 +355,15 @@ pub enum ReturnMethod {
     Close,
 }
 
+/// What a session's LISTEN does to its lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listening {
+    /// The session keeps its backend.
+    Pin,
+    /// One backend of the pool listens for all sessions that are detached.
+    Share,
+}
+
 /// Whether every quiet point detaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChaosReturn {
@@ -504,6 +515,7 @@ impl Config {
             fleet: FleetMode::Off,
             instance: None,
             preserve_settings: Vec::new(),
+            listening: Listening::Pin,
             chaos_return: ChaosReturn::Off,
             log: "info".to_owned(),
             log_format: LogFormat::Text,

@@ -129,6 +129,7 @@ proxy_protocol_from = []
 threads = 1
 fleet = "off"
 preserve_settings = []
+listening = "pin"
 log = "info"
 log_format = "text"
 "#;

@@ -51,7 +51,7 @@ impl Session {
         }
         let grant = self.try_acquire();
         match grant {
-            Some(Grant::Lent(lent)) if self.is_ready_made(&lent) => {
+            Some(Grant::Lent(lent)) if self.rare.ear.is_none() && self.is_ready_made(&lent) => {
                 self.hold(lent);
                 true
             }
@@ -101,7 +101,7 @@ impl Session {
         let admitted = self.admit();
         let taken = match &admitted {
             Ok(_) => match self.acquire().await {
-                Ok(grant) => self.bring(grant).await,
+                Ok(grant) => self.bring_all(grant).await,
                 Err(error) => Err(error),
             },
             Err(error) => Err(NoBackend::Refused(Box::new(error.clone()))),
@@ -229,6 +229,7 @@ impl Session {
         {
             return Err(End::ClientBroken);
         }
+        self.overhear(cx)?;
         let mut scratch = self.shared.scratch.take();
         let ahead = self.read_ahead(cx, &mut scratch);
         self.shared.scratch.put(scratch);
@@ -245,6 +246,14 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Makes a backend of a grant that carries the session's state, and listens on its channels.
+    async fn bring_all(&mut self, grant: Grant) -> Result<Lent, NoBackend> {
+        let mut lent = self.bring(grant).await?;
+        let took = self.take_channels(&mut lent).await;
+        took.map_err(|end| NoBackend::Ended(Box::new(end)))?;
+        Ok(lent)
     }
 
     /// Makes a backend of a grant that carries the session's state.

@@ -10,6 +10,7 @@ mod console;
 mod first;
 mod handshake;
 mod leg;
+mod listening;
 mod login;
 mod proxied;
 mod relay;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 use tokio::time::Sleep;
 
+use crate::backend::ears::Ear;
 use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools, State};
 use crate::clock::timers;
 use crate::config::Config;
@@ -269,6 +271,8 @@ struct Rare {
     told_fatal: bool,
     /// What the pool granted, on its way to `attach`.
     granted: Option<Box<Grant>>,
+    /// Its place at the backend that listens for it while it has none itself.
+    ear: Option<Box<Ear>>,
 }
 
 impl Rare {
@@ -300,6 +304,7 @@ impl Rare {
             answered: false,
             told_fatal: false,
             granted: None,
+            ear: None,
         }
     }
 }

@@ -164,6 +164,9 @@ impl Session {
         {
             return Err(End::Backend(Some(super::returning::lost())));
         }
+        if self.lent.is_none() && self.rare.ear.is_some() {
+            return self.overhear(cx);
+        }
         Ok(())
     }
 
@@ -271,6 +274,8 @@ impl Session {
             Mode::Session => None,
             Mode::Transaction if self.rare.class >= Class::Visible => Some(Turn::Release),
             Mode::Transaction if self.rare.pinned => None,
+            // Its channels go with it.
+            Mode::Transaction if self.rare.ear.is_some() => Some(Turn::Release),
             Mode::Transaction if self.pool.surveyed.is_due(self.shared.ledger.now()) => {
                 Some(Turn::Release)
             }

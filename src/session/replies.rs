@@ -243,7 +243,7 @@ impl Session {
     /// DISCARD ALL go back to the application_name of whoever opened the backend.
     fn hear_complete(&mut self, body: &[u8]) {
         self.rare.class = self.rare.class.max(sql::class_of_tag(body));
-        self.rare.defined |= matches!(body.first(), Some(b'C' | b'A' | b'D')) && sql::defines(body);
+        self.rare.defined |= matches!(body.first(), Some(b'C' | b'A')) && sql::defines(body);
         if !matches!(body.first(), Some(b'D' | b'R' | b'S')) || body.starts_with(b"SELECT") {
             return;
         }

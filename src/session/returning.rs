@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::backend::capture::{self, Found};
 use crate::backend::reset::reset;
-use crate::backend::{Home, Lent, Parameters, cancel};
+use crate::backend::{Home, Lent, cancel};
 use crate::clock::timers;
 use crate::config::Mode;
 use crate::events::Happening;
@@ -17,6 +17,7 @@ use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Event, Pin, Pins};
 use crate::ledger::{Cause, Order};
 use crate::session::Session;
+use crate::session::listening::Channels;
 use crate::session::relay::End;
 use crate::view::LeaseView;
 use crate::wire::reply::{ClientError, Fault};
@@ -164,16 +165,21 @@ impl Session {
         let own = &self.rare.custom;
         let custom = &mut found.state.custom;
         custom.retain(|(name, value)| !value.is_empty() || own.contains(name));
-        let pins = self.pins(&mut found, &lent.backend.parameters);
+        let pins = self.pins(&mut found, &lent);
         if !pins.is_empty() {
             self.stay(lent, pins, cause);
             return (Outcome::Pinned(pins.words()), Ok(()));
         }
-        let now = self.shared.ledger.now();
-        if let Err(error) = self.pool.surveyed.refresh(&mut lent.backend, now).await {
-            tracing::warn!(session = %self.id, "a backend was lost while its database was looked at: {error}");
-            return (Outcome::Gone, Err(End::Backend(Some(lost()))));
-        }
+        self.part(lent, found, cause).await
+    }
+
+    /// Parts from a backend of which everything is known that would be lost with it.
+    async fn part(
+        &mut self,
+        mut lent: Lent,
+        found: Found,
+        cause: Cause,
+    ) -> (Outcome, Result<(), End>) {
         // Only what the backend had can be gone from it: the rest waits until it is named.
         let exists = |name: &str| found.statements.contains(name);
         let had = &lent.backend.prepared;
@@ -186,6 +192,29 @@ impl Session {
         lent.backend.carries = self.rare.saved.clone();
         // Even a session without settings may leave something that the probe can't see, such as lastval().
         lent.backend.spent = true;
+        self.rare.told = lent.backend.parameters.clone();
+        let mut lent = match self.give_channels(lent, found.channels).await {
+            Ok(Channels::Passed(lent)) => lent,
+            Ok(Channels::Given) => {
+                self.ended(cause);
+                return (Outcome::Returned(None), Ok(()));
+            }
+            Ok(Channels::Kept(lent)) => {
+                let pins = [Pin::Listen].into_iter().collect::<Pins>();
+                self.stay(lent, pins, cause);
+                return (Outcome::Pinned(pins.words()), Ok(()));
+            }
+            Err(error) => {
+                tracing::warn!(session = %self.id, "a backend was lost as it gave its channels away: {error}");
+                self.tell_lost();
+                return (Outcome::Gone, Err(End::Backend(Some(lost()))));
+            }
+        };
+        let now = self.shared.ledger.now();
+        if let Err(error) = self.pool.surveyed.refresh(&mut lent.backend, now).await {
+            tracing::warn!(session = %self.id, "a backend was lost while its database was looked at: {error}");
+            return (Outcome::Gone, Err(End::Backend(Some(lost()))));
+        }
         self.let_go(lent, cause);
         (Outcome::Returned(None), Ok(()))
     }
@@ -218,8 +247,12 @@ impl Session {
         self.let_go(lent, Cause::Voluntary);
     }
 
-    fn pins(&mut self, found: &mut Found, reported: &Rc<Parameters>) -> Pins {
+    fn pins(&mut self, found: &mut Found, lent: &Lent) -> Pins {
+        let reported = &lent.backend.parameters;
         let mut pins = found.pins.union(self.rare.sticky);
+        if !found.channels.is_empty() && !self.may_share(lent, &found.channels) {
+            pins.add(Pin::Listen);
+        }
         if self.statements.is_incomplete() {
             pins.add(Pin::PrepareLarge);
         }
@@ -234,14 +267,19 @@ impl Session {
 
     fn let_go(&mut self, mut lent: Lent, cause: Cause) {
         self.rare.told = lent.backend.parameters.clone();
+        lent.backend.home = Home::Of(self.id);
+        self.ended(cause);
+        self.pool.give_back(lent, self.shared.ledger.now());
+    }
+
+    /// The lease has ended, and the session goes on.
+    fn ended(&mut self, cause: Cause) {
         self.rare.class = Class::Read;
         self.rare.pinned = false;
-        lent.backend.home = Home::Of(self.id);
         self.tell_returned(cause, "detach");
         self.shared.ledger.aim(self.slot, None);
         self.step(Event::Returned);
         self.shared.metrics.detached(cause);
-        self.pool.give_back(lent, self.shared.ledger.now());
     }
 
     /// Ends the session: last words to the client, and the backend scrubbed or closed.

@@ -54,6 +54,7 @@ fn pool_sample(pool: &crate::backend::Pool) -> PoolSample {
         warm,
         idle,
         connecting,
+        listening,
         waiting,
         max,
     } = pool.census();
@@ -68,6 +69,7 @@ fn pool_sample(pool: &crate::backend::Pool) -> PoolSample {
             ("warm", warm),
             ("idle", idle),
             ("connecting", connecting),
+            ("listening", listening),
         ],
         max,
         waiting,

@@ -72,12 +72,25 @@ pub fn leaves_nothing(tag: &[u8]) -> bool {
     TAGS.iter().any(|known| tag.starts_with(known))
 }
 
-/// Whether the tag of a CommandComplete belongs to a command that makes, changes or drops a definition.
+/// Whether the tag of a CommandComplete belongs to a command that makes or changes a definition behind which code may run.
+/// What is dropped runs no more.
 #[must_use]
 pub fn defines(tag: &[u8]) -> bool {
-    [&b"CREATE "[..], b"ALTER ", b"DROP "]
-        .iter()
-        .any(|known| tag.starts_with(known))
+    const CODELESS: [&[u8]; 11] = [
+        b"ACCESS METHOD",
+        b"COLLATION",
+        b"DATABASE",
+        b"DEFAULT PRIVILEGES",
+        b"PUBLICATION",
+        b"ROLE",
+        b"SEQUENCE",
+        b"STATISTICS",
+        b"SUBSCRIPTION",
+        b"TABLESPACE",
+        b"TEXT SEARCH",
+    ];
+    let what = tag.strip_prefix(b"CREATE ").or(tag.strip_prefix(b"ALTER "));
+    what.is_some_and(|what| !CODELESS.iter().any(|known| what.starts_with(known)))
 }
 
 /// Whether a text names prepared statements in SQL: then it must find just those of its session.
@@ -97,7 +110,26 @@ pub fn names_statements(sql: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_bracket;
+    use super::{defines, is_bracket};
+
+    #[test]
+    fn a_tag_tells_whether_code_may_run_from_then_on() {
+        for tag in [
+            b"CREATE TRIGGER\0".as_slice(),
+            b"ALTER TABLE\0",
+            b"CREATE SCHEMA\0",
+        ] {
+            assert!(defines(tag));
+        }
+        for tag in [
+            b"CREATE SEQUENCE\0".as_slice(),
+            b"ALTER ROLE\0",
+            b"DROP VIEW\0",
+            b"SELECT 1\0",
+        ] {
+            assert!(!defines(tag));
+        }
+    }
 
     #[test]
     fn brackets_of_transactions_are_told_from_work() {

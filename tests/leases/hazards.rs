@@ -164,6 +164,53 @@ fn a_definition_that_comes_later_is_noticed() {
     });
 }
 
+/// Whoever defines something is one user, whoever runs into it another one, often on another data thread.
+#[test]
+fn a_definition_of_another_user_is_noticed_at_once() {
+    let roles = "CREATE ROLE app LOGIN; GRANT ALL ON plain TO app";
+    let flags = ["--threads", "2"];
+    let Some((_postgres, valet)) = transaction_mode("4", roles, &flags) else {
+        return;
+    };
+    let app = || Raw::connect_with(valet.port(), &[("user", "app"), ("database", "postgres")]);
+    let mut apps: Vec<Raw> = (0..8).map(|_| app()).collect();
+    for client in &mut apps {
+        client.value("INSERT INTO plain VALUES ('acme')");
+        is_returned(&valet, client);
+    }
+    let mut owner = session(&valet, "owner");
+    owner.value("CREATE TRIGGER t BEFORE INSERT ON plain FOR EACH ROW EXECUTE FUNCTION lock_it()");
+    is_returned(&valet, &owner);
+    for client in &mut apps {
+        client.value("INSERT INTO plain VALUES ('acme')");
+        is_held_with(&valet, client, "advisory_lock");
+        client.value("SELECT pg_advisory_unlock_all()");
+        is_returned(&valet, client);
+    }
+}
+
+#[test]
+fn a_table_that_is_locked_for_long_ends_no_session() {
+    let view = "CREATE VIEW v AS SELECT * FROM plain; \
+                CREATE TRIGGER t BEFORE INSERT ON logins FOR EACH ROW EXECUTE FUNCTION lock_it()";
+    let Some((postgres, valet)) = transaction_mode("1", view, &[]) else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    client.value("SELECT 1");
+    // A view's definition can't be read while a table of it is locked.
+    let mut holder = Raw::connect(postgres.port());
+    holder.value("BEGIN; LOCK TABLE plain");
+    client.value("CREATE VIEW other AS SELECT 1");
+    is_returned(&valet, &client);
+    // Nothing is known of any definition meanwhile: so everything is asked after.
+    client.value("INSERT INTO logins VALUES ('acme')");
+    is_held_with(&valet, &client, "advisory_lock");
+    holder.value("ROLLBACK");
+    client.value("SELECT pg_advisory_unlock_all()");
+    is_returned(&valet, &client);
+}
+
 #[test]
 fn a_function_that_sets_whatever_it_is_told_pins_unless_the_configuration_names_the_settings() {
     let set_any = "CREATE FUNCTION set_any(name text, value text) RETURNS text LANGUAGE sql AS

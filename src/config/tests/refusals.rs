@@ -196,6 +196,15 @@ fn threads_must_not_outnumber_backends() {
 }
 
 #[test]
+fn a_shared_listener_leaves_a_backend_to_each_thread() {
+    let mut sources = with_flag("listening", "share");
+    sources.flags.push(("max_backends".into(), "3".into()));
+    assert!(load(&sources).is_ok());
+    sources.flags.push(("threads".into(), "2".into()));
+    assert!(refused(&sources).contains("at least two backends a thread"));
+}
+
+#[test]
 fn patterns_and_log_filters_are_checked() {
     assert_eq!(
         loaded(&with_variable("PGVALET_PRESERVE_SETTINGS", "App.*, x.y"))

@@ -41,6 +41,12 @@ impl Hazards {
         }
     }
 
+    /// Whether nothing is known.
+    #[must_use]
+    pub const fn are_anywhere(&self) -> bool {
+        self.everywhere
+    }
+
     /// Whether PostgreSQL has to be asked after this text.
     #[must_use]
     pub fn are_named_in(&self, sql: &[u8]) -> bool {

@@ -115,7 +115,7 @@ const ROAMING: [&str; 66] = [
 ];
 
 /// What may pin a session, or keep a transaction open.
-const HOLDING: [&str; 30] = [
+const HOLDING: [&str; 33] = [
     "BEGIN",
     "BEGIN",
     "BEGIN ISOLATION LEVEL SERIALIZABLE",
@@ -145,7 +145,10 @@ const HOLDING: [&str; 30] = [
     "DROP TABLE IF EXISTS mine",
     "DISCARD TEMP",
     "LISTEN news",
+    "LISTEN \"Other\"",
     "UNLISTEN *",
+    "NOTIFY news, 'mine'",
+    "SELECT string_agg(c, ' ' ORDER BY c) FROM pg_listening_channels() c",
 ];
 
 const SQL_PREPARED: [&str; 8] = [

@@ -192,7 +192,7 @@ const EIGHT: Shape = Shape {
     steps: 120,
 };
 
-const MODES: [(&[&str], Shape); 3] = [
+const MODES: [(&[&str], Shape); 4] = [
     (&["--max-backends", "3"], TWO),
     (
         &[
@@ -216,6 +216,20 @@ const MODES: [(&[&str], Shape); 3] = [
         ],
         EIGHT,
     ),
+    // One backend of them listens.
+    (
+        &[
+            "--max-backends",
+            "4",
+            "--acquire-timeout",
+            "10s",
+            "--chaos-return",
+            "always",
+            "--listening",
+            "share",
+        ],
+        EIGHT,
+    ),
 ];
 
 #[test]
@@ -231,6 +245,11 @@ fn sessions_in_transaction_mode() {
 #[test]
 fn sessions_that_are_moved_at_every_quiet_point() {
     no_difference(seeds(2_000_000, ROUNDS), MODES[2].0, MODES[2].1);
+}
+
+#[test]
+fn sessions_that_are_moved_and_share_a_listener() {
+    no_difference(seeds(3_000_000, ROUNDS / 4), MODES[3].0, MODES[3].1);
 }
 
 #[test]
