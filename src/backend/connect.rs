@@ -19,8 +19,8 @@ use crate::backend::prepared::Prepared;
 use crate::backend::{Backend, Home};
 use crate::lease::{BackendId, Generation, Moment};
 use crate::ledger::CancelTarget;
-use crate::net::Stream;
 use crate::net::stream::Spot;
+use crate::net::{Socket, Stream};
 use crate::wire::frame::Header;
 use crate::wire::reply::{ClientError, Fault, Fields};
 use crate::wire::startup::{CancelKey, MAX_KEY};
@@ -173,7 +173,7 @@ impl<'a> Talk<'a> {
         now: Moment,
         generation: Generation,
     ) -> Backend {
-        let local = self.stream.tcp().and_then(|tcp| tcp.local_addr().ok());
+        let local = self.stream.tcp().and_then(Socket::local_address);
         Backend {
             id,
             armed: false,

@@ -8,10 +8,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::backend::hosts::Hosts;
 use crate::clock::timers;
 use crate::config::{Config, SslMode, Upstream, UpstreamHost};
-use crate::net::Stream;
 use crate::net::resolve::Resolver;
 use crate::net::stream::Spot;
 use crate::net::tls::{BackendTls, Handshakes};
+use crate::net::{Socket, Stream};
 
 /// SSLRequest.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -103,7 +103,7 @@ impl Dialer {
     /// The resolver's, the kernel's, or that of TLS.
     pub async fn dial(&self, host: usize, encryption: Encryption) -> io::Result<(Stream, Spot)> {
         let stream = self.connect(host).await?;
-        let address = stream.tcp().and_then(|tcp| tcp.peer_addr().ok());
+        let address = stream.tcp().and_then(Socket::peer_address);
         let spot = Spot { host, address };
         Ok((self.encrypt(stream, spot, encryption).await?, spot))
     }

@@ -3,18 +3,19 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::net::SocketFlags;
+use rustix::net::{self, SocketFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::config::{Address, Tcp};
+use crate::net::socket::register;
 use crate::net::stream::tune;
-use crate::net::unix::register;
-use crate::net::{Stream, UnixSocket};
+use crate::net::{Socket, Stream};
 
 /// The name of a unix socket within its directory, as libpq expects it.
 pub const SOCKET_NAME: &str = ".s.PGSQL.6432";
@@ -202,7 +203,7 @@ impl fmt::Display for Bound {
 /// A listener on a runtime.
 #[derive(Debug)]
 pub enum Listener {
-    Tcp(tokio::net::TcpListener),
+    Tcp(AsyncFd<TcpListener>),
     Unix(AsyncFd<UnixListener>, SocketFile),
 }
 
@@ -226,7 +227,7 @@ impl Listener {
     /// The runtime's.
     pub fn new(bound: Bound) -> io::Result<Self> {
         Ok(match bound {
-            Bound::Tcp(listener) => Self::Tcp(tokio::net::TcpListener::from_std(listener)?),
+            Bound::Tcp(listener) => Self::Tcp(register(listener, Interest::READABLE)?),
             Bound::Unix(listener, file) => {
                 Self::Unix(register(listener, Interest::READABLE)?, file)
             }
@@ -240,15 +241,13 @@ impl Listener {
     pub async fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                Ok((Stream::Tcp(stream), Peer::Tcp(address)))
+                let (socket, address) = listener.async_io(Interest::READABLE, accept_tcp).await?;
+                Ok((Stream::Tcp(Socket::new(socket)?), Peer::Tcp(address)))
             }
             Self::Unix(listener, _) => {
-                let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-                let accept =
-                    |listener: &UnixListener| Ok(rustix::net::accept_with(listener, flags)?);
+                let accept = |listener: &UnixListener| Ok(net::accept_with(listener, CONNECTION)?);
                 let socket = listener.async_io(Interest::READABLE, accept).await?;
-                let socket = UnixSocket::registered(socket.into())?;
+                let socket = Socket::new(socket)?;
                 let credentials = socket.peer_credentials().ok();
                 let pid = credentials.map(|credentials| credentials.pid.as_raw_pid());
                 let pid = pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
@@ -257,6 +256,17 @@ impl Listener {
             }
         }
     }
+}
+
+/// What a connection is like from the first moment.
+const CONNECTION: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
+
+fn accept_tcp(listener: &TcpListener) -> io::Result<(OwnedFd, SocketAddr)> {
+    let (socket, address) = net::acceptfrom_with(listener, CONNECTION)?;
+    let address = address.and_then(|address| SocketAddr::try_from(address).ok());
+    // It was gone again before anybody took it in.
+    let address = address.ok_or(io::ErrorKind::ConnectionAborted)?;
+    Ok((socket, address))
 }
 
 impl Drop for Listener {

@@ -4,10 +4,10 @@
 
 pub mod listen;
 pub mod resolve;
+pub mod socket;
 pub mod stream;
 pub mod tls;
-pub mod unix;
 
 pub use listen::{Bound, bind, bind_for_clients};
+pub use socket::Socket;
 pub use stream::Stream;
-pub use unix::UnixSocket;

@@ -8,7 +8,7 @@ use crate::config::Target;
 use crate::lease::{BackendId, Generation};
 use crate::ledger::CancelTarget;
 use crate::net::stream::Spot;
-use crate::net::{Stream, UnixSocket};
+use crate::net::{Socket, Stream};
 use crate::wire::reply::Fault;
 use crate::wire::startup::CancelKey;
 
@@ -33,7 +33,7 @@ impl House {
         self.peers.push(far);
         Box::new(Backend {
             id: BackendId(id),
-            stream: Stream::Unix(UnixSocket::new(near).unwrap()),
+            stream: Stream::Unix(Socket::new(near.into()).unwrap()),
             armed: false,
             target: Target::Any,
             key: Rc::new(CancelTarget {
