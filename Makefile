@@ -5,7 +5,7 @@
 help:
 	@echo 'make demo        see pgvalet at work, in a terminal'
 	@echo 'make test        everything that CI checks'
-	@echo 'make rails-test  only the Rails scenario'
+	@echo 'make rails-test  only the Rails scenarios'
 	@echo 'make lint        formatting, clippy, documentation, supply chain'
 	@echo 'make bench       what pgvalet costs, beside PgBouncer and HAProxy; ARGS=--quick for three minutes of it'
 	@echo 'make soak        random programs and tenants for long; ROUNDS=100 for less'

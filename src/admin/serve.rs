@@ -100,7 +100,7 @@ async fn converse(
 ) {
     let stream = match (encryption, &peer) {
         (Some((tls, handshakes)), Peer::Tcp(address)) => {
-            let shaking = tls.accept(&handshakes, stream, Vec::new());
+            let shaking = tls.accept(&handshakes, stream);
             match timers::timeout(HANDSHAKE_TIMEOUT, shaking).await {
                 Ok(Ok((stream, _))) => stream,
                 Ok(Err(error)) => {

@@ -30,6 +30,26 @@ pub struct Socket {
     ahead: Box<[u8]>,
 }
 
+/// A socket on its way from one thread's runtime to another's.
+pub(super) struct Loose {
+    socket: OwnedFd,
+    ahead: Box<[u8]>,
+}
+
+impl Loose {
+    /// Registers it with the runtime of this thread.
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub fn registered(self) -> io::Result<Socket> {
+        let ahead = self.ahead;
+        Ok(Socket {
+            ahead,
+            ..Socket::new(self.socket)?
+        })
+    }
+}
+
 /// What a call that doesn't wait came to.
 pub(super) enum Tried {
     NotReady,
@@ -83,8 +103,11 @@ impl Socket {
     }
 
     /// Takes it from the runtime of this thread.
-    pub(super) fn into_fd(self) -> OwnedFd {
-        self.fd.into_inner()
+    pub(super) fn loose(self) -> Loose {
+        Loose {
+            socket: self.fd.into_inner(),
+            ahead: self.ahead,
+        }
     }
 
     /// This end's address; none of a unix socket.

@@ -48,8 +48,8 @@ pub(super) enum Opened {
 /// What one packet asks for.
 enum Asked {
     Startup(Startup),
-    /// TLS from here on; these bytes of it were read already.
-    Tls(How, Vec<u8>),
+    /// TLS from here on.
+    Tls(How),
     Again,
     Done,
 }
@@ -128,7 +128,7 @@ pub(super) async fn open(shared: &Shared, stream: Stream) -> Opened {
             Ok(Asked::Startup(startup)) => return Opened::Startup(line, startup),
             Ok(Asked::Done) => return Opened::Done,
             Ok(Asked::Again) => {}
-            Ok(Asked::Tls(how, ahead)) => match encrypt(shared, line, how, ahead).await {
+            Ok(Asked::Tls(how)) => match encrypt(shared, line, how).await {
                 Ok(encrypted) => line = encrypted,
                 Err(end) => return end,
             },
@@ -145,7 +145,10 @@ async fn ask(shared: &Shared, line: &mut Line) -> Result<Asked, ClientError> {
         return Ok(Asked::Done);
     };
     if length[0] == CLIENT_HELLO && is_willing(shared, &line.stream) {
-        return Ok(Asked::Tls(How::Direct, read));
+        if let Some(socket) = line.stream.plain_mut() {
+            socket.unread(&read);
+        }
+        return Ok(Asked::Tls(How::Direct));
     }
     let length = startup::packet_length(length).map_err(|error| bad_packet(&error))?;
     if line.read_rest(&mut read, length).await.is_err() {
@@ -181,7 +184,7 @@ fn is_willing(shared: &Shared, stream: &Stream) -> bool {
 async fn accept_request(line: &mut Line) -> Result<Asked, ClientError> {
     refuse_haste(line).await?;
     Ok(match line.say(b"S").await {
-        Ok(()) => Asked::Tls(How::Requested, Vec::new()),
+        Ok(()) => Asked::Tls(How::Requested),
         Err(_) => Asked::Done,
     })
 }
@@ -209,11 +212,11 @@ async fn refuse_haste(line: &mut Line) -> Result<(), ClientError> {
     Err(ClientError::new(Fault::Client, "08P01", text))
 }
 
-async fn encrypt(shared: &Shared, line: Line, how: How, ahead: Vec<u8>) -> Result<Line, Opened> {
+async fn encrypt(shared: &Shared, line: Line, how: How) -> Result<Line, Opened> {
     let Some(tls) = &shared.tls else {
         return Err(Opened::Done);
     };
-    let accepted = tls.accept(&shared.handshakes, line.stream, ahead).await;
+    let accepted = tls.accept(&shared.handshakes, line.stream).await;
     let (stream, identity) = accepted.map_err(|error| {
         // The client was told by an alert.
         shared.metrics.fault(Fault::Client, "08P01");

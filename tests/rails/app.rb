@@ -1,8 +1,11 @@
 # frozen_string_literal: true
 
 # A throwaway Rails application with Rails' real reloader: one model that is reloaded, and two pools that are not.
-# APP_DATABASE_URL says where its database is, CHECKOUT_TIMEOUT (1 s) how long its pools wait.
+# APP_DATABASE_URL says where its database is, CHECKOUT_TIMEOUT how long its pools wait: 1 s, or 10
+# where the glue is, so that a reload that waits is told apart from a machine that is busy. A scenario may have more
+# databases (APP_MORE_DATABASES, JSON), and fibers that own connections (APP_ISOLATION).
 require "fileutils"
+require "json"
 require "tmpdir"
 require "rails"
 require "active_record/railtie"
@@ -11,7 +14,7 @@ require_relative "support"
 module App
   ROOT = Dir.mktmpdir("pgvalet-rails-")
   at_exit { FileUtils.rm_rf(ROOT) }
-  TIMEOUT = ENV.fetch("CHECKOUT_TIMEOUT", "1").to_f
+  TIMEOUT = ENV.fetch("CHECKOUT_TIMEOUT") { ENV["PGVALET_ADMIN_URL"].to_s.empty? ? "1" : "10" }.to_f # s
   GLUE = File.expand_path("../../deploy/rails/pgvalet.rb", __dir__)
 
   def self.write(path, text)
@@ -29,15 +32,18 @@ module App
     @version
   end
 
-  database = "{ url: #{ENV.fetch("APP_DATABASE_URL").to_json}, pool: 12, checkout_timeout: #{TIMEOUT} }"
-  write("config/database.yml", "development:\n  primary: #{database}\n  queue: #{database}\n")
+  database = { url: ENV.fetch("APP_DATABASE_URL"), pool: 12, checkout_timeout: TIMEOUT }
+  more = JSON.parse(ENV.fetch("APP_MORE_DATABASES", "{}")).transform_values { |other| { **database, **other.transform_keys(&:to_sym) } }
+  write("config/database.yml", JSON.generate(development: { primary: database, queue: database, **more }))
   write("config/initializers/pgvalet.rb", "load #{GLUE.dump}\n")
+  write("lib/tasks/pgvalet.rake", "load #{GLUE.sub(/rb\z/, "rake").dump}\n")
   FileUtils.mkdir_p(File.join(ROOT, "log"))
   touch
 
   class Application < Rails::Application
     config.root = ROOT
-    config.load_defaults 6.1
+    config.load_defaults "#{Rails::VERSION::MAJOR}.#{Rails::VERSION::MINOR}"
+    config.active_support.isolation_level = ENV["APP_ISOLATION"].to_sym if ENV["APP_ISOLATION"] # 7.0
     config.cache_classes = false
     config.eager_load = false
     config.secret_key_base = "x"
@@ -73,4 +79,4 @@ ActiveRecord::Schema.define do
     end
   end
 end
-ActiveRecord::Base.clear_active_connections!
+ActiveRecord::Base.connection_handler.clear_active_connections!

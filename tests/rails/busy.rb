@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
-# Whoever is busy at a reload is not disturbed: it keeps its very connection, and what it does is whole.
+# One reload among parked, resting, executing, in-transaction, pinned, explicit and dead owners: each has its outcome, and
+# whoever is busy is not disturbed: it keeps its very connection, and what it does is whole.
 require_relative "app"
 include Support
 
@@ -8,10 +9,16 @@ HELD = {} # by name: the connection each owner holds
 workers = Hash.new { |all, name| all[name] = Worker.new(name) }
 hold = ->(name) { HELD[name] = Job.connection }
 
+workers["dead"].run { hold["dead"].execute("SELECT 1") }
+workers["resting"].run { hold["resting"].execute("SELECT 1") }
+workers["executing"].run { hold["executing"].execute("SELECT 1") } # from 7.1 on a connection is known after its first statement
+%w[resting executing].each { |name| workers[name].run { QueueRecord.connection_pool.release_connection } }
+workers["executing"].run { hold["executing"] }
+workers["lazy transaction"].run { hold["lazy transaction"].execute("SELECT 1") }
+
 # Each parks in its own way; `gate` is what it waits for.
 gates = Hash.new { |all, name| all[name] = Queue.new }
 workers["executing"].start do
-  hold["executing"]
   Job.connection.select_value("SELECT 'mine' FROM pg_sleep(2)")
 end
 workers["transaction"].start do
@@ -24,7 +31,6 @@ workers["transaction"].start do
 end
 workers["lazy transaction"].start do # ActiveRecord has not sent BEGIN yet: pgvalet sees an idle session
   Job.transaction do
-    hold["lazy transaction"]
     gates["lazy transaction"].pop
     2.times { |round| Job.create!(name: "lazy", round: round) }
   end
@@ -61,13 +67,25 @@ end
 sees["active"]
 sees["idle in transaction"]
 eventually("the others are idle") { gates.size == busy.size - 1 && gates.values.all? { |gate| gate.num_waiting == 1 } }
-ActiveRecord::Base.clear_active_connections!
+ActiveRecord::Base.connection_handler.clear_active_connections!
 
-took = reload
+workers["dead"].thread.kill.join
+took = answered_reload
 puts App.log.last
+record = pgvalet("/v1/reloads/#{App.log.last[/reload (\d+)/, 1]}")
+outcomes = record["leases"].to_h { |lease| [lease["owner"].to_s.delete_suffix(" (Thread)"), [lease["outcome"], *lease["reason"]].join(": ")] }
+{
+  "parked" => "returned", "dead" => "returned", "explicit" => "returned", "lazy transaction" => "returned",
+  "executing" => "busy: a request is unanswered", "transaction" => "busy: in a transaction",
+  "temporary" => "pinned: temp", "listening" => "pinned: listen"
+}.each { |name, outcome| check "pgvalet's word on #{name}: #{outcome}", outcomes[name].to_s.delete_suffix(": held no backend") == outcome, outcomes }
+check "pgvalet's word on what rests: resting", record["counts"]["resting"].positive?, record["counts"]
+check "the dead owner's is left to the pool's reaper", App.log.last.include?("left (its owner is dead: the pool's reaper comes) dead")
 check "a reload among busy owners doesn't wait for them", took < App::TIMEOUT, took
 pool = QueueRecord.connection_pool
 check "the parked one was taken back", !pool.connections.include?(HELD["parked"])
+pool.reap
+check "which takes it", !HELD["dead"].in_use?
 busy.each { |name| check "#{name} keeps its connection", pool.connections.include?(HELD[name]) && HELD[name].owner == workers[name].thread }
 
 3.times { reload }

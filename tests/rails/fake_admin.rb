@@ -43,7 +43,8 @@ class FakeAdmin
       name, value = line.split(": ", 2)
       headers[name.downcase] = value
     end
-    body = JSON.parse(socket.read(headers["content-length"].to_i))
+    text = socket.read(headers["content-length"].to_i)
+    body = JSON.parse(text) unless text.empty?
     @headers << headers
     @requests << [verb, path, body]
     bytes = @answer.call(verb, path, body)

@@ -9,10 +9,10 @@ require_relative "app"
 include Support
 
 worker = Worker.new("dispatcher")
-worker.run { Job.create!(name: "first", round: 0) }
+worker.run { Job.connection && Job.create!(name: "first", round: 0) }
 worker.asleep!
 held = QueueRecord.connection_pool.connections.find { |conn| conn.owner == worker.thread }
-held.pgvalet.session or abort "the session has no id: does it go through pgvalet?"
+Pgvalet.send(:wire, held).last or abort "the session has no id: does it go through pgvalet?"
 
 all = ->(body, outcome) { JSON.generate(id: "1", leases: body["sessions"].map { |claim| { session: claim["id"], outcome: outcome } }) }
 faults = {

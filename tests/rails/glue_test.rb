@@ -12,6 +12,7 @@ class GlueTest < Minitest::Test
   def setup
     LOG.truncate(LOG.rewind)
     FAKE.answer { |*request| FakeAdmin.certify(*request) }
+    FAKE.requests.clear
     Pgvalet::TAKEN.clear
     @workers = []
   end
@@ -54,18 +55,18 @@ class GlueTest < Minitest::Test
     assert_equal 1, claims.size, "the reloader's own connection is not for taking"
     claim = claims.first
     assert_equal %w[dispatcher Thread held], claim.values_at("owner", "class", "state")
-    assert_match(/\A\d+s\z/, claim["held_for"])
+    assert_match(/\A\d+ms\z/, claim["held_for"])
     assert_match(/support\.rb:\d+\z/, claim["where"])
   end
 
   def test_an_unnamed_owner_is_named_by_where_it_was_created
-    worker(nil).run { ActiveRecord::Base.connection }
+    worker(nil).run { ActiveRecord::Base.connection.execute("SELECT 1") }
     Pgvalet.reload!
     assert_match(/\A\S+support\.rb:\d+\z/, FAKE.requests.last[2]["sessions"].first["owner"])
   end
 
   def test_a_resting_connection_is_told_and_left
-    conn = worker.run { ActiveRecord::Base.connection.tap { ActiveRecord::Base.clear_active_connections! } }
+    conn = worker.run { ActiveRecord::Base.connection.tap { |held| held.execute("SELECT 1") && Plain.release } }
     assert_equal 0, Pgvalet.reload!
     assert_equal "resting", FAKE.requests.last[2]["sessions"].first["state"]
     assert pooled?(conn)
@@ -74,7 +75,7 @@ class GlueTest < Minitest::Test
 
   def test_an_explicit_checkout_is_left
     owner = worker
-    conn = owner.run { Plain::POOL.checkout }
+    conn = owner.run { Plain::POOL.checkout.tap { |held| held.execute("SELECT 1") } }
     owner.asleep!
     left conn, "not leased implicitly"
     owner.run { Plain::POOL.checkin(conn) }
@@ -82,7 +83,9 @@ class GlueTest < Minitest::Test
 
   def test_a_transaction_that_has_not_sent_begin_is_left
     gate, held = Queue.new, Queue.new
-    owner = worker.start { ActiveRecord::Base.transaction { held << ActiveRecord::Base.connection && gate.pop } }
+    owner = worker
+    owner.run { ActiveRecord::Base.connection.execute("SELECT 1") }
+    owner.start { ActiveRecord::Base.transaction { held << ActiveRecord::Base.connection && gate.pop } }
     conn = held.pop
     owner.asleep!
     left conn, "in a transaction"
@@ -105,9 +108,10 @@ class GlueTest < Minitest::Test
 
   def test_an_owner_that_waits_for_a_lock_of_rails_is_left
     owner, conn = parked
+    conn.lock_thread = owner.thread if conn.respond_to?(:lock_thread=) # from 7.2 on only tests use the lock
     conn.lock.synchronize do # as another thread's reset of this connection does
       owner.start { conn.execute("SELECT 1") }
-      Support.eventually("it waits for the lock") { owner.thread.backtrace.first.include?("load_interlock_aware_monitor") && owner.thread.status == "sleep" }
+      Support.eventually("it waits for the lock") { owner.thread.backtrace.first(3).join.match?(/interlock_aware_monitor/) && owner.thread.status == "sleep" }
       left conn, "awake"
     end
     owner.result
@@ -128,7 +132,7 @@ class GlueTest < Minitest::Test
   def test_a_connection_that_changed_hands_meanwhile_is_left
     owner, conn = parked
     FAKE.answer do |*request|
-      owner.run { ActiveRecord::Base.clear_active_connections! }
+      owner.run { Plain.release }
       owner.run { ActiveRecord::Base.connection }
       FakeAdmin.certify(*request)
     end
@@ -154,7 +158,8 @@ class GlueTest < Minitest::Test
     owner, conn = parked
     2.times { Pgvalet.reload! }
     ids = ->(request) { request[2]["sessions"].map { |claim| claim["id"] } }
-    id = Pgvalet::TAKEN.keys.first
+    admin, id = Pgvalet::TAKEN.keys.first
+    assert_equal FAKE.url, admin
     owner.run { ActiveRecord::Base.connection.execute("SELECT 1") }
     owner.asleep!
     FAKE.answer { |_, _, body| FakeAdmin.ok(JSON.generate(id: "1", leases: body["sessions"].map { |claim| { session: claim["id"], outcome: "gone" } })) }
@@ -182,7 +187,7 @@ class GlueTest < Minitest::Test
   end
 
   def test_a_pool_whose_adapter_must_reload_goes_through_it
-    conn = worker.run { ActiveRecord::Base.connection.tap { ActiveRecord::Base.clear_active_connections! } }
+    conn = worker.run { ActiveRecord::Base.connection.tap { Plain.release } }
     Plain::POOL.clear_reloadable_connections!
     assert pooled?(conn), "PostgreSQL's need no reload"
     conn.define_singleton_method(:requires_reloading?) { true }
@@ -190,37 +195,87 @@ class GlueTest < Minitest::Test
     refute pooled?(conn)
   end
 
-  def test_from_7_2_on_only_a_sticky_lease_is_implicit
-    lease = Struct.new(:connection, :sticky)
+  def test_a_dead_owner_is_left_to_the_reaper
     owner, conn = parked
-    Plain::POOL.instance_variable_set(:@leases, { owner.thread => lease.new(conn, nil) })
-    left conn, "not leased implicitly"
-    Plain::POOL.instance_variable_get(:@leases)[owner.thread].sticky = true
-    assert_equal 1, Pgvalet.reload!
-  ensure
-    Plain::POOL.remove_instance_variable(:@leases)
+    owner.thread.kill.join
+    left conn, "its owner is dead: the pool's reaper comes"
+    Plain::POOL.reap
+    refute conn.in_use?
   end
 
-  def test_from_7_1_on_the_driver_is_not_reached_by_raw_connection
-    _, conn = parked
-    conn.instance_variable_set(:@raw_connection, nil) # not connected yet
-    conn.define_singleton_method(:raw_connection) { raise "it connects" }
-    FAKE.requests.clear
+  def test_a_connection_that_never_ran_a_statement_is_not_reached_for
+    conn = worker.run { ActiveRecord::Base.connection }
+    skip "before 7.1 a checkout connects" if conn.instance_variable_get(:@raw_connection) || conn.connected?
+    @workers.last.asleep!
     assert_equal 0, Pgvalet.reload!
     assert_empty FAKE.requests, "there is nothing to submit"
-    conn.instance_variable_set(:@raw_connection, conn.instance_variable_get(:@connection))
-    assert_equal 1, Pgvalet.reload!
+    refute conn.connected?, "and asking connects nothing"
+  end if ActiveRecord.version >= Gem::Version.new("7.1")
+
+  def test_a_transactional_tests_connection_is_left
+    owner = worker
+    conn = owner.run { ActiveRecord::Base.connection.tap { |held| held.begin_transaction(joinable: false, _lazy: false) } }
+    owner.asleep!
+    left conn, "in a transaction"
+    owner.run { conn.rollback_transaction }
   end
 
-  def test_a_fiber_of_the_reloaders_thread_is_asleep
-    _, conn = parked
-    fiber = Fiber.new { Fiber.yield }
-    fiber.resume
-    conn.instance_variable_set(:@owner, fiber)
-    conn.pgvalet.thread = Thread.current
-    Plain::POOL.instance_variable_get(:@thread_cached_conns)[fiber] = conn
-    assert_equal 1, Pgvalet.reload!
-    assert_match(/took back \S*glue_test\.rb:\d+ \(Fiber\).* at \S*glue_test\.rb:\d+/, LOG.string)
+  if ActiveRecord::Base.respond_to?(:lease_connection) # 7.2
+    def test_a_connection_pinned_by_a_test_is_left_even_outside_of_its_transaction
+      owner = worker
+      conn = owner.run { Plain::POOL.lease_connection.tap { Plain::POOL.pin_connection!(true) } }
+      owner.asleep!
+      assert_same conn, worker.run { Plain::POOL.checkout }, "all threads share it"
+      left conn, "pinned by a test"
+      owner.run { conn.rollback_transaction }
+      left conn, "pinned by a test"
+    ensure
+      owner.run { Plain::POOL.unpin_connection! }
+    end
+
+    def test_a_with_connection_block_is_left
+      gate, held = Queue.new, Queue.new
+      owner = worker.start { ActiveRecord::Base.with_connection { |conn| conn.execute("SELECT 1") && held << conn && gate.pop } }
+      conn = held.pop
+      owner.asleep!
+      left conn, "not leased implicitly"
+      gate << :go
+      owner.result
+    end
+
+    def test_where_permanent_checkouts_are_forbidden_a_lease_is_taken
+      ActiveRecord.permanent_connection_checkout = :disallowed
+      owner = worker
+      conn = owner.run { ActiveRecord::Base.lease_connection.tap { |held| held.execute("SELECT 1") } }
+      owner.asleep!
+      assert_equal 1, Pgvalet.reload!, LOG.string
+      refute pooled?(conn)
+      assert_equal "again", owner.run { ActiveRecord::Base.with_connection { |other| other.select_value("SELECT 'again'") } }
+      assert_raises(ActiveRecord::ActiveRecordError) { owner.run { ActiveRecord::Base.connection } }
+    ensure
+      ActiveRecord.permanent_connection_checkout = true
+    end
+  end
+
+  def test_each_pgvalet_hears_of_its_own_databases_and_one_that_is_down_harms_no_other
+    there, gone = FakeAdmin.new { |*request| FakeAdmin.certify(*request) }, FakeAdmin.new {}
+    gone.close
+    owners = { "here" => nil, "there" => there.url, "nowhere" => gone.url }.to_h do |name, admin|
+      model = Class.new(ActiveRecord::Base) { self.abstract_class = true }
+      Object.const_set("#{name.capitalize}Record", model)
+      model.establish_connection(["#{ENV["APP_DATABASE_URL"]}?pool=2", *(admin && "pgvalet_admin=#{admin}")].join("&"))
+      owner = worker(name)
+      owner.run { model.connection.execute("SELECT 1") }
+      owner.asleep!
+      [name, model.connection_pool]
+    end
+    assert_equal 2, Pgvalet.reload!, LOG.string
+    told = [FAKE, there].map { |admin| admin.requests.map { |_, _, body| body["sessions"].map { |claim| claim["owner"] } } }
+    assert_equal [[["here"]], [["there"]]], told
+    assert_equal [0, 0, 1], owners.values.map { |pool| pool.connections.size }
+    assert_match(/of no use.*ECONNREFUSED/, LOG.string)
+  ensure
+    owners&.each_value(&:disconnect!)
   end
 
   def test_claims_are_sent_for_what_is_held_long_and_withdrawn
@@ -231,46 +286,32 @@ class GlueTest < Minitest::Test
     assert_empty FAKE.requests, "not yet"
     lease.since -= Pgvalet::PARK_AFTER
     Pgvalet.send(:send_claims)
-    owner.run { ActiveRecord::Base.clear_active_connections! }
+    owner.run { Plain.release }
     2.times { Pgvalet.send(:send_claims) }
     assert_equal [["held"], ["resting"]], FAKE.requests.map { |_, _, body| body["claims"].map { |claim| claim["state"] } }
     assert_equal [%w[PUT /v1/claims]] * 2, FAKE.requests.map { |request| request.first(2) }
     assert_match(/:#{Process.pid}\z/, FAKE.requests.last[2]["source"])
   end
 
-  def test_a_forked_child_sends_claims_of_its_own
-    parked
-    reader, writer = IO.pipe
-    child = fork do
-      ActiveRecord::Base.connection
-      thread = Pgvalet.instance_variable_get(:@claims)
-      writer.puts thread.alive?, Pgvalet.send(:table).size
-      exit! # past minitest's own
-    end
-    writer.close
-    assert_equal "true\n0\n", reader.read, "its own thread; the parent's connections are not in its table"
-    Process.wait(child)
-  end
-
   def test_no_connection_through_pgvalet_means_no_call
     _, conn = parked
-    conn.instance_variable_get(:@connection).define_singleton_method(:parameter_status) { |_| nil }
-    FAKE.requests.clear
+    Plain.driver(conn).define_singleton_method(:parameter_status) { |_| nil }
     assert_equal 0, Pgvalet.reload!
     assert_empty FAKE.requests
     assert pooled?(conn)
   end
 
   def test_a_missing_part_is_switched_off_and_said_once
-    { "force" => 1, "fence" => 0, "executor" => 1, "lease" => 0, "session" => 0 }.each do |part, taken|
-      output, status = run_case({ "LACKS" => part }, <<~RUBY)
+    { "force" => 1, "fence" => 0, "manager" => 0, "executor" => 1, "lease" => 0, "session" => 0, "all" => 0 }.each do |lacks, taken|
+      output, status = run_case({ "LACKS" => lacks }, <<~RUBY)
         _, conn = Plain.parked
-        Plain::POOL.define_singleton_method(:instance_variable_get) { |_| nil } if ENV["LACKS"] == "lease"
-        conn.define_singleton_method(:instance_variable_defined?) { |_| false } if ENV["LACKS"] == "session"
         taken = 2.times.sum { Pgvalet.reload! }
-        puts taken, LOG.string.scan(Pgvalet::PRIVATE.fetch(ENV["LACKS"].to_sym)).size, conn.select_value("SELECT 'works'")
+        said = Pgvalet::PRIVATE.fetch(ENV["LACKS"].sub("manager", "fence").to_sym)
+        puts taken, LOG.string.scan(said).size
+        conn.execute("SELECT 'its own'")
+        ActiveRecord::Base.transaction { puts ActiveRecord::Base.connection.select_value("SELECT 'works'") }
       RUBY
-      assert_equal [taken.to_s, "1", "works"], output.lines.map(&:chomp), "without #{part}: #{output}"
+      assert_equal [taken.to_s, "1", "works"], output.lines.map(&:chomp), "without #{lacks}: #{output}"
       assert status.success?
     end
   end
@@ -292,6 +333,37 @@ class GlueTest < Minitest::Test
       puts conn.respond_to?(:pgvalet), Plain::POOL.class.ancestors.include?(Pgvalet::Pool)
     RUBY
     assert_equal "false\nfalse\n", output
+  end
+
+  def test_the_rake_task_prints_who_parked_and_the_gate_fails
+    leak = { owner: "dispatcher (Thread)", parked_for: "9s", where: "app/dispatcher.rb:12", last_statement: "INSERT", remedy: "give it back" }
+    { [leak] => [0, 1], [] => [0, 0] }.each do |leaks, exits|
+      FAKE.answer { |*| FakeAdmin.ok(JSON.generate(park_after: "5s", leaks: leaks)) }
+      said = %w[leaks gate].zip(exits).map do |task, code|
+        output, status = rake("pgvalet:#{task}", "PGVALET_ADMIN_URL" => FAKE.url)
+        assert_equal code, status.exitstatus, output
+        output
+      end
+      said.each { |output| assert_match(leaks.empty? ? /nobody has parked/ : /dispatcher \(Thread\).*9s.*dispatcher\.rb:12.*INSERT/, output) }
+    end
+    assert_equal %w[GET /v1/leaks], FAKE.requests.last.first(2)
+  end
+
+  def test_the_rake_task_says_that_pgvalet_is_not_there
+    output, status = rake("pgvalet:gate", "PGVALET_ADMIN_URL" => "http://127.0.0.1:1")
+    assert_match(/ECONNREFUSED/, output)
+    assert_equal 3, status.exitstatus
+  end
+
+  def rake(task, environment)
+    script = <<~RUBY
+      require "rake"
+      require #{File.expand_path("../../deploy/rails/pgvalet", __dir__).dump}
+      Rake::Task.define_task(:environment)
+      load #{File.expand_path("../../deploy/rails/pgvalet.rake", __dir__).dump}
+      Rake::Task[#{task.dump}].invoke
+    RUBY
+    Open3.capture2e(environment, RbConfig.ruby, "-W0", "-e", script)
   end
 
   def run_case(environment, script)

@@ -20,11 +20,21 @@ PG::Connection.prepend(Module.new do
   end
 end)
 
-# What the test wants Rails to lack, before the glue looks.
+# What the test wants Rails to lack, before the glue looks. A variable that a later Rails names otherwise is so to all who
+# look for it by name, and still there for Rails itself.
+RENAMED = Module.new do
+  define_method(:instance_variable_defined?) { |name| !GONE.include?(name) && super(name) }
+  define_method(:instance_variable_get) { |name| GONE.include?(name) ? nil : super(name) }
+end
+GONE = { "lease" => %i[@leases @thread_cached_conns], "session" => %i[@raw_connection @connection], "manager" => %i[@connection] }.fetch(ENV["LACKS"], [])
 BEFORE = {
   "force" => -> { ActiveRecord::ConnectionAdapters::ConnectionPool.remove_method(:clear_reloadable_connections) },
   "fence" => -> { ActiveRecord::ConnectionAdapters::TransactionManager.send(:private, :begin_transaction) },
   "executor" => -> { ActiveSupport::Reloader.send(:remove_method, :require_unload_lock!) },
+  "lease" => -> { ActiveRecord::ConnectionAdapters::ConnectionPool.prepend(RENAMED) },
+  "session" => -> { ActiveRecord::ConnectionAdapters::AbstractAdapter.prepend(RENAMED) },
+  "manager" => -> { ActiveRecord::ConnectionAdapters::TransactionManager.prepend(RENAMED) },
+  "all" => -> { ActiveRecord::ConnectionAdapters::ConnectionPool.remove_method(:remove) },
 }.freeze
 BEFORE.fetch(ENV["LACKS"], -> {}).call
 require_relative "../../deploy/rails/pgvalet"
@@ -41,6 +51,14 @@ module Plain
     conn = worker.run { ActiveRecord::Base.connection.tap { |held| held.execute("SELECT 1") } }
     worker.asleep!
     [worker, conn]
+  end
+
+  def driver(conn)
+    conn.instance_variable_get(:@raw_connection) || conn.instance_variable_get(:@connection)
+  end
+
+  def release
+    ActiveRecord::Base.connection_handler.clear_active_connections!
   end
 
   def pooled?(conn)

@@ -1,6 +1,10 @@
 # frozen_string_literal: true
 
 # What the Rails scenarios share: saying what holds, waiting for events, a thread that can be parked and woken.
+require "json"
+require "net/http"
+require "timeout"
+
 module Support
   DEADLINE = 30 # s: how long anything may take before a scenario calls it hung
 
@@ -25,6 +29,11 @@ module Support
     value
   end
 
+  # What pgvalet's admin API at `url` answers to GET.
+  def pgvalet(path, url = Pgvalet::ADMIN)
+    JSON.parse(Net::HTTP.get(URI("#{url}#{path}")))
+  end
+
   def timings(what, seconds)
     ms = seconds.map { |value| value * 1000 }.sort
     puts format("%s: %d reloads, %.1f ms at least, %.1f ms median, %.1f ms at most", what, ms.size, ms[0], ms[ms.size / 2], ms[-1])
@@ -37,6 +46,16 @@ module Support
     started = now
     Rails.application.reloader.wrap { Item::VERSION == version or abort "Rails did not reload its code" }
     now - started
+  end
+
+  # The same, answered by pgvalet. A machine that is busy with something else may be late for the glue's limits: a reload
+  # then goes on without pgvalet, and says so, and the next has its chance.
+  def answered_reload
+    eventually("pgvalet answers a reload") do
+      before = App.log.size
+      took = reload
+      took if App.log.drop(before).grep(/of no use/).empty?
+    end
   end
 
   # A thread that runs blocks of work, and is asleep on a queue between them.

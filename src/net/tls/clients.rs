@@ -76,7 +76,7 @@ impl ClientTls {
         self.identity.watch().await;
     }
 
-    /// Shakes hands. `ahead` is what was read of the ClientHello already. Cancel safe: the connection is closed.
+    /// Shakes hands. Cancel safe: the connection is closed.
     ///
     /// # Errors
     /// The handshake failed, or it isn't a TCP connection.
@@ -84,14 +84,13 @@ impl ClientTls {
         &self,
         handshakes: &Handshakes,
         stream: Stream,
-        ahead: Vec<u8>,
     ) -> io::Result<(Stream, Arc<Identity>)> {
         let Stream::Tcp(socket) = stream else {
             return Err(io::ErrorKind::Unsupported.into());
         };
         let identity = self.identity.current();
         let config = identity.config.clone();
-        let stream = handshakes.accept(socket, config, ahead).await?;
+        let stream = handshakes.accept(socket, config).await?;
         Ok((stream, identity))
     }
 }

@@ -48,38 +48,25 @@ impl Handshakes {
         drop(self.runtime.spawn(work));
     }
 
-    /// Shakes hands with a client. `ahead` is what was read of its ClientHello already.
+    /// Shakes hands with a client.
     ///
     /// Cancel safe: the connection is closed.
     ///
     /// # Errors
     /// The handshake failed; the client was told by an alert.
-    pub async fn accept(
-        &self,
-        socket: Socket,
-        config: Arc<ServerConfig>,
-        ahead: Vec<u8>,
-    ) -> io::Result<Stream> {
-        let socket = socket.into_fd();
+    pub async fn accept(&self, socket: Socket, config: Arc<ServerConfig>) -> io::Result<Stream> {
+        let socket = socket.loose();
         let acceptor = TlsAcceptor::from(config);
         let there = acceptor.clone();
         let shaken = self.runtime.spawn(async move {
-            let socket = Socket::new(socket)?;
-            let mut rest = &ahead[..];
-            let mut read = Ok(0);
-            let shaking = there.accept_with(socket, |connection| {
-                if !rest.is_empty() {
-                    read = connection.read_tls(&mut rest);
-                }
-            });
-            read?;
-            let (socket, connection) = shaking.await?.into_inner();
-            Ok::<_, io::Error>((socket.into_fd(), connection))
+            let socket = socket.registered()?;
+            let (socket, connection) = there.accept(socket).await?.into_inner();
+            Ok::<_, io::Error>((socket.loose(), connection))
         });
         let (socket, connection): (_, ServerConnection) = Awaited(shaken).await?;
         // There is nothing left to negotiate: this only puts the two together again.
         let put = |fresh: &mut ServerConnection| *fresh = connection;
-        let stream = acceptor.accept_with(Socket::new(socket)?, put).await?;
+        let stream = acceptor.accept_with(socket.registered()?, put).await?;
         Ok(Stream::Tls(Box::new(TlsStream::Server(stream))))
     }
 
@@ -95,18 +82,18 @@ impl Handshakes {
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> io::Result<Stream> {
-        let socket = socket.into_fd();
+        let socket = socket.loose();
         let connector = TlsConnector::from(config);
         let (there, called) = (connector.clone(), name.clone());
         let shaken = self.runtime.spawn(async move {
-            let socket = Socket::new(socket)?;
+            let socket = socket.registered()?;
             let (socket, connection) = there.connect(called, socket).await?.into_inner();
-            Ok::<_, io::Error>((socket.into_fd(), connection))
+            Ok::<_, io::Error>((socket.loose(), connection))
         });
         let (socket, connection): (_, ClientConnection) = Awaited(shaken).await?;
         let put = |fresh: &mut ClientConnection| *fresh = connection;
         let stream = connector
-            .connect_with(name, Socket::new(socket)?, put)
+            .connect_with(name, socket.registered()?, put)
             .await?;
         Ok(Stream::Tls(Box::new(TlsStream::Client(stream))))
     }
