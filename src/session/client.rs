@@ -324,6 +324,9 @@ impl Session {
             self.rare.class = self.rare.class.max(class);
         }
         self.note_hazards(text);
+        if sql::changes_databases(text) {
+            self.shared.pools.make_way(text);
+        }
         if !self.rare.at_home && (!whole || sql::names_statements(text)) {
             self.come_home()
         } else {

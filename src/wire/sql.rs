@@ -3,6 +3,7 @@
 //! Refuses to decide what a statement does: PostgreSQL itself is asked for that.
 
 mod class;
+mod databases;
 mod fingerprint;
 pub mod hazards;
 mod plain;
@@ -40,6 +41,7 @@ pub fn is_bracket(sql: &[u8]) -> bool {
 }
 
 pub use class::{Class, class, class_of_tag};
+pub use databases::changes_databases;
 pub use fingerprint::fingerprint;
 pub use single::{is_one_prepare, reads_always_alike};
 pub use watch::{Watch, watch};

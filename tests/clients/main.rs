@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod apps;
 mod dump;
 mod libpq;
 mod node;

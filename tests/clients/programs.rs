@@ -73,25 +73,25 @@ pub fn scripts() -> PathBuf {
 
 /// A Python that has psycopg 3 and asyncpg, in an environment of our own; or why there is none.
 pub fn python() -> Result<PathBuf, String> {
-    let requirements = scripts().join("requirements.txt");
+    environment("python-clients", &scripts().join("requirements.txt"))
+}
+
+/// A Python that has the pools and frameworks of docs/apps.md; or why there is none.
+pub fn app_python() -> Result<PathBuf, String> {
+    environment("python-apps", &scripts().join("apps/requirements.txt"))
+}
+
+/// A Python with `requirements`, in an environment of our own.
+fn environment(name: &str, requirements: &Path) -> Result<PathBuf, String> {
     let python = |home: &Path| home.join("bin/python");
-    let home = installed("python-clients", &requirements, |home| {
-        attempt(
-            Command::new("python3")
-                .args(["-m", "venv", "--clear"])
-                .arg(home),
-        )?;
+    let home = installed(name, requirements, |home| {
+        let mut venv = Command::new("python3");
+        attempt(venv.args(["-m", "venv", "--clear"]).arg(home))?;
         let mut pip = Command::new(python(home));
+        pip.args(["-m", "pip", "install", "--quiet"]);
         attempt(
-            pip.args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "-r",
-            ])
-            .arg(&requirements),
+            pip.args(["--disable-pip-version-check", "-r"])
+                .arg(requirements),
         )
     })?;
     Ok(python(&home))

@@ -180,3 +180,27 @@ fn an_interactive_session_reads_one_line_after_the_other() {
     let output = session.wait_with_output().expect("psql ends");
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "0");
 }
+
+/// PostgreSQL refuses to drop, to copy or to rename a database while anybody is connected to it, be it an idle backend of ours.
+#[test]
+fn databases_are_dropped_copied_and_renamed_as_if_nobody_had_been_there() {
+    let (_postgres, valet) = stage();
+    let on = |database: &str, sql: &str| {
+        let mut psql = psql(valet.port());
+        everything(psql.args(["-d", database, "-c", sql]))
+    };
+    let done = (Some(0), String::new(), String::new());
+    assert_eq!(on("postgres", "CREATE DATABASE shop"), done);
+    assert_eq!(on("shop", "CREATE TABLE t (n int)"), done);
+    assert_eq!(on("postgres", "CREATE DATABASE copy TEMPLATE shop"), done);
+    assert_eq!(on("copy", "INSERT INTO t VALUES (1)"), done);
+    assert_eq!(on("postgres", "ALTER DATABASE copy RENAME TO mart"), done);
+    assert_eq!(on("mart", "SELECT n FROM t").1, "1\n");
+    assert_eq!(on("postgres", "drop database mart"), done);
+    let (status, _, error) = on("mart", "SELECT 1");
+    assert_eq!(status, Some(2), "refused at login: {error}");
+    assert!(
+        error.contains("database \"mart\" does not exist"),
+        "{error}"
+    );
+}

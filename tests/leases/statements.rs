@@ -47,6 +47,23 @@ fn named_prepared_statements_survive_a_move() {
     );
 }
 
+/// What Django does at connect, where psycopg prepares statements.
+#[test]
+fn the_statement_that_sets_the_time_zone_does_not_keep_its_session() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    let set = "SELECT set_config('TimeZone', $1, false)";
+    let zone = [bind("", "s", &["Asia/Tokyo"]), execute("", 0), sync()].concat();
+    client.send(&[parse("s", set), zone.clone()].concat());
+    client.until_ready();
+    let _other = evict(&valet, &mut client);
+    assert_eq!(client.value("SHOW TimeZone"), "Asia/Tokyo");
+    client.send(&zone);
+    assert_eq!(client.until_ready()[1].columns(), ["Asia/Tokyo"]);
+}
+
 #[test]
 fn a_statement_prepared_in_a_transaction_that_rolled_back_survives_a_move() {
     let Some((_postgres, valet)) = two_backends() else {

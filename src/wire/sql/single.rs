@@ -16,9 +16,40 @@ pub fn is_one_prepare(sql: &[u8]) -> bool {
 #[must_use]
 pub fn reads_always_alike(sql: &[u8]) -> bool {
     let dollar = |at: usize| !sql.get(at + 1).is_some_and(u8::is_ascii_digit);
-    sql.is_ascii()
-        && memchr::memchr(b'\'', sql).is_none()
-        && !memchr::memchr_iter(b'$', sql).any(dollar)
+    if !sql.is_ascii() || memchr::memchr_iter(b'$', sql).any(dollar) {
+        return false;
+    }
+    match memchr::memchr(b'\'', sql) {
+        None => true,
+        Some(_) => only_words(sql),
+    }
+}
+
+/// Whether no literal could be a date or a time: these have digits, or one of a few words. Where a comment could hide a
+/// literal's end, or a backslash could, it isn't known.
+fn only_words(sql: &[u8]) -> bool {
+    const MOMENTS: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
+    let comment = |start: &[u8]| memchr::memmem::find(sql, start).is_some();
+    if memchr::memchr(b'\\', sql).is_some() || comment(b"--") || comment(b"/*") {
+        return false;
+    }
+    // Literals on two lines are one, so they are looked at together.
+    let mut literals = Vec::new();
+    let mut rest = sql;
+    while let Some(start) = memchr::memchr2(b'\'', b'"', rest) {
+        let inside = &rest[start + 1..];
+        let Some(end) = memchr::memchr(rest[start], inside) else {
+            return false;
+        };
+        if rest[start] == b'\'' {
+            literals.extend(inside[..end].iter().map(u8::to_ascii_lowercase));
+        }
+        rest = &inside[end + 1..];
+    }
+    !literals.iter().any(u8::is_ascii_digit)
+        && MOMENTS
+            .iter()
+            .all(|word| memchr::memmem::find(&literals, word).is_none())
 }
 
 /// The text from its first token on; `None` where a comment doesn't end.
@@ -110,8 +141,25 @@ mod tests {
 
     #[test]
     fn a_text_with_literals_may_read_differently() {
-        assert!(reads_always_alike(b"INSERT INTO t VALUES ($1, 7, \"x\")"));
-        for sql in ["SELECT '1/2/2024'::date", "SELECT $$1/2/2024$$", "SELECT é"] {
+        for sql in [
+            "INSERT INTO t VALUES ($1, 7, \"x\")",
+            "SELECT set_config('TimeZone', $1, false)",
+            "SELECT \"it's 1\" FROM t WHERE a = 'it''s' AND b = '{}'",
+        ] {
+            assert!(reads_always_alike(sql.as_bytes()), "{sql}");
+        }
+        for sql in [
+            "SELECT '1/2/2024'::date",
+            "SELECT $$1/2/2024$$",
+            "SELECT é",
+            "SELECT 'x', 'Today'::date",
+            "SELECT 'to'\n'day'::date",
+            "SELECT timestamptz 'now'",
+            "/* it's */ SELECT '1/2/2024'::date",
+            "SELECT \"it's\", '1/2/2024'::date",
+            "SELECT 'a\\', '1/2/2024'::date",
+            "SELECT 'open",
+        ] {
             assert!(!reads_always_alike(sql.as_bytes()), "{sql}");
         }
     }
