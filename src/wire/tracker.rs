@@ -109,13 +109,24 @@ enum Doubt {
     Armed,
 }
 
+/// Where PostgreSQL is between two ReadyForQuery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sequence {
+    /// It answered nothing of the extended protocol since the last one.
+    #[default]
+    Synced,
+    /// It did: a transaction is open until a Sync.
+    Open,
+    /// It skips everything until a Sync that the client hasn't sent yet.
+    Skipping,
+}
+
 /// The account of one session on one backend.
 #[derive(Debug)]
 pub struct Tracker {
     pending: VecDeque<Pending>,
     status: Status,
-    /// PostgreSQL skips everything until a Sync that the client hasn't sent yet.
-    skipping: bool,
+    sequence: Sequence,
     /// PostgreSQL reads COPY data.
     copy_in: bool,
     doubt: Doubt,
@@ -127,7 +138,7 @@ impl Default for Tracker {
         Self {
             pending: VecDeque::new(),
             status: Status::Idle,
-            skipping: false,
+            sequence: Sequence::Synced,
             copy_in: false,
             doubt: Doubt::None,
             ambiguous: false,
@@ -151,7 +162,9 @@ impl Tracker {
 
     /// A Sync was sent.
     pub fn sent_sync(&mut self) {
-        self.skipping = false;
+        if self.is_skipping() {
+            self.sequence = Sequence::Synced;
+        }
         self.push(Pending::Sync);
     }
 
@@ -196,7 +209,7 @@ impl Tracker {
     }
 
     fn push(&mut self, pending: Pending) {
-        if self.skipping {
+        if self.is_skipping() {
             return;
         }
         if self.doubt == Doubt::Lingering && self.pending.is_empty() {
@@ -259,6 +272,9 @@ impl Tracker {
         };
         self.status = status;
         self.copy_in = false;
+        if self.sequence == Sequence::Open {
+            self.sequence = Sequence::Synced;
+        }
         if self.doubt == Doubt::Armed {
             self.doubt = Doubt::None;
             return Seen::Plain;
@@ -282,7 +298,7 @@ impl Tracker {
                 }
                 None => {
                     self.doubt = Doubt::None;
-                    self.skipping = false;
+                    self.sequence = Sequence::Synced;
                     break;
                 }
             }
@@ -331,11 +347,12 @@ impl Tracker {
             }
             self.pending.pop_front();
         }
-        self.skipping = true;
+        self.sequence = Sequence::Skipping;
         Seen::Failed(aftermath)
     }
 
     fn seen_complete(&mut self, kind: u8) -> Seen {
+        self.sequence = Sequence::Open;
         while matches!(self.pending.front(), Some(Pending::Extended)) {
             self.pending.pop_front();
         }
@@ -358,6 +375,9 @@ impl Tracker {
     fn seen_command_complete(&mut self) -> Seen {
         if std::mem::take(&mut self.copy_in) {
             let first = usize::from(matches!(self.pending.front(), Some(Pending::Query)));
+            if first == 0 {
+                self.sequence = Sequence::Open;
+            }
             if let Some(end) = self
                 .pending
                 .iter()
@@ -377,8 +397,8 @@ impl Tracker {
 
     /// Whether PostgreSQL skips what is sent now.
     #[must_use]
-    pub const fn is_skipping(&self) -> bool {
-        self.skipping
+    pub fn is_skipping(&self) -> bool {
+        self.sequence == Sequence::Skipping
     }
 
     /// Whether what comes now answers a request of ours.
@@ -393,20 +413,16 @@ impl Tracker {
         self.doubt != Doubt::Armed && !self.hears_own()
     }
 
-    /// Whether nothing is unanswered, as far as the account knows.
+    /// Whether nothing is unanswered, and no answer waits for its Sync, as far as the account knows.
     #[must_use]
     pub fn is_answered(&self) -> bool {
-        self.pending.is_empty() && !self.skipping && !self.copy_in
+        self.pending.is_empty() && self.sequence == Sequence::Synced && !self.copy_in
     }
 
     /// Whether every request is answered for certain: nothing more will come unless the client asks, or PostgreSQL notifies.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.pending.is_empty()
-            && !self.skipping
-            && !self.copy_in
-            && self.doubt == Doubt::None
-            && !self.ambiguous
+        self.is_answered() && self.doubt == Doubt::None && !self.ambiguous
     }
 
     /// Whether the account was lost: the session must keep its backend to the end.

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::stage::{block, claim, detach, give_back, idle_after, lease, session, stage};
+use crate::support::messages::{bind, execute, parse, sync};
 use crate::support::{Raw, eventually, tags};
 
 #[test]
@@ -39,6 +40,40 @@ fn a_return_by_closing_ends_the_session() {
     );
     assert_eq!(client.until(b'E').sqlstate(), "57P01");
     client.assert_closed();
+}
+
+#[test]
+fn what_was_answered_and_waits_for_its_sync_is_not_returned() {
+    let Some((postgres, valet)) = stage(&[]) else {
+        return;
+    };
+    // PostgreSQL sends these messages with all that it has to say, though nobody asked for it by a Flush.
+    let mut client = idle_after(&valet, "app", "SET client_min_messages = log");
+    client.query("SET log_duration = on");
+    let insert = [
+        parse("", "INSERT INTO jobs (name) VALUES ('half')"),
+        bind("", "", &[]),
+        execute("", 0),
+        parse("last", "SELECT 1"),
+    ];
+    client.send(&insert.concat());
+    for _ in 0..2 {
+        client.until(b'1');
+    }
+    let (status, problem) = give_back(&valet, &client);
+    assert_eq!(
+        (status, &problem["outcome"]),
+        (409, &json!("busy")),
+        "{problem}"
+    );
+    client.send(&[execute("nowhere", 0), sync()].concat());
+    client.until_error();
+    client.until_ready();
+    assert_eq!(
+        postgres.sql("SELECT count(*) FROM jobs"),
+        "0",
+        "it fails as a whole"
+    );
 }
 
 #[test]

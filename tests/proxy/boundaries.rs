@@ -141,6 +141,29 @@ fn a_session_killed_once_postgresql_is_waiting_for_it() {
 }
 
 #[test]
+fn what_was_answered_but_never_synced_is_never_committed() {
+    let (postgres, valet) = stage();
+    for leave in [Raw::goodbye, drop::<Raw>, Raw::reset] {
+        let mut client = Raw::connect(valet.port());
+        // PostgreSQL sends these with all that it has to say, though nobody asked for it by a Flush.
+        client.query("SET client_min_messages = log; SET log_duration = on");
+        let insert = [
+            parse("", "INSERT INTO t VALUES (3)"),
+            bind("", "", &[]),
+            execute("", 0),
+            parse("last", "SELECT 1"),
+        ];
+        client.send(&insert.concat());
+        for _ in 0..2 {
+            client.until(b'1');
+        }
+        leave(client);
+        the_next_session_is_clean(&valet, "no Sync");
+    }
+    assert_eq!(committed(&postgres), "0");
+}
+
+#[test]
 fn messages_cut_into_single_bytes_are_the_same_messages() {
     let (_postgres, valet) = stage();
     let mut client = Raw::connect(valet.port());

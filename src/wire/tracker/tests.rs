@@ -44,6 +44,36 @@ fn a_flush_without_sync_is_not_settled() {
 }
 
 #[test]
+fn what_was_answered_waits_for_its_sync() {
+    let mut tracker = Tracker::default();
+    tracker.sent_parse(statement("a"), Origin::Client);
+    tracker.sent_extended();
+    tracker.sent_close(None, Origin::Client);
+    for reply in [b'1', b'2', b'C', b'3'] {
+        tracker.seen(reply, b"");
+    }
+    assert!(!tracker.is_settled() && !tracker.is_answered());
+    assert!(!tracker.answers_alone());
+    tracker.sent_sync();
+    ready(&mut tracker);
+    assert!(tracker.is_settled());
+}
+
+#[test]
+fn a_copy_of_the_extended_protocol_waits_for_its_sync_too() {
+    let mut tracker = Tracker::default();
+    tracker.sent_extended();
+    tracker.seen(b'2', b"");
+    tracker.seen(b'G', b"");
+    tracker.sent_copy_end();
+    tracker.seen(b'C', b"COPY 1\0");
+    assert!(!tracker.is_settled());
+    tracker.sent_sync();
+    ready(&mut tracker);
+    assert!(tracker.is_settled());
+}
+
+#[test]
 fn an_error_skips_everything_up_to_the_sync() {
     let mut tracker = Tracker::default();
     tracker.sent_parse(statement("a"), Origin::Client);
