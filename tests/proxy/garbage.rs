@@ -19,6 +19,9 @@ struct Manners {
 /// CommandComplete and ReadyForQuery.
 const FINE: &[u8] = b"C\0\0\0\x08SET\0Z\0\0\0\x05I";
 
+/// ErrorResponse and ReadyForQuery.
+const REFUSED: &[u8] = b"E\0\0\0\x1cSERROR\0C42501\0Mnot you\0\0Z\0\0\0\x05I";
+
 fn start(manners: Manners, flags: &[&str]) -> Valet {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = listener.local_addr().expect("it is bound").port();
@@ -44,12 +47,22 @@ fn serve(mut socket: TcpStream, manners: Manners) -> std::io::Result<()> {
     login.extend(frame(b'K', &[0, 0, 0, 9, 1, 2, 3, 4]));
     login.extend(frame(b'Z', b"I"));
     socket.write_all(&login)?;
-    let mut bytes = [0; 4096];
+    // It is polite to what pgvalet asks at first, until the client says something.
+    let mut woken = false;
     loop {
-        match socket.read(&mut bytes)? {
-            0 => return Ok(()),
-            _ if bytes[0] == b'Q' => socket.write_all(manners.query)?,
-            _ => socket.write_all(manners.other)?,
+        let mut header = [0; 5];
+        socket.read_exact(&mut header)?;
+        let [kind, length @ ..] = header;
+        let mut body = vec![0; u32::from_be_bytes(length) as usize - 4];
+        socket.read_exact(&mut body)?;
+        let says = |words: &[u8]| body.windows(words.len()).any(|window| window == words);
+        woken |= says(b"SELECT 1") || says(b"SELECT $1") || says(b"SET app.tenant");
+        match kind {
+            b'Q' if woken => socket.write_all(manners.query)?,
+            b'Q' => socket.write_all(FINE)?,
+            b'S' if woken => socket.write_all(manners.other)?,
+            b'S' => socket.write_all(REFUSED)?,
+            _ => {}
         }
     }
 }
@@ -100,6 +113,7 @@ fn nonsense_in_the_middle_of_a_relay_ends_one_session_and_nothing_else() {
                 assert_eq!(error.sqlstate(), "08006", "{nonsense:?}: {error:?}");
                 client.assert_closed();
             } else {
+                while client.try_next().is_some_and(|message| message.tag != b'Z') {}
                 client.send_if_open(&messages::terminate());
             }
         }
