@@ -316,7 +316,7 @@ fn a_client_that_says_nothing_is_let_go() {
         return;
     }
     let postgres = Postgres::start();
-    let valet = Valet::front_with(&postgres, &["--login-timeout", "200ms"]);
+    let valet = Valet::front_with(&postgres, &["--login-timeout", "2s"]);
     let (mut silent, mut slow) = (Raw::dial(valet.port()), Raw::dial(valet.port()));
     slow.send(&startup(0x0003_0000, &LOGIN)[..10]);
     for client in [&mut silent, &mut slow] {
