@@ -21,10 +21,13 @@ pub fn run(data: &[u8]) {
                 !(secret && shown.contains("hunter2")),
                 "a secret shows: {shown}"
             );
-            std::fs::write(&file, &shown).expect("the scratch file can be written");
-            let again = load(&sources(&file));
-            let again = again.unwrap_or_else(|errors| panic!("{errors}\n{shown}"));
-            assert_eq!(again.config.effective_toml(), shown);
+            // Secrets are shown as `***`, which is no password of anybody: what has one can't be taken again.
+            if !loaded.config.effective_toml().contains("***") {
+                std::fs::write(&file, &shown).expect("the scratch file can be written");
+                let again = load(&sources(&file));
+                let again = again.unwrap_or_else(|errors| panic!("{errors}\n{shown}"));
+                assert_eq!(again.config.effective_toml(), shown);
+            }
         }
     }
     let _ = std::fs::remove_file(&file);

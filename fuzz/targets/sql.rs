@@ -150,10 +150,14 @@ fn what_is_one_prepare(sql: &[u8], tokens: &[Token<'_>]) {
         assert!(statements[0][0].is("prepare"));
     }
     if reads_always_alike(sql) {
-        assert!(
-            tokens.iter().all(|token| token.kind != Kind::Literal),
-            "it has a literal"
-        );
+        for literal in tokens.iter().filter(|token| token.kind == Kind::Literal) {
+            let text = sql[literal.inner.0..literal.inner.1].to_ascii_lowercase();
+            let text = String::from_utf8_lossy(&text);
+            let moments = ["now", "today", "tomorrow", "yesterday"];
+            let tells = text.contains(|letter: char| letter.is_ascii_digit())
+                || moments.iter().any(|word| text.contains(word));
+            assert!(!tells, "{text} may be a date or a time");
+        }
     }
     let work = statements(tokens).iter().any(|statement| {
         let first = &statement[0];
