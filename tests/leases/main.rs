@@ -9,6 +9,7 @@ mod hazards;
 mod moves;
 mod pins;
 mod problems;
+mod random_programs;
 mod reloads;
 mod returns;
 mod settings;
