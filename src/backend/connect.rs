@@ -188,6 +188,7 @@ impl<'a> Talk<'a> {
                 ends,
                 encrypted: self.stream.is_tls(),
                 in_flight: Cell::new(0),
+                held: Cell::new(None),
             }),
             stream: self.stream,
             parameters: Rc::new(self.reported),
