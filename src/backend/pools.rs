@@ -115,6 +115,17 @@ impl Pools {
         pools
     }
 
+    /// Closes what nobody holds in the databases that `text` names, and in the one that new ones are copied from: PostgreSQL
+    /// drops, renames and copies a database only while nobody is connected, and waits for those who are about to leave.
+    pub fn vacate(&self, text: &[u8]) {
+        for pool in self.all() {
+            let name = pool.database.as_bytes();
+            if *name == *b"template1" || memchr::memmem::find(text, name).is_some() {
+                pool.close_idle();
+            }
+        }
+    }
+
     /// Whether a database is paused.
     #[must_use]
     pub fn is_paused(&self, database: &str) -> bool {

@@ -388,6 +388,9 @@ impl Session {
             self.rare.class = self.rare.class.max(class);
         }
         self.note_hazards(text);
+        if sql::wants_database_alone(text) {
+            self.shared.pools.vacate(text);
+        }
         if !self.rare.at_home && (!whole || sql::names_statements(text)) {
             self.come_home()
         } else {

@@ -77,6 +77,28 @@ pub fn defines(tag: &[u8]) -> bool {
         .any(|known| tag.starts_with(known))
 }
 
+/// Whether a text may be one that PostgreSQL refuses while anybody else is connected to the database that it names.
+#[must_use]
+pub fn wants_database_alone(sql: &[u8]) -> bool {
+    let text = sql.trim_ascii_start();
+    let Some(first) = text.first() else {
+        return false;
+    };
+    let verb: &[u8] = match first | 0x20 {
+        b'd' => b"drop",
+        b'c' => b"create",
+        b'a' => b"alter",
+        _ => return false,
+    };
+    let Some((start, rest)) = text.split_at_checked(verb.len()) else {
+        return false;
+    };
+    const OBJECT: &[u8] = b"database";
+    start.eq_ignore_ascii_case(verb)
+        && (rest.trim_ascii_start().get(..OBJECT.len()))
+            .is_some_and(|object| object.eq_ignore_ascii_case(OBJECT))
+}
+
 /// Whether a text names prepared statements in SQL: then it must find just those of its session.
 #[must_use]
 pub fn names_statements(sql: &[u8]) -> bool {
@@ -94,7 +116,30 @@ pub fn names_statements(sql: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_bracket;
+    use super::{is_bracket, wants_database_alone};
+
+    #[test]
+    fn what_wants_a_database_alone_is_told_from_the_rest() {
+        for sql in [
+            "DROP DATABASE shop",
+            " drop  database IF EXISTS shop",
+            "create\ndatabase a template b",
+            "ALTER DATABASE a RENAME TO b",
+        ] {
+            assert!(wants_database_alone(sql.as_bytes()), "{sql}");
+        }
+        for sql in [
+            "",
+            "d",
+            "DROP",
+            "DROP TABLE database",
+            "COMMIT",
+            "SELECT 1",
+            "CREATE DATA",
+        ] {
+            assert!(!wants_database_alone(sql.as_bytes()), "{sql}");
+        }
+    }
 
     #[test]
     fn brackets_of_transactions_are_told_from_work() {
