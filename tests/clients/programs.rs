@@ -97,28 +97,6 @@ pub fn python() -> Result<PathBuf, String> {
     Ok(python(&home))
 }
 
-/// A directory with the libpq 18 that comes with psycopg, and one with the libraries that it needs: for LD_LIBRARY_PATH.
-pub fn libpq_18() -> Result<std::ffi::OsString, String> {
-    let python = python()?;
-    let packages = run(Command::new(python).args([
-        "-c",
-        "import psycopg_binary; print(psycopg_binary.__path__[0] + '.libs')",
-    ]));
-    let libraries = fs::read_dir(&packages).map_err(|error| format!("{packages}: {error}"))?;
-    let library = libraries
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.to_string_lossy().contains("/libpq-"))
-        .ok_or("psycopg brings no libpq")?;
-    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libpq-18");
-    fs::create_dir_all(&home).map_err(|error| error.to_string())?;
-    let fresh = home.join(format!("fresh.{:?}", std::thread::current().id()));
-    let _ = fs::remove_file(&fresh);
-    std::os::unix::fs::symlink(library, &fresh).map_err(|error| error.to_string())?;
-    fs::rename(&fresh, home.join("libpq.so.5")).map_err(|error| error.to_string())?;
-    std::env::join_paths([home, PathBuf::from(packages)]).map_err(|error| error.to_string())
-}
-
 /// A directory whose node_modules holds node-postgres; or why there is none.
 pub fn node_modules() -> Result<PathBuf, String> {
     attempt(Command::new("node").arg("--version"))?;
