@@ -1,5 +1,7 @@
 //! Owns the reading of time: nothing else asks the system what time it is.
 
+pub mod timers;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};

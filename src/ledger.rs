@@ -85,8 +85,8 @@ pub struct CancelTarget {
     pub key: CancelKey,
     /// When the backend was opened.
     pub born: Moment,
-    /// Both ends of the connection; none for a unix socket.
-    pub ends: Option<[SocketAddr; 2]>,
+    /// This end of the connection; none for a unix socket.
+    pub local: Option<SocketAddr>,
     /// Whether it is encrypted.
     pub encrypted: bool,
     /// Where it runs.

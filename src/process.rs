@@ -2,7 +2,7 @@
 //!
 //! It reads much of /proc: call it off the data thread, and only when somebody looks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -27,9 +27,9 @@ pub enum Fate {
     Gone,
 }
 
-/// The processes whose sockets have these local addresses: of several that share a socket the oldest, which opened it
-/// before the others inherited it. Those of other process namespaces, and of other users where /proc is closed, are not
-/// found.
+/// The processes that are connected to this one from these addresses: of several that share a socket the oldest, which
+/// opened it before the others inherited it. Those of other process namespaces, and of other users where /proc is closed,
+/// are not found.
 #[must_use]
 pub fn behind(addresses: &[SocketAddr]) -> HashMap<SocketAddr, Found> {
     let inodes = inodes(addresses);
@@ -58,7 +58,7 @@ pub fn behind(addresses: &[SocketAddr]) -> HashMap<SocketAddr, Found> {
     described.collect()
 }
 
-/// Every process that has the socket with this local address.
+/// Every process that has the socket which is connected to this one from this address.
 #[must_use]
 pub fn holders(address: SocketAddr) -> Vec<u32> {
     let inodes = inodes(&[address]);
@@ -126,27 +126,46 @@ pub fn user_name(uid: u32) -> Option<String> {
     line.split(':').next().map(str::to_owned)
 }
 
-/// The socket inodes of these local addresses.
+/// The inodes of the sockets at these addresses whose other ends are ours: the kernel gives one local address to several
+/// sockets, as long as they lead to different places.
 fn inodes(addresses: &[SocketAddr]) -> HashMap<u64, SocketAddr> {
-    let mut inodes = HashMap::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        for line in fs::read_to_string(table)
-            .unwrap_or_default()
-            .lines()
-            .skip(1)
-        {
-            let mut fields = line.split_ascii_whitespace();
-            let local = fields.nth(1).and_then(address);
-            let inode = fields.nth(7).and_then(|inode| inode.parse().ok());
-            if let (Some(local), Some(inode)) = (local, inode)
-                && let Some(wanted) = addresses.iter().find(|wanted| canonical(**wanted) == local)
-            {
-                inodes.insert(inode, *wanted);
-            }
-        }
+    let wanted: HashMap<_, _> = addresses
+        .iter()
+        .map(|one| (canonical(*one), *one))
+        .collect();
+    let own: HashSet<u64> = sockets_of(std::process::id()).collect();
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .map(|table| fs::read_to_string(table).unwrap_or_default());
+    let sockets = || {
+        tables
+            .iter()
+            .flat_map(|table| table.lines().filter_map(TcpSocket::read))
+    };
+    let ours = sockets().filter(|socket| own.contains(&socket.inode));
+    let ours: HashSet<_> = ours.map(|socket| (socket.peer, socket.local)).collect();
+    let theirs = sockets().filter(|socket| ours.contains(&(socket.local, socket.peer)));
+    theirs
+        .filter_map(|socket| Some((socket.inode, *wanted.get(&socket.local)?)))
+        .collect()
+}
+
+/// A line of the kernel's table of TCP sockets.
+struct TcpSocket {
+    local: SocketAddr,
+    peer: SocketAddr,
+    /// Not 0: those that no process has are left out.
+    inode: u64,
+}
+
+impl TcpSocket {
+    /// Nothing for the head of the table, and for a socket that no process has.
+    fn read(line: &str) -> Option<Self> {
+        let mut fields = line.split_ascii_whitespace();
+        let local = fields.nth(1).and_then(address)?;
+        let peer = fields.next().and_then(address)?;
+        let inode = fields.nth(6)?.parse().ok().filter(|inode| *inode != 0)?;
+        Some(Self { local, peer, inode })
     }
-    inodes.remove(&0);
-    inodes
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -197,18 +216,41 @@ fn sockets_of(pid: u32) -> impl Iterator<Item = u64> {
 mod tests {
     use std::net::{TcpListener, TcpStream};
 
+    use socket2::{Domain, Socket, Type};
+
     use super::*;
 
     #[test]
     fn our_own_process_is_found_behind_our_own_socket() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let _accepted = listener.accept().unwrap();
         let local = client.local_addr().unwrap();
 
         let found = behind(&[local]);
 
         assert_eq!(found[&local].pid, std::process::id());
         assert!(!found[&local].command.is_empty());
+    }
+
+    #[test]
+    fn a_socket_at_the_same_address_that_leads_elsewhere_is_not_meant() {
+        let [ours, other] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let connect = |from: &str, to: &TcpListener| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_reuse_address(true).unwrap();
+            let from: SocketAddr = from.parse().unwrap();
+            socket.bind(&from.into()).unwrap();
+            socket.connect(&to.local_addr().unwrap().into()).unwrap();
+            TcpStream::from(socket)
+        };
+        let client = connect("127.0.0.1:0", &ours);
+        let _accepted = ours.accept().unwrap();
+        let local = client.local_addr().unwrap();
+        // Nobody has accepted this one: its other end is not ours.
+        let _elsewhere = connect(&local.to_string(), &other);
+
+        assert_eq!(inodes(&[local]).len(), 1);
     }
 
     #[test]

@@ -8,8 +8,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use crate::clock::timers;
 use crate::lease::reload::{Busy, Outcome, Selector, Triage, Wish, busy, triage};
 use crate::lease::rules::Policies;
 use crate::lease::{Claim, LeaseState, SessionId};
@@ -89,7 +90,7 @@ pub async fn run(
         ledger,
         wish: &wish,
         deadline,
-        began: now(),
+        began: timers::now(),
         pace: Semaphore::new(PACE),
     };
     let waiting = FuturesUnordered::new();
@@ -111,7 +112,7 @@ pub async fn run(
     for asked in &late {
         press(ledger, course.accounts[asked.index].id, wish.busy, cancel).await;
     }
-    let until = now() + PRESSED;
+    let until = timers::now() + PRESSED;
     for asked in late {
         let id = course.accounts[asked.index].id;
         let outcome = settled(ledger, id, wish.busy, asked.answer, until).await;
@@ -171,7 +172,7 @@ impl Terms<'_> {
         let grace = if quiet { GRACE } else { Duration::ZERO };
         let until = self.began + self.deadline.unwrap_or_default().max(grace);
         let turn = if quiet {
-            timeout_at(until, self.pace.acquire()).await.ok()
+            timers::timeout_at(until, self.pace.acquire()).await.ok()
         } else {
             None
         };
@@ -179,12 +180,14 @@ impl Terms<'_> {
         let mut answered = Err(());
         if turn.is_some() {
             // Whoever has begun a request meanwhile must not keep others from their turn.
-            let turn_ends = until.min(now() + TURN);
-            answered = timeout_at(turn_ends, &mut answer).await.map_err(drop);
+            let turn_ends = until.min(timers::now() + TURN);
+            answered = timers::timeout_at(turn_ends, &mut answer)
+                .await
+                .map_err(drop);
         }
         drop(turn);
         if answered.is_err() {
-            answered = timeout_at(until, &mut answer).await.map_err(drop);
+            answered = timers::timeout_at(until, &mut answer).await.map_err(drop);
         }
         let late = quiet && answered.is_err() && self.deadline.is_none();
         if late && !presses(self.wish.busy) {
@@ -248,7 +251,7 @@ async fn settled(
     answer: oneshot::Receiver<Outcome>,
     until: Instant,
 ) -> Outcome {
-    match (timeout_at(until, answer).await, how) {
+    match (timers::timeout_at(until, answer).await, how) {
         (Ok(Ok(Outcome::Gone) | Err(_)), Busy::Close) => {
             Outcome::Returned(Some("closed while busy"))
         }
@@ -294,14 +297,6 @@ fn order(
         reply,
     });
     ledger.order(id, order);
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a deadline is the runtime's timer, not a moment in the book"
-)]
-fn now() -> Instant {
-    Instant::now()
 }
 
 fn begin(ledger: &Ledger, wish: &Wish) -> u64 {

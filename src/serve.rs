@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::admin::fleet::Fleet;
@@ -180,6 +181,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
             console: console.clone(),
             number,
             shutdown: shutdown.clone(),
+            timers: Handle::current(),
         };
         ends.push(start(parts)?);
     }

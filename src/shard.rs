@@ -13,12 +13,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::MissedTickBehavior;
 
 use crate::backend::{Dialer, Pools, Shares, Tokens, cancel};
-use crate::clock::Clock;
+use crate::clock::{Clock, timers};
 use crate::config::Config;
 use crate::drain::{Phase, Shutdown};
 use crate::events::{Events, Happening};
@@ -62,6 +63,8 @@ pub struct Parts {
     pub console: Arc<dyn ConsoleDesk>,
     pub number: u32,
     pub shutdown: Shutdown,
+    /// Whose timers the thread uses.
+    pub timers: Handle,
 }
 
 /// How both legs are encrypted. Clones share the certificates, and the thread for handshakes.
@@ -81,8 +84,9 @@ pub struct Transport {
 /// The system refused a runtime or a listener.
 pub fn run(parts: Parts) -> std::io::Result<()> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
+    timers::borrow_from(parts.timers.clone());
     let runtime = builder
-        .enable_all()
+        .enable_io()
         .build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(live(parts))
 }
@@ -101,6 +105,7 @@ async fn live(parts: Parts) -> std::io::Result<()> {
         console,
         number,
         shutdown,
+        timers: _,
     } = parts;
     let ledger = Rc::new(Ledger::new(clock, number, shards.count()));
     let max_sessions = share_of(config.max_sessions, &shards, number);
@@ -190,7 +195,7 @@ async fn accept(shared: Rc<Shared>, (place, listener): (usize, Listener), mut sh
                 }
                 Err(error) => {
                     tracing::warn!("accept: {error}");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    timers::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -208,7 +213,7 @@ async fn tend(shared: Rc<Shared>) {
     let every = patience.map_or(TEND_EVERY, |patience| {
         (patience / 4).clamp(Duration::from_millis(50), TEND_EVERY)
     });
-    let mut ticks = interval(every);
+    let mut ticks = timers::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tended = shared.ledger.now();
     loop {
@@ -253,7 +258,7 @@ async fn drain(shared: &Shared, mut shutdown: Shutdown) {
     shutdown.reached(Phase::Draining).await;
     let left = async {
         let mut told = std::collections::HashSet::new();
-        let mut ticks = interval(Duration::from_millis(20));
+        let mut ticks = timers::interval(Duration::from_millis(20));
         while !shared.ledger.book().is_empty() {
             ticks.tick().await;
             let ids = shared.ledger.book().ids();
@@ -269,7 +274,7 @@ async fn drain(shared: &Shared, mut shutdown: Shutdown) {
         limit
     };
     tokio::select! {
-        done = tokio::time::timeout(limit, left) => {
+        done = timers::timeout(limit, left) => {
             if done.is_err() {
                 tracing::warn!(sessions = shared.ledger.book().len(), "drain_timeout is over: the rest is cut");
             }
@@ -286,7 +291,7 @@ async fn cut(shared: &Shared) {
         shared.ledger.order(id, Order::End(Cause::Drained));
     }
     let gone = async {
-        let mut ticks = interval(Duration::from_millis(10));
+        let mut ticks = timers::interval(Duration::from_millis(10));
         while !shared.ledger.book().is_empty() {
             ticks.tick().await;
         }
@@ -295,7 +300,7 @@ async fn cut(shared: &Shared) {
         ticks.tick().await;
     };
     // Whoever doesn't take its last words by then goes without.
-    let _ = tokio::time::timeout(CUTTING, gone).await;
+    let _ = timers::timeout(CUTTING, gone).await;
 }
 
 /// Sends cancel requests to the session that they name, on whichever data thread it lives.

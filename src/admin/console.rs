@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 use tokio_util::codec::Framed;
 
 use super::Desk;
+use crate::clock::timers;
 use crate::lease::Status;
 use crate::net::Stream;
 use crate::session::{ConsoleDesk, Guest, Rank};
@@ -140,7 +141,7 @@ const MAX_UNSENT: usize = 1 << 20;
 async fn flush(wire: &mut Wire) -> std::io::Result<()> {
     use futures_util::SinkExt;
     let flushed = SinkExt::<pgwire::messages::PgWireBackendMessage>::flush(wire);
-    tokio::time::timeout(ANSWERING, flushed)
+    timers::timeout(ANSWERING, flushed)
         .await
         .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
 }

@@ -13,11 +13,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use super::access::Link;
 use super::bodies::MAX_BODY;
 use super::problem::Problem;
+use crate::clock::timers;
 use crate::config::Tcp;
 use crate::drain::{Phase, Shutdown};
 use crate::net::Stream;
@@ -85,7 +85,7 @@ async fn accept(listener: &Listener, router: &Router, encryption: &Encryption) {
             }
             Err(error) => {
                 tracing::warn!("accept on the admin listener: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                timers::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -101,7 +101,7 @@ async fn converse(
     let stream = match (encryption, &peer) {
         (Some((tls, handshakes)), Peer::Tcp(address)) => {
             let shaking = tls.accept(&handshakes, stream, Vec::new());
-            match timeout(HANDSHAKE_TIMEOUT, shaking).await {
+            match timers::timeout(HANDSHAKE_TIMEOUT, shaking).await {
                 Ok(Ok((stream, _))) => stream,
                 Ok(Err(error)) => {
                     return tracing::info!(%address, "a TLS handshake on the admin listener failed: {error}");
@@ -129,7 +129,7 @@ async fn converse(
 /// Reads the whole body before anybody looks at the request: it is bounded in size and in time.
 pub(super) async fn bounded(request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    let problem = match timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
+    let problem = match timers::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => return next.run(Request::from_parts(head, Body::from(body))).await,
         Ok(Err(error)) if is_too_long(&error) => Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,

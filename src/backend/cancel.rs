@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backend::Dialer;
+use crate::clock::timers;
 use crate::ledger::CancelTarget;
 
 /// How long PostgreSQL may take to close the connection: by then it has sent the signal.
@@ -29,7 +30,7 @@ pub async fn send(dialer: &Dialer, target: &CancelTarget) -> io::Result<()> {
         stream.flush().await?;
         stream.read(&mut [0; 1]).await.map(|_| ())
     };
-    tokio::time::timeout(PATIENCE, attempt)
+    timers::timeout(PATIENCE, attempt)
         .await
         .map_err(io::Error::from)?
 }

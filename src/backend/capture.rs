@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::backend::state::{Scene, SqlPrepared};
 use crate::backend::{Answers, Backend, Lost, State};
+use crate::clock::timers;
 use crate::lease::{Pin, Pins, Status};
 use crate::wire::extended::write_frame;
 use crate::wire::sql;
@@ -85,7 +86,7 @@ pub async fn capture(
 ) -> Result<Found, Lost> {
     let mut request = Vec::new();
     write_probe(&mut request, custom, backend.version());
-    let answers = tokio::time::timeout(PATIENCE, backend.exchange(&request, 1))
+    let answers = timers::timeout(PATIENCE, backend.exchange(&request, 1))
         .await
         .map_err(|_| Lost::Closed)??;
     if answers.error.is_some() || answers.status != Status::Idle {
@@ -137,7 +138,7 @@ pub async fn has_unnamed(backend: &mut Backend) -> Result<(bool, Vec<u8>), Lost>
     write_frame(&mut request, b'D', b"S\0");
     write_frame(&mut request, b'S', b"");
     let exchange = backend.exchange(&request, 1);
-    let answers = tokio::time::timeout(PATIENCE, exchange)
+    let answers = timers::timeout(PATIENCE, exchange)
         .await
         .map_err(|_| Lost::Closed)??;
     let exists = answers.error.is_none_or(|error| error.code != "26000");
@@ -150,7 +151,7 @@ async fn abort(backend: &mut Backend) -> Result<(), Lost> {
     write_statement(&mut request, "ROLLBACK", None);
     write_frame(&mut request, b'S', b"");
     let exchange = backend.exchange(&request, 1);
-    let answers = tokio::time::timeout(PATIENCE, exchange)
+    let answers = timers::timeout(PATIENCE, exchange)
         .await
         .map_err(|_| Lost::Closed)??;
     if answers.status == Status::Idle {

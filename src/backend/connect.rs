@@ -19,8 +19,8 @@ use crate::backend::prepared::Prepared;
 use crate::backend::{Backend, Home};
 use crate::lease::{BackendId, Generation, Moment};
 use crate::ledger::CancelTarget;
-use crate::net::Stream;
 use crate::net::stream::Spot;
+use crate::net::{Socket, Stream};
 use crate::wire::frame::Header;
 use crate::wire::reply::{ClientError, Fault, Fields};
 use crate::wire::startup::{CancelKey, MAX_KEY};
@@ -173,10 +173,7 @@ impl<'a> Talk<'a> {
         now: Moment,
         generation: Generation,
     ) -> Backend {
-        let ends = self
-            .stream
-            .tcp()
-            .and_then(|tcp| Some([tcp.local_addr().ok()?, tcp.peer_addr().ok()?]));
+        let local = self.stream.tcp().and_then(Socket::local_address);
         Backend {
             id,
             armed: false,
@@ -185,7 +182,7 @@ impl<'a> Talk<'a> {
                 key: self.key,
                 spot: self.spot,
                 born: now,
-                ends,
+                local,
                 encrypted: self.stream.is_tls(),
                 in_flight: Cell::new(0),
                 held: Cell::new(None),
@@ -195,7 +192,6 @@ impl<'a> Talk<'a> {
             baseline: self.login.baseline.clone(),
             application: self.login.application.into(),
             home: Home::Clean,
-            born: now,
             rested: now,
             generation,
             carries: Rc::default(),

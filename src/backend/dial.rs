@@ -6,11 +6,12 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backend::hosts::Hosts;
+use crate::clock::timers;
 use crate::config::{Config, SslMode, Upstream, UpstreamHost};
-use crate::net::Stream;
 use crate::net::resolve::Resolver;
 use crate::net::stream::Spot;
 use crate::net::tls::{BackendTls, Handshakes};
+use crate::net::{Socket, Stream};
 
 /// SSLRequest.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -102,7 +103,7 @@ impl Dialer {
     /// The resolver's, the kernel's, or that of TLS.
     pub async fn dial(&self, host: usize, encryption: Encryption) -> io::Result<(Stream, Spot)> {
         let stream = self.connect(host).await?;
-        let address = stream.tcp().and_then(|tcp| tcp.peer_addr().ok());
+        let address = stream.tcp().and_then(Socket::peer_address);
         let spot = Spot { host, address };
         Ok((self.encrypt(stream, spot, encryption).await?, spot))
     }
@@ -174,7 +175,7 @@ impl Dialer {
             let outcome = if count == 1 || share.is_zero() {
                 attempt.await
             } else {
-                let limited = tokio::time::timeout(share, attempt).await;
+                let limited = timers::timeout(share, attempt).await;
                 limited.unwrap_or_else(|late| Err(late.into()))
             };
             match outcome {
@@ -194,7 +195,7 @@ impl Dialer {
             (UpstreamHost::Tcp(_), None) => Err(io::ErrorKind::NotConnected.into()),
             (UpstreamHost::Unix(directory), _) => {
                 let name = format!(".s.PGSQL.{}", place.port);
-                Stream::connect_unix(&directory.join(name)).await
+                Stream::connect_unix(&directory.join(name))
             }
         }
     }

@@ -160,8 +160,8 @@ impl Talk<'_> {
         let exposed = match &self.stream {
             Stream::Tls(_) | Stream::Unix(_) => false,
             Stream::Tcp(stream) => !stream
-                .peer_addr()
-                .is_ok_and(|address| address.ip().is_loopback()),
+                .peer_address()
+                .is_some_and(|address| address.ip().is_loopback()),
         };
         if exposed {
             return Err(unsupported(&"a password in clear over the network"));

@@ -14,6 +14,7 @@ use secrecy::SecretString;
 use crate::backend::capture::write_statement;
 use crate::backend::pool::Request;
 use crate::backend::{Baseline, Grant, Lent, Pool, Pools};
+use crate::clock::timers;
 use crate::config::{Config, Secret};
 use crate::lease::{Generation, Moment, SessionId};
 use crate::wire::extended::write_frame;
@@ -163,7 +164,7 @@ impl Pools {
         let asked = if lookup.limit.is_zero() {
             work.await
         } else {
-            let asked = tokio::time::timeout(lookup.limit, work).await;
+            let asked = timers::timeout(lookup.limit, work).await;
             asked.unwrap_or_else(|_| Err("no answer within connect_timeout".to_owned()))
         };
         let answer = asked.map_err(|why| {

@@ -76,8 +76,6 @@ pub struct Backend {
     pub spent: bool,
     /// It may carry something that no probe sees, such as a custom setting that only a function named.
     pub opaque: bool,
-    /// When it was opened.
-    pub born: Moment,
     /// When it last came back to the pool.
     pub rested: Moment,
     /// The `application_name` that it was opened with: RESET goes back to it.

@@ -3,7 +3,7 @@
 use crate::backend::Backend;
 use crate::backend::connect::{Login, Talk, unreachable};
 use crate::backend::hosts::{self, Dialect};
-use crate::clock::Clock;
+use crate::clock::{Clock, timers};
 use crate::config::Target;
 use crate::lease::{BackendId, Generation};
 use crate::wire::reply::{ClientError, Fault};
@@ -73,7 +73,7 @@ async fn on_host<'a>(
     if login.timeout.is_zero() {
         return attempt.await;
     }
-    match tokio::time::timeout(login.timeout, attempt).await {
+    match timers::timeout(login.timeout, attempt).await {
         Ok(outcome) => outcome,
         Err(_) => Err(unreachable(
             login,

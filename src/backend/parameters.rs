@@ -1,12 +1,13 @@
 //! Owns what PostgreSQL reports of a session's settings, and what a client asked for at startup.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use crate::wire::frame::cstr;
 
 /// Reported settings (ParameterStatus), by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parameters(BTreeMap<Box<str>, Box<str>>);
+pub struct Parameters(BTreeMap<Rc<str>, Rc<str>>);
 
 impl Parameters {
     /// The reported value.

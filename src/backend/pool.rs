@@ -449,7 +449,7 @@ impl Pool {
         let spent = |backend: &mut Backend| {
             // Lifetimes have jitter, so that backends that were opened together don't all end together.
             let jitter = lifetime / 128 * u32::try_from(backend.id.0 % 16).unwrap_or(0);
-            over(lifetime.saturating_sub(jitter), backend.born)
+            over(lifetime.saturating_sub(jitter), backend.key.born)
                 || over(idle_timeout, backend.rested)
                 || !backend.is_fit()
         };

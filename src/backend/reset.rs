@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::backend::{Backend, Home};
+use crate::clock::timers;
 use crate::lease::Status;
 use crate::wire::extended::write_frame;
 
@@ -27,7 +28,7 @@ pub async fn reset(mut backend: Box<Backend>, status: Status) -> Option<Box<Back
         }
     }
     write_frame(&mut request, b'Q', b"DISCARD ALL\0");
-    let answers = tokio::time::timeout(PATIENCE, backend.exchange(&request, readies))
+    let answers = timers::timeout(PATIENCE, backend.exchange(&request, readies))
         .await
         .ok()?
         .ok()?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::backend::capture::write_statement;
 use crate::backend::{Backend, Lost};
+use crate::clock::timers;
 use crate::lease::Moment;
 use crate::wire::extended::write_frame;
 use crate::wire::sql::hazards::{self, Definition, Hazards};
@@ -226,7 +227,7 @@ async fn ask(backend: &mut Backend, text: &str) -> Result<Option<Vec<Vec<Option<
     }
     write_frame(&mut request, b'S', b"");
     let exchange = backend.exchange(&request, 1);
-    let answers = tokio::time::timeout(PATIENCE, exchange)
+    let answers = timers::timeout(PATIENCE, exchange)
         .await
         .map_err(|_| Lost::Closed)??;
     if let Some(error) = answers.error {

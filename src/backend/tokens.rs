@@ -12,9 +12,8 @@ use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, timers};
 use crate::config::{Config, UpstreamHost};
 use crate::lease::Moment;
 use crate::net::tls::Handshakes;
@@ -93,7 +92,7 @@ impl Tokens {
     pub async fn current(&self, limit: Duration) -> Result<SecretString, ClientError> {
         let mut known = self.known.clone();
         let limit = if limit.is_zero() { PATIENCE } else { limit };
-        let first = timeout(
+        let first = timers::timeout(
             limit,
             known.wait_for(|known| !matches!(known, Known::NotYet)),
         )
@@ -161,8 +160,10 @@ impl Source {
                     }
                     failures = failures.saturating_add(1);
                     known.send_modify(|known| self.keep(known));
-                    sleep((RETRY[0] * 2_u32.saturating_pow(failures.min(6) - 1)).min(RETRY[1]))
-                        .await;
+                    timers::sleep(
+                        (RETRY[0] * 2_u32.saturating_pow(failures.min(6) - 1)).min(RETRY[1]),
+                    )
+                    .await;
                 }
             }
         }
@@ -180,11 +181,11 @@ impl Source {
     async fn rest(&self, doubted: &Notify) {
         let due = self.lifetime * 3 / 4;
         let refused = async {
-            sleep(DOUBT).await;
+            timers::sleep(DOUBT).await;
             doubted.notified().await;
         };
         tokio::select! {
-            () = sleep(due) => {}
+            () = timers::sleep(due) => {}
             () = refused => {}
         }
     }
@@ -206,7 +207,7 @@ async fn run(
         .kill_on_drop(true)
         .spawn()?;
     let mut group = Group(child);
-    let finished = timeout(patience, group.finish()).await;
+    let finished = timers::timeout(patience, group.finish()).await;
     let (status, output, complaint) = finished.map_err(|_| Failure::Late(patience))??;
     if !status.success() {
         return Err(Failure::Status(status, quoted(&complaint)));

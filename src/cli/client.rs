@@ -16,12 +16,12 @@ use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Proof;
 use super::stream::{Flow, Reader, Told};
+use crate::clock::timers;
 
 /// An answer longer than this isn't pgvalet's: 10,000 sessions are some 8 MB.
 const LONGEST_ANSWER: usize = 256 << 20;
@@ -213,7 +213,7 @@ impl Client {
             headers: vec![(ACCEPT, "application/json".to_owned())],
         };
         let answer = self.ask(ask, async |response| self.read(response).await);
-        timeout(self.patience, answer)
+        timers::timeout(self.patience, answer)
             .await
             .unwrap_or_else(|_| Err(self.silent(self.patience)))
     }
@@ -279,7 +279,7 @@ impl Client {
         &self,
         connect: impl Future<Output = std::io::Result<S>>,
     ) -> Result<S, ClientError> {
-        match timeout(CONNECT_TIMEOUT, connect).await {
+        match timers::timeout(CONNECT_TIMEOUT, connect).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) => Err(ClientError::Unreachable {
                 address: self.address.clone(),

@@ -15,6 +15,7 @@ use super::stream::{Flow, Told};
 use super::tables::printable;
 use super::views::{Reload, ReloadLease};
 use super::{Exit, complain, print, tables};
+use crate::clock::timers;
 
 /// How long to wait before a stream that broke is asked for again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -94,7 +95,7 @@ impl Course<'_> {
                 if !std::mem::replace(&mut told, true) {
                     complain("the stream broke; it is taken up again where it was");
                 }
-                tokio::time::sleep(AGAIN).await;
+                timers::sleep(AGAIN).await;
             }
         }
         Ok(())

@@ -9,6 +9,7 @@ use super::client::{Client, ClientError};
 use super::commands::{Common, block_on, duration, finish, read};
 use super::views::Leaks;
 use super::{Exit, complain, tables};
+use crate::clock::timers;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_millis(250);
@@ -45,7 +46,7 @@ pub(super) fn gate(args: &GateArgs) -> Exit {
 
 /// The leaks that are too many, or what there was at the end.
 async fn watch(client: &Client, args: &GateArgs) -> Result<(Bytes, Leaks), ClientError> {
-    let mut end = std::pin::pin!(tokio::time::sleep(args.watch));
+    let mut end = std::pin::pin!(timers::sleep(args.watch));
     loop {
         let found = read::<Leaks>(client, client.get("/v1/leaks").await?)?;
         if found.1.leaks.len() > args.max_parked || end.is_elapsed() || args.watch.is_zero() {
@@ -53,7 +54,7 @@ async fn watch(client: &Client, args: &GateArgs) -> Result<(Bytes, Leaks), Clien
         }
         tokio::select! {
             () = &mut end => {}
-            () = tokio::time::sleep(EVERY) => {}
+            () = timers::sleep(EVERY) => {}
         }
     }
 }

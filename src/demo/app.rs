@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
 use tokio_postgres::{Client, Error, NoTls};
 
 use super::DemoError;
+use crate::clock::timers;
 
 /// How often web-1 serves a request.
 const REQUEST_INTERVAL: Duration = Duration::from_millis(50);
@@ -86,7 +86,7 @@ impl Worker {
         session.value("SELECT count(*) FROM jobs").await?;
         let task = tokio::spawn(async move {
             while session.value("SELECT count(*) FROM jobs").await.is_ok() {
-                sleep(REQUEST_INTERVAL).await;
+                timers::sleep(REQUEST_INTERVAL).await;
             }
         });
         Ok(Self {

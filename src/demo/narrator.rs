@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use super::DemoError;
+use crate::clock::timers;
 
 /// How long a signal to the whole group may take to reach us, when a command has had it.
 const SIGNALLED: Duration = Duration::from_secs(1);
@@ -80,7 +81,7 @@ impl Narrator {
         let status = command.status().await?;
         if status.signal().is_some() {
             // Ctrl-C ends the command, too: what it means for the story is about to be heard.
-            tokio::time::sleep(SIGNALLED).await;
+            timers::sleep(SIGNALLED).await;
         }
         if status.success() {
             Ok(())

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
-use tokio::time::{sleep, timeout};
 
 use super::DemoError;
 use super::postgres::ThrowawayPostgres;
 use super::scratch::Scratch;
 use crate::cli::client::{AdminAddress, Client};
+use crate::clock::timers;
 
 /// How long the start and the end may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -90,7 +90,7 @@ impl Proxy {
         if let Some(pid) = proxy.child.id() {
             proxy.scratch.note_pid("pgvalet", pid)?;
         }
-        match timeout(PATIENCE, proxy.ready()).await {
+        match timers::timeout(PATIENCE, proxy.ready()).await {
             Ok(Ok(())) => Ok(proxy),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(DemoError::Proxy(proxy.end_of_log())),
@@ -126,7 +126,7 @@ impl Proxy {
             // It may have ended by itself.
             let _ = kill_process(pid, Signal::TERM);
         }
-        if timeout(PATIENCE, self.child.wait()).await.is_err() {
+        if timers::timeout(PATIENCE, self.child.wait()).await.is_err() {
             self.child.kill().await?;
         }
         self.scratch.forget_pid("pgvalet");
@@ -139,7 +139,7 @@ impl Proxy {
             if self.child.try_wait()?.is_some() {
                 return Err(DemoError::Proxy(self.end_of_log()));
             }
-            sleep(INTERVAL).await;
+            timers::sleep(INTERVAL).await;
         }
         Ok(())
     }

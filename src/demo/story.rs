@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
 
 use super::DemoError;
 use super::app::{Dispatcher, Session, Worker};
@@ -11,7 +10,7 @@ use super::narrator::Narrator;
 use super::postgres::{Fetch, Stop, ThrowawayPostgres, Wanted};
 use super::proxy::Proxy;
 use crate::cli::Leaks;
-use crate::clock::Clock;
+use crate::clock::{Clock, timers};
 use crate::lease::Moment;
 
 /// How long the story waits for what must happen.
@@ -147,11 +146,11 @@ impl<'a> Story<'a> {
     ) -> Result<(), DemoError> {
         let parked = async {
             while !self.is_parked(dispatcher).await? {
-                sleep(INTERVAL).await;
+                timers::sleep(INTERVAL).await;
             }
             Ok::<_, DemoError>(())
         };
-        timeout(PATIENCE, parked)
+        timers::timeout(PATIENCE, parked)
             .await
             .map_err(|_| DemoError::Waited("the dispatcher's lease to count as parked"))??;
         // A transaction that idles is parked, too: web-2's goes on.
@@ -187,11 +186,11 @@ impl<'a> Story<'a> {
         });
         let queued = async {
             while sum_of(&self.proxy.metrics().await?, "pgvalet_waiting_sessions") < 1.0 {
-                sleep(INTERVAL).await;
+                timers::sleep(INTERVAL).await;
             }
             Ok::<_, DemoError>(())
         };
-        timeout(PATIENCE, queued)
+        timers::timeout(PATIENCE, queued)
             .await
             .map_err(|_| DemoError::Waited("web-3 to queue for a backend"))??;
         Ok(waiting)
@@ -208,7 +207,7 @@ impl<'a> Story<'a> {
         self.metric_lines("pgvalet_parked_").await?;
         let asked = self.stopwatch.clock.precise();
         self.command(&["reload", "--min-idle", "500ms"]).await?;
-        let answered = timeout(PATIENCE, waiting)
+        let answered = timers::timeout(PATIENCE, waiting)
             .await
             .map_err(|_| DemoError::Waited("web-3's answer"))?;
         let answered = answered.map_err(std::io::Error::other)??;
@@ -231,7 +230,7 @@ impl<'a> Story<'a> {
     ) -> Result<(), DemoError> {
         self.narrator
             .chapter("The dispatcher wakes, and notices nothing")?;
-        let woken = timeout(PATIENCE, dispatcher.wake()).await;
+        let woken = timers::timeout(PATIENCE, dispatcher.wake()).await;
         let woken = woken.map_err(|_| DemoError::Waited("the dispatcher"))??;
         let backend = match &woken.backend {
             backend if *backend == web_3.backend => {

@@ -3,13 +3,19 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::net::{self, SocketFlags};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 use crate::config::{Address, Tcp};
-use crate::net::Stream;
+use crate::net::socket::register;
 use crate::net::stream::tune;
+use crate::net::{Socket, Stream};
 
 /// The name of a unix socket within its directory, as libpq expects it.
 pub const SOCKET_NAME: &str = ".s.PGSQL.6432";
@@ -197,8 +203,8 @@ impl fmt::Display for Bound {
 /// A listener on a runtime.
 #[derive(Debug)]
 pub enum Listener {
-    Tcp(tokio::net::TcpListener),
-    Unix(tokio::net::UnixListener, SocketFile),
+    Tcp(AsyncFd<TcpListener>),
+    Unix(AsyncFd<UnixListener>, SocketFile),
 }
 
 /// Who connected.
@@ -221,9 +227,9 @@ impl Listener {
     /// The runtime's.
     pub fn new(bound: Bound) -> io::Result<Self> {
         Ok(match bound {
-            Bound::Tcp(listener) => Self::Tcp(tokio::net::TcpListener::from_std(listener)?),
+            Bound::Tcp(listener) => Self::Tcp(register(listener, Interest::READABLE)?),
             Bound::Unix(listener, file) => {
-                Self::Unix(tokio::net::UnixListener::from_std(listener)?, file)
+                Self::Unix(register(listener, Interest::READABLE)?, file)
             }
         })
     }
@@ -235,19 +241,32 @@ impl Listener {
     pub async fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                Ok((Stream::Tcp(stream), Peer::Tcp(address)))
+                let (socket, address) = listener.async_io(Interest::READABLE, accept_tcp).await?;
+                Ok((Stream::Tcp(Socket::new(socket)?), Peer::Tcp(address)))
             }
             Self::Unix(listener, _) => {
-                let (stream, _) = listener.accept().await?;
-                let credentials = stream.peer_cred().ok();
-                let pid = credentials.and_then(|credentials| credentials.pid());
+                let accept = |listener: &UnixListener| Ok(net::accept_with(listener, CONNECTION)?);
+                let socket = listener.async_io(Interest::READABLE, accept).await?;
+                let socket = Socket::new(socket)?;
+                let credentials = socket.peer_credentials().ok();
+                let pid = credentials.map(|credentials| credentials.pid.as_raw_pid());
                 let pid = pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-                let uid = credentials.map(|credentials| credentials.uid());
-                Ok((Stream::Unix(stream), Peer::Unix { pid, uid }))
+                let uid = credentials.map(|credentials| credentials.uid.as_raw());
+                Ok((Stream::Unix(socket), Peer::Unix { pid, uid }))
             }
         }
     }
+}
+
+/// What a connection is like from the first moment.
+const CONNECTION: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
+
+fn accept_tcp(listener: &TcpListener) -> io::Result<(OwnedFd, SocketAddr)> {
+    let (socket, address) = net::acceptfrom_with(listener, CONNECTION)?;
+    let address = address.and_then(|address| SocketAddr::try_from(address).ok());
+    // It was gone again before anybody took it in.
+    let address = address.ok_or(io::ErrorKind::ConnectionAborted)?;
+    Ok((socket, address))
 }
 
 impl Drop for Listener {

@@ -4,8 +4,10 @@
 
 pub mod listen;
 pub mod resolve;
+pub mod socket;
 pub mod stream;
 pub mod tls;
 
 pub use listen::{Bound, bind, bind_for_clients};
+pub use socket::Socket;
 pub use stream::Stream;

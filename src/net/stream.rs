@@ -2,29 +2,27 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::net::{self, RecvFlags, SendFlags};
 use rustls::pki_types::CertificateDer;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
 use crate::config::Tcp;
+use crate::net::Socket;
 
 /// A connected socket: TCP, TLS over it, or unix.
 #[derive(Debug)]
 pub enum Stream {
-    Tcp(TcpStream),
+    Tcp(Socket),
     /// Boxed: nobody else shall pay for its size.
-    Tls(Box<TlsStream<TcpStream>>),
-    Unix(UnixStream),
+    Tls(Box<TlsStream<Socket>>),
+    Unix(Socket),
 }
 
 /// Where a connection to PostgreSQL leads.
@@ -51,7 +49,7 @@ impl Stream {
     /// # Errors
     /// The kernel's.
     pub async fn connect_tcp(address: SocketAddr, tcp: Tcp) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+        let stream = Socket::connect_tcp(address).await?;
         tune(&stream, tcp)?;
         Ok(Self::Tcp(stream))
     }
@@ -60,8 +58,8 @@ impl Stream {
     ///
     /// # Errors
     /// The kernel's.
-    pub async fn connect_unix(path: &Path) -> io::Result<Self> {
-        Ok(Self::Unix(UnixStream::connect(path).await?))
+    pub fn connect_unix(path: &Path) -> io::Result<Self> {
+        Ok(Self::Unix(Socket::connect_unix(path)?))
     }
 
     /// Whether it is encrypted.
@@ -90,11 +88,19 @@ impl Stream {
 
     /// The TCP connection below, if any.
     #[must_use]
-    pub fn tcp(&self) -> Option<&TcpStream> {
+    pub fn tcp(&self) -> Option<&Socket> {
         match self {
             Self::Tcp(stream) => Some(stream),
             Self::Tls(stream) => Some(stream.get_ref().0),
             Self::Unix(_) => None,
+        }
+    }
+
+    /// The socket itself, where nothing is encrypted.
+    pub fn plain_mut(&mut self) -> Option<&mut Socket> {
+        match self {
+            Self::Tcp(stream) | Self::Unix(stream) => Some(stream),
+            Self::Tls(_) => None,
         }
     }
 
@@ -103,11 +109,10 @@ impl Stream {
     pub fn pulse(&self) -> Pulse {
         let mut context = Context::from_waker(Waker::noop());
         let ready = match self {
-            Self::Tcp(stream) => stream.poll_read_ready(&mut context),
-            Self::Unix(stream) => stream.poll_read_ready(&mut context),
+            Self::Tcp(stream) | Self::Unix(stream) => stream.poll_readable(&mut context),
             // It may have been read from the socket already.
             Self::Tls(stream) if !stream.get_ref().1.wants_read() => return Pulse::Stirring,
-            Self::Tls(stream) => stream.get_ref().0.poll_read_ready(&mut context),
+            Self::Tls(stream) => stream.get_ref().0.poll_readable(&mut context),
         };
         if ready.is_ready() {
             Pulse::Stirring
@@ -122,8 +127,7 @@ impl Stream {
     /// `WouldBlock` when nothing is; else the kernel's, or that of TLS.
     pub fn try_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => receive(stream, buf).into(),
-            Self::Unix(stream) => receive(stream, buf).into(),
+            Self::Tcp(stream) | Self::Unix(stream) => stream.receive(buf).into(),
             Self::Tls(_) => {
                 let mut buf = ReadBuf::new(buf);
                 let mut context = Context::from_waker(Waker::noop());
@@ -139,8 +143,7 @@ impl Stream {
     /// `WouldBlock` when nothing fits; else the kernel's, or that of TLS.
     pub fn try_write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => send(stream, buf).into(),
-            Self::Unix(stream) => send(stream, buf).into(),
+            Self::Tcp(stream) | Self::Unix(stream) => stream.send(buf).into(),
             Self::Tls(stream) => {
                 let mut context = Context::from_waker(Waker::noop());
                 at_once(Pin::new(stream).poll_write(&mut context, buf))
@@ -160,129 +163,12 @@ impl Stream {
         armed: &mut bool,
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(stream) => poll_receive(stream, cx, buf, armed),
-            Self::Unix(stream) => poll_receive(stream, cx, buf, armed),
+            Self::Tcp(stream) | Self::Unix(stream) => stream.poll_receive(cx, buf, armed),
             // What the socket says is not what the connection has to say.
             Self::Tls(_) => {
                 let mut buf = ReadBuf::new(buf);
                 let read = Pin::new(self).poll_read(cx, &mut buf);
                 read.map_ok(|()| buf.filled().len())
-            }
-        }
-    }
-}
-
-/// A socket of the kernel's, without encryption.
-trait Raw: AsFd {
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-
-    /// Makes the call if the socket is ready; `WouldBlock` from the call says that it isn't any more.
-    fn attempt(&self, interest: Interest, call: impl FnOnce() -> io::Result<()>) -> io::Result<()>;
-}
-
-impl Raw for TcpStream {
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_ready(cx)
-    }
-
-    fn attempt(&self, interest: Interest, call: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        self.try_io(interest, call)
-    }
-}
-
-impl Raw for UnixStream {
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_ready(cx)
-    }
-
-    fn attempt(&self, interest: Interest, call: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        self.try_io(interest, call)
-    }
-}
-
-/// What a call that doesn't wait came to.
-enum Tried {
-    NotReady,
-    Done(usize),
-    Failed(Errno),
-}
-
-impl From<Tried> for io::Result<usize> {
-    fn from(tried: Tried) -> Self {
-        match tried {
-            Tried::NotReady => Err(io::ErrorKind::WouldBlock.into()),
-            Tried::Done(count) => Ok(count),
-            Tried::Failed(error) => Err(error.into()),
-        }
-    }
-}
-
-/// Calls the kernel directly: neither libc's wrappers nor a second call that would only say that all is done.
-#[inline]
-fn attempt(
-    socket: &impl Raw,
-    interest: Interest,
-    wanted: usize,
-    call: impl FnOnce(BorrowedFd<'_>) -> Result<usize, Errno>,
-) -> Tried {
-    let mut tried = Tried::NotReady;
-    // What it says is in `tried` already.
-    let _ = socket.attempt(interest, || match call(socket.as_fd()) {
-        Ok(count) => {
-            tried = Tried::Done(count);
-            if (1..wanted).contains(&count) {
-                Err(io::ErrorKind::WouldBlock.into())
-            } else {
-                Ok(())
-            }
-        }
-        Err(Errno::AGAIN) => Err(io::ErrorKind::WouldBlock.into()),
-        Err(error) => {
-            tried = Tried::Failed(error);
-            Ok(())
-        }
-    });
-    tried
-}
-
-#[inline]
-fn receive(socket: &impl Raw, buf: &mut [u8]) -> Tried {
-    attempt(socket, Interest::READABLE, buf.len(), |socket| {
-        Ok(net::recv(socket, &mut *buf, RecvFlags::empty())?.0)
-    })
-}
-
-#[inline]
-fn send(socket: &impl Raw, buf: &[u8]) -> Tried {
-    attempt(socket, Interest::WRITABLE, buf.len(), |socket| {
-        net::send(socket, buf, SendFlags::NOSIGNAL)
-    })
-}
-
-#[inline]
-fn poll_receive(
-    socket: &impl Raw,
-    cx: &mut Context<'_>,
-    buf: &mut [u8],
-    armed: &mut bool,
-) -> Poll<io::Result<usize>> {
-    loop {
-        if !*armed {
-            match socket.poll_readable(cx) {
-                Poll::Pending => {
-                    *armed = true;
-                    return Poll::Pending;
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) => {}
-            }
-        }
-        match receive(socket, buf) {
-            Tried::NotReady if *armed => return Poll::Pending,
-            Tried::NotReady => {}
-            tried => {
-                *armed = false;
-                return Poll::Ready(tried.into());
             }
         }
     }
@@ -328,8 +214,7 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tcp(stream) | Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => match Pin::new(stream).poll_read(cx, buf) {
                 // A peer that is killed says no goodbye. The protocol's own frames tell whether anything is missing.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -348,8 +233,7 @@ impl AsyncWrite for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tcp(stream) | Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -364,8 +248,7 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tcp(stream) | Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
@@ -387,7 +270,8 @@ mod tests {
         tune(&listener, tcp).unwrap();
         let address = listener.local_addr().unwrap();
         let near = Stream::connect_tcp(address, tcp).await.unwrap();
-        let far = Stream::Tcp(listener.accept().await.unwrap().0);
+        let far = listener.accept().await.unwrap().0.into_std().unwrap();
+        let far = Stream::Tcp(Socket::new(far.into()).unwrap());
         for stream in [&near, &far] {
             let socket = SockRef::from(stream.tcp().unwrap());
             assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());

@@ -11,6 +11,7 @@ use crate::backend::pool::{Request, add};
 use crate::backend::reset::reset;
 use crate::backend::restore::{self, NotRestored, Wanted};
 use crate::backend::{Baseline, Grant, Home, Lent, Parameters, Pool};
+use crate::clock::timers;
 use crate::config::ChaosReturn;
 use crate::events::Happening;
 use crate::lease::{Event, SessionId, Status};
@@ -206,7 +207,7 @@ impl Session {
         wait: &mut crate::backend::pool::Wait,
         limit: Duration,
     ) -> Result<Option<Grant>, NoBackend> {
-        let mut timer = pin!(tokio::time::sleep(limit));
+        let mut timer = pin!(timers::sleep(limit));
         poll_fn(|cx| {
             if let Poll::Ready(grant) = Pin::new(&mut *wait).poll(cx) {
                 return Poll::Ready(Ok(Some(grant)));
@@ -485,7 +486,7 @@ pub(super) async fn first_login(
                 limit
             };
             let wait = pool.wait(request.session, now);
-            let granted = tokio::time::timeout(limit, wait).await;
+            let granted = timers::timeout(limit, wait).await;
             granted.map_err(|_| exhausted(shared, pool, None))?
         }
     };

@@ -43,8 +43,8 @@ pub(super) fn is_own(stream: &Stream, user: &str) -> bool {
     let own = rustix::process::geteuid().as_raw();
     VIRTUAL.contains(&user)
         && socket
-            .peer_cred()
-            .is_ok_and(|credentials| credentials.uid() == own)
+            .peer_credentials()
+            .is_ok_and(|credentials| credentials.uid.as_raw() == own)
 }
 
 /// What a user may do on the console.

@@ -19,6 +19,9 @@ use crate::wire::startup::{self, BadPacket, First, Startup};
 /// How many requests for encryption one connection may make.
 const MAX_REQUESTS: usize = 4;
 
+/// How much is read of a new connection at once, in bytes.
+const FIRST: usize = 512;
+
 /// The first byte of a TLS handshake: no startup packet is so long that it could begin like this.
 const CLIENT_HELLO: u8 = 0x16;
 
@@ -79,6 +82,40 @@ impl Line {
     }
 }
 
+impl Line {
+    /// Reads the length of a packet, and with it what a system call gives: mostly all of the packet. What an encrypted line
+    /// has to say is read exactly.
+    async fn read_to(&mut self, read: &mut Vec<u8>) -> std::io::Result<[u8; 4]> {
+        const LENGTH: usize = size_of::<u32>();
+        if let Some(socket) = self.stream.plain_mut() {
+            read.resize(FIRST, 0);
+            let count = match socket.receive_early(read) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => socket.read(read).await,
+                early => early,
+            };
+            read.truncate(count?);
+        }
+        if read.len() < LENGTH {
+            self.read_rest(read, LENGTH).await?;
+        }
+        let length = read.first_chunk();
+        Ok(*length.expect("so much was read"))
+    }
+
+    /// Reads what is missing of a packet of `length` bytes. What is too much belongs to whoever reads next.
+    async fn read_rest(&mut self, read: &mut Vec<u8>, length: usize) -> std::io::Result<()> {
+        if let Some(socket) = self.stream.plain_mut()
+            && read.len() > length
+        {
+            socket.unread(&read.split_off(length));
+        }
+        let from = read.len();
+        read.resize(length, 0);
+        self.stream.read_exact(&mut read[from..]).await?;
+        Ok(())
+    }
+}
+
 /// Reads up to the startup packet: encryption is agreed on or declined, a cancel request is carried out.
 pub(super) async fn open(shared: &Shared, stream: Stream) -> Opened {
     let mut line = Line {
@@ -103,19 +140,18 @@ pub(super) async fn open(shared: &Shared, stream: Stream) -> Opened {
 }
 
 async fn ask(shared: &Shared, line: &mut Line) -> Result<Asked, ClientError> {
-    let mut length = [0; 4];
-    if line.stream.read_exact(&mut length).await.is_err() {
+    let mut read = Vec::new();
+    let Ok(length) = line.read_to(&mut read).await else {
         return Ok(Asked::Done);
-    }
+    };
     if length[0] == CLIENT_HELLO && is_willing(shared, &line.stream) {
-        return Ok(Asked::Tls(How::Direct, length.to_vec()));
+        return Ok(Asked::Tls(How::Direct, read));
     }
     let length = startup::packet_length(length).map_err(|error| bad_packet(&error))?;
-    let mut packet = vec![0; length - 4];
-    if line.stream.read_exact(&mut packet).await.is_err() {
+    if line.read_rest(&mut read, length).await.is_err() {
         return Ok(Asked::Done);
     }
-    match startup::read(&packet).map_err(|error| bad_packet(&error))? {
+    match startup::read(&read[size_of::<u32>()..]).map_err(|error| bad_packet(&error))? {
         // Encrypted already: PostgreSQL, too, takes a second request for a strange version.
         First::Ssl if line.stream.is_tls() => Err(bad_packet(&BadPacket::Version {
             major: 1234,
@@ -160,7 +196,10 @@ async fn decline_request(line: &mut Line) -> Result<Asked, ClientError> {
 
 /// CVE-2021-3935: what came before our answer to a request for encryption could be anybody's.
 async fn refuse_haste(line: &mut Line) -> Result<(), ClientError> {
-    let ahead = line.stream.try_read(&mut [0]);
+    let ahead = match line.stream.plain_mut() {
+        Some(socket) => socket.receive_early(&mut [0]),
+        None => line.stream.try_read(&mut [0]),
+    };
     if matches!(ahead, Err(error) if error.kind() == ErrorKind::WouldBlock) {
         return Ok(());
     }

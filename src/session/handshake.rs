@@ -140,10 +140,6 @@ enum Welcome {
 }
 
 impl Door<'_> {
-    #[expect(
-        clippy::too_many_lines,
-        reason = "one question after the other, in the order in which PostgreSQL asks them"
-    )]
     async fn admit(
         &mut self,
         mut startup: Startup,
@@ -160,17 +156,7 @@ impl Door<'_> {
         let replication = Wish::read(parameters.get("replication").map(String::as_str))?;
         let demand = self.shared.config.tls;
         first::judge(demand, &self.line, peer, (&database, &user))?;
-        let knock = Knock {
-            listener,
-            database: &database,
-            user: &user,
-            address: match peer {
-                Peer::Tcp(address) => Some(address.ip()),
-                Peer::Unix { .. } => None,
-            },
-            encrypted: self.line.stream.is_tls(),
-            replication: replication == Wish::Physical,
-        };
+        let knock = self.knock(listener, peer, (&database, &user), replication);
         let application = parameters
             .get("application_name")
             .cloned()
@@ -213,6 +199,27 @@ impl Door<'_> {
             process,
             owner: ours.get("owner").filter(|owner| !owner.is_empty()).cloned(),
         })))
+    }
+
+    /// What the rules about logins look at.
+    fn knock<'a>(
+        &self,
+        listener: usize,
+        peer: &Peer,
+        (database, user): (&'a str, &'a str),
+        replication: Wish,
+    ) -> Knock<'a> {
+        Knock {
+            listener,
+            database,
+            user,
+            address: match peer {
+                Peer::Tcp(address) => Some(address.ip()),
+                Peer::Unix { .. } => None,
+            },
+            encrypted: self.line.stream.is_tls(),
+            replication: replication == Wish::Physical,
+        }
     }
 
     /// Lets a guest of the console in, by the rules about the console's database.

@@ -32,6 +32,7 @@ use tokio::task::spawn_local;
 use tokio::time::Sleep;
 
 use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools, State};
+use crate::clock::timers;
 use crate::config::Config;
 use crate::events::Events;
 use crate::lease::{Pins, SessionId, Slot};
@@ -128,7 +129,7 @@ pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer, listener: usi
     let greeted = if limit.is_zero() {
         greet.await
     } else {
-        match tokio::time::timeout(limit, greet).await {
+        match timers::timeout(limit, greet).await {
             Ok(greeted) => greeted,
             Err(_) => {
                 tracing::info!("a client did not finish its login within login_timeout");
@@ -165,7 +166,7 @@ pub async fn turn_away(shared: Rc<Shared>, mut stream: Stream, peer: Peer, error
         }
     };
     // Whoever says nothing hears nothing.
-    let _ = tokio::time::timeout(TURNING_AWAY, turning).await;
+    let _ = timers::timeout(TURNING_AWAY, turning).await;
 }
 
 /// One logged-in client.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 
+use crate::clock::timers;
 use crate::config::ProxyProtocol;
 use crate::net::Stream;
 use crate::net::listen::Peer;
@@ -42,7 +43,7 @@ pub(super) async fn introduce(shared: &Shared, stream: &mut Stream, peer: Peer) 
     let trusted = &shared.config.proxy_protocol_from;
     let source = address.ip().to_canonical();
     let outcome = if trusted.iter().any(|network| network.holds(source)) {
-        let read = tokio::time::timeout(PATIENCE, read(stream, address)).await;
+        let read = timers::timeout(PATIENCE, read(stream, address)).await;
         read.unwrap_or(Err(NoHeader::Late(address)))
     } else {
         Err(NoHeader::Stranger(address))

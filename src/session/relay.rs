@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::clock::timers;
 use crate::config::{ChaosReturn, Mode};
 use crate::lease::reload::Outcome;
 use crate::lease::{Event, Status};
@@ -183,7 +184,7 @@ impl Session {
     /// sent before a goodbye shall take effect.
     pub(super) fn client_ended(&mut self) -> Result<Flow, End> {
         if self.lent.is_some() && self.tracker.answers_alone() && self.inbound.is_between_frames() {
-            self.rare.client_closed = Some(Box::pin(tokio::time::sleep(CLIENT_GONE)));
+            self.rare.client_closed = Some(Box::pin(timers::sleep(CLIENT_GONE)));
             return Ok(Flow::Moved);
         }
         Err(End::Client)

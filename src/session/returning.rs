@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use crate::backend::capture::{self, Found};
 use crate::backend::reset::reset;
 use crate::backend::{Home, Lent, Parameters, cancel};
+use crate::clock::timers;
 use crate::config::Mode;
 use crate::events::Happening;
 use crate::lease::reload::{Method, Outcome, Pinned};
@@ -313,7 +314,7 @@ async fn farewell(words: &mut super::leg::Spill, client: &mut crate::net::Stream
     if words.is_empty() && !client.is_tls() {
         return;
     }
-    let said = tokio::time::timeout(LAST_WORDS, poll_fn(|cx| words.poll_flush(client, cx))).await;
+    let said = timers::timeout(LAST_WORDS, poll_fn(|cx| words.poll_flush(client, cx))).await;
     if matches!(said, Ok(Ok(()))) {
         // The peer may have closed already.
         let _ = client.shutdown().await;

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::MissedTickBehavior;
 
 use super::commands::{Command, Gone, Shards};
 use crate::backend::Pool;
 use crate::backend::pool::{Census, Counters};
+use crate::clock::timers;
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Entry, LeaseState, Moment, SessionId, Slot};
 use crate::ledger::{CancelTarget, Cause, Ledger, Order, Patience, ReturnOrder};
@@ -75,8 +76,10 @@ pub struct BackendFigures {
     pub born: Moment,
     /// When it was lent, or came back.
     pub since: Moment,
-    /// Both ends of the connection; none for a unix socket.
-    pub ends: Option<[SocketAddr; 2]>,
+    /// This end of the connection; none for a unix socket.
+    pub local: Option<SocketAddr>,
+    /// Its other end; none for a unix socket.
+    pub peer: Option<SocketAddr>,
     pub encrypted: bool,
     /// It is replaced once nobody holds it.
     pub is_old: bool,
@@ -315,7 +318,8 @@ fn figures(pool: &Pool, target: &CancelTarget) -> BackendFigures {
         pid: target.key.pid,
         born: target.born,
         since: target.born,
-        ends: target.ends,
+        local: target.local,
+        peer: target.spot.address,
         encrypted: target.encrypted,
         is_old: false,
         session: None,
@@ -382,7 +386,7 @@ async fn carry_out(
 
 /// Waits until something holds, or until nobody awaits the answer any more.
 async fn until(reply: &oneshot::Sender<()>, mut holds: impl FnMut() -> bool) {
-    let mut ticks = interval(LOOK_EVERY);
+    let mut ticks = timers::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !reply.is_closed() {
         ticks.tick().await;

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 
 use super::commands::ReloadWish;
+use crate::clock::timers;
 use crate::lease::SessionId;
 use crate::ledger::{Ledger, Order};
 use crate::session::Shared;
@@ -35,7 +36,7 @@ pub(super) fn raise(shared: &Rc<Shared>, wish: &ReloadWish, mut hold: watch::Rec
     spawn_local(async move {
         let ended = async { while hold.changed().await.is_ok() {} };
         // Over, or ended: both let it fall.
-        let _ = tokio::time::timeout(deadline, ended).await;
+        let _ = timers::timeout(deadline, ended).await;
         drop(fence);
     });
 }

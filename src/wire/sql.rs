@@ -5,6 +5,7 @@
 mod class;
 mod fingerprint;
 pub mod hazards;
+mod plain;
 mod single;
 pub mod virtual_setting;
 mod watch;

@@ -54,6 +54,13 @@ pub fn columns(mut body: &[u8]) -> Vec<String> {
     names
 }
 
+/// Gives an order in a psql of its own, which may take its time.
+fn in_psql(valet: &Valet, order: &'static str) -> thread::JoinHandle<String> {
+    let mut command = psql(valet.port());
+    command.env("PGDATABASE", "pgvalet").args(["-c", order]);
+    thread::spawn(move || run(&mut command))
+}
+
 #[test]
 fn psql_looks_and_orders() {
     if no_valet() {
@@ -271,12 +278,7 @@ fn a_pause_awaits_transactions_holds_new_leases_and_resume_lets_them_go() {
     idle.query("SET application_name = 'idle one'");
     let mut busy = Raw::connect(valet.port());
     busy.query("BEGIN");
-    let port = valet.port();
-    let pausing = thread::spawn(move || {
-        run(psql(port)
-            .env("PGDATABASE", "pgvalet")
-            .args(["-c", "PAUSE"]))
-    });
+    let pausing = in_psql(&valet, "PAUSE");
     let mut guest = guest(&valet);
     // The idle one's lease is returned; the one inside a transaction goes on, and finishes.
     eventually("only the transaction is left", || {
@@ -312,12 +314,7 @@ fn a_database_is_paused_by_itself_and_a_resume_ends_the_waiting() {
     let valet = Valet::front(&postgres);
     let mut busy = Raw::connect(valet.port());
     busy.query("BEGIN");
-    let port = valet.port();
-    let pausing = thread::spawn(move || {
-        run(psql(port)
-            .env("PGDATABASE", "pgvalet")
-            .args(["-c", "PAUSE postgres"]))
-    });
+    let pausing = in_psql(&valet, "PAUSE postgres");
     let mut guest = guest(&valet);
     eventually("it is paused", || {
         let database = row(&mut guest, "SHOW DATABASES", "name", "postgres");
@@ -347,12 +344,7 @@ fn reconnect_replaces_backends_and_wait_close_awaits_the_last_old_one() {
     guest.query("RECONNECT");
     let server = row(&mut guest, "SHOW SERVERS", "remote_pid", &old);
     assert_eq!(cell(&server, "close_needed"), "1");
-    let port = valet.port();
-    let waiting = thread::spawn(move || {
-        run(psql(port)
-            .env("PGDATABASE", "pgvalet")
-            .args(["-c", "WAIT_CLOSE"]))
-    });
+    let waiting = in_psql(&valet, "WAIT_CLOSE");
     assert_eq!(session.value("SELECT pg_backend_pid()"), old);
     session.query("COMMIT");
     let id = session.session();

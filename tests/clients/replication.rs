@@ -269,25 +269,28 @@ fn postgresql_says_who_may_replicate_and_what_it_takes() {
     assert_eq!(client.value("SELECT 2"), "2");
 }
 
+/// A pgvalet with one rule: who comes for `database` is let in.
+fn valet_for(database: &str, postgres: &Postgres) -> Valet {
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("pgvalet.toml");
+    let rule = format!(
+        "[[logins]]\naddress = \"127.0.0.1\"\ndatabase = \"{database}\"\nmethod = \"trust\"\n"
+    );
+    std::fs::write(&file, rule).expect("a file can be written");
+    let url = postgres.url("postgres", "postgres");
+    let file = file.to_str().expect("UTF-8");
+    let valet = Valet::serve(&["--upstream", &url, "--config", file]);
+    valet.unwrap_or_else(|exit| panic!("{}", exit.log))
+}
+
 #[test]
 fn login_rules_speak_of_physical_replication_by_its_own_name() {
     if no_valet() {
         return;
     }
     let postgres = Postgres::start();
-    let home = tempfile::tempdir().expect("a directory");
-    let file = home.path().join("pgvalet.toml");
     let refused = |database: &str, kind: &str| {
-        let rule = format!(
-            "[[logins]]\naddress = \"127.0.0.1\"\ndatabase = \"{database}\"\nmethod = \"trust\"\n"
-        );
-        std::fs::write(&file, rule).expect("a file can be written");
-        let (url, file) = (
-            postgres.url("postgres", "postgres"),
-            file.to_str().expect("UTF-8"),
-        );
-        let valet = Valet::serve(&["--upstream", &url, "--config", file]);
-        let valet = valet.unwrap_or_else(|exit| panic!("{}", exit.log));
+        let valet = valet_for(database, &postgres);
         let mut client = Raw::dial(valet.port());
         let login = [
             ("user", "postgres"),
@@ -307,17 +310,7 @@ fn no_rule_about_replication_opens_the_console() {
         return;
     }
     let postgres = Postgres::start();
-    let home = tempfile::tempdir().expect("a directory");
-    let file = home.path().join("pgvalet.toml");
-    let rule =
-        "[[logins]]\naddress = \"127.0.0.1\"\ndatabase = \"replication\"\nmethod = \"trust\"\n";
-    std::fs::write(&file, rule).expect("a file can be written");
-    let (url, file) = (
-        postgres.url("postgres", "postgres"),
-        file.to_str().expect("UTF-8"),
-    );
-    let valet = Valet::serve(&["--upstream", &url, "--config", file]);
-    let valet = valet.unwrap_or_else(|exit| panic!("{}", exit.log));
+    let valet = valet_for("replication", &postgres);
     // The database that physical replication names means nothing: not even where it is the console's.
     let login = [
         ("user", "postgres"),

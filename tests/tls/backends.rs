@@ -304,14 +304,7 @@ fn sessions_detach_and_move_between_encrypted_backends() {
     let (authority, postgres) = stage();
     let url = format!("{}?sslmode=require", postgres.url("postgres", "postgres"));
     let pair = authority.issue("valet", "localhost", KeyKind::Ec);
-    let tls = [
-        "--tls",
-        "require",
-        "--tls-cert",
-        pair.cert(),
-        "--tls-key",
-        pair.key(),
-    ];
+    let tls = pair.flags("require");
     let valet = before(&url, &[&["--chaos-return", "always"], &tls[..]].concat());
     let mut clients: Vec<_> = std::iter::repeat_with(|| {
         let mut client = crate::encrypted::Encrypted::dial(valet.port(), &authority.root());

@@ -33,6 +33,12 @@ impl Pair {
         self.key.to_str().expect("UTF-8")
     }
 
+    /// The flags of a pgvalet that shows this certificate.
+    pub fn flags<'a>(&'a self, demand: &'a str) -> [&'a str; 6] {
+        let (cert, key) = (self.cert(), self.key());
+        ["--tls", demand, "--tls-cert", cert, "--tls-key", key]
+    }
+
     /// Overwrites these files with another pair's.
     pub fn replace_with(&self, other: &Pair) {
         fs::copy(&other.key, &self.key).expect("the key can be copied");

@@ -14,14 +14,7 @@ use crate::support::{Postgres, Raw, Valet, eventually, no_valet};
 /// A pgvalet whose certificate is `pair`, in front of a PostgreSQL without TLS.
 fn stage(demand: &str, pair: &Pair, flags: &[&str]) -> (Postgres, Valet) {
     let postgres = Postgres::start();
-    let tls = [
-        "--tls",
-        demand,
-        "--tls-cert",
-        pair.cert(),
-        "--tls-key",
-        pair.key(),
-    ];
+    let tls = pair.flags(demand);
     let valet = Valet::front_with(&postgres, &[&tls, flags].concat());
     (postgres, valet)
 }

@@ -17,14 +17,7 @@ fn python_drivers_speak_tls_in_each_of_their_ways() {
     let pair = authority.issue("a", "localhost", KeyKind::Ec);
     let postgres = Postgres::start();
     let url = postgres.url("postgres:secret", "postgres");
-    let tls = [
-        "--tls",
-        "require",
-        "--tls-cert",
-        pair.cert(),
-        "--tls-key",
-        pair.key(),
-    ];
+    let tls = pair.flags("require");
     let flags = [&["--upstream", &url, "--auth", "scram"], &tls[..]].concat();
     let valet = Valet::serve(&flags).unwrap_or_else(|exit| panic!("{}", exit.log));
     let mut command = client(python, valet.port());

@@ -9,14 +9,7 @@ use crate::support::{Message, Postgres, Valet, no_valet};
 fn stage(pair: &Pair) -> (Postgres, Valet) {
     let postgres = Postgres::start();
     let url = postgres.url("postgres:secret", "postgres");
-    let tls = [
-        "--tls",
-        "allow",
-        "--tls-cert",
-        pair.cert(),
-        "--tls-key",
-        pair.key(),
-    ];
+    let tls = pair.flags("allow");
     let flags = [&["--upstream", &url, "--auth", "scram"], &tls[..]].concat();
     let valet = Valet::serve(&flags).unwrap_or_else(|exit| panic!("{}", exit.log));
     (postgres, valet)

@@ -262,8 +262,9 @@ async fn servers(desk: &Desk) -> Result<Vec<Row>, Gone> {
         .first()
         .map(|place| u32::from(place.port));
     let server = |backend: BackendFigures| {
-        let ip = |end: usize| backend.ends.map(|ends| ends[end].ip().to_string());
-        let port = |end: usize| backend.ends.map(|ends| u32::from(ends[end].port()));
+        let ip =
+            |end: Option<SocketAddr>| end.map_or("unix".to_owned(), |end| end.ip().to_string());
+        let port = |end: Option<SocketAddr>| end.map(|end| u32::from(end.port()));
         let link = backend.session.map(|id| pointer(id.get().into()));
         row![
             "S",
@@ -274,10 +275,10 @@ async fn servers(desk: &Desk) -> Result<Vec<Row>, Gone> {
             } else {
                 "idle"
             },
-            ip(1).unwrap_or_else(|| "unix".to_owned()),
-            port(1).or(suffix).unwrap_or_default(),
-            ip(0).unwrap_or_else(|| "unix".to_owned()),
-            port(0).unwrap_or_default(),
+            ip(backend.peer),
+            port(backend.peer).or(suffix).unwrap_or_default(),
+            ip(backend.local),
+            port(backend.local).unwrap_or_default(),
             time(desk, backend.born),
             time(desk, backend.since),
             0_u32,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::shows::pool_figures;
 use super::table::{Column, Kind, Row, row};
 use crate::admin::Desk;
+use crate::clock::timers;
 use crate::shard::{Gone, PoolFigures, Shards, Totals};
 
 /// How long a period is, of which averages are made.
@@ -61,7 +62,7 @@ struct Period {
 impl Averages {
     /// Begins a new period once a minute, for as long as it runs.
     pub async fn keep(&self, shards: &Shards) {
-        let mut ticks = tokio::time::interval(PERIOD);
+        let mut ticks = timers::interval(PERIOD);
         loop {
             ticks.tick().await;
             if let Ok(pools) = shards.pool_figures().await {

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::link::{ANSWER, RELOAD};
@@ -21,6 +21,7 @@ use crate::admin::reloads;
 use crate::admin::routes::Answer as Reply;
 use crate::admin::views::ReloadRecord;
 use crate::backend::listener::Notification;
+use crate::clock::timers;
 use crate::lease::reload::{Busy, Method, Pinned};
 use crate::shard::ReloadWish;
 
@@ -102,14 +103,6 @@ impl InstanceView {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a deadline is the runtime's timer, not a moment in the book"
-)]
-fn now() -> Instant {
-    Instant::now()
-}
-
 /// The fleet that this instance is part of.
 ///
 /// # Errors
@@ -143,12 +136,12 @@ pub(in crate::admin) async fn roll(State(desk): State<Desk>) -> Reply<FleetView>
     fleet
         .say(super::FLEET, &messages::Roll::Call { id, instance })
         .await;
-    let began = now();
+    let began = timers::now();
     let mut missing: BTreeMap<u32, String> = known;
     let mut heard = BTreeSet::new();
     loop {
         let until = began + if missing.is_empty() { STRANGERS } else { ROLL };
-        let Ok(Some(said)) = timeout_at(until, awaited.said.recv()).await else {
+        let Ok(Some(said)) = timers::timeout_at(until, awaited.said.recv()).await else {
             break;
         };
         if let Said::Here(pid, presence) = said
@@ -201,7 +194,7 @@ impl Fleet {
         Ok(Asked {
             awaited,
             missing,
-            until: now() + wish.deadline.unwrap_or_default() + GRACE,
+            until: timers::now() + wish.deadline.unwrap_or_default() + GRACE,
         })
     }
 }
@@ -218,14 +211,14 @@ impl Asked {
     /// What each of the others answers; those that don't in time are silent.
     pub(in crate::admin) async fn answers(mut self) -> Vec<InstanceView> {
         let mut answers: BTreeMap<u32, Answer> = BTreeMap::new();
-        let strangers = now() + STRANGERS;
+        let strangers = timers::now() + STRANGERS;
         loop {
             let waited_for = answers
                 .values()
                 .any(|answer| answer.state == Progress::Began)
                 || !self.missing.is_empty();
             let until = if waited_for { self.until } else { strangers };
-            let Ok(Some(said)) = timeout_at(until, self.awaited.said.recv()).await else {
+            let Ok(Some(said)) = timers::timeout_at(until, self.awaited.said.recv()).await else {
                 break;
             };
             if let Said::Answer(pid, answer) = said {

@@ -6,13 +6,12 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until};
 
 use crate::backend::connect::Login;
 use crate::backend::listener::{Listener, Notification, literal};
 use crate::backend::login::{Credentials, Proof};
 use crate::backend::{Baseline, Dialer, Lost, Tokens};
-use crate::clock::Clock;
+use crate::clock::{Clock, timers};
 use crate::config::Config;
 use crate::drain::{Phase, Shutdown};
 
@@ -285,7 +284,7 @@ impl Work {
                 wish = self.wishes.recv() => match wish {
                     None => return Ok(()),
                     Some(wish) => {
-                        let done = tokio::time::timeout(PATIENCE, carry_out(listener, wish)).await;
+                        let done = timers::timeout(PATIENCE, carry_out(listener, wish)).await;
                         done.unwrap_or(Err(Lost::Closed))?;
                     }
                 }
@@ -295,10 +294,10 @@ impl Work {
 
     /// Waits before the next attempt; `false` when nobody holds the link any more.
     async fn pause(&mut self, pause: Duration, why: &str) -> bool {
-        let until = now() + pause;
+        let until = timers::now() + pause;
         loop {
             tokio::select! {
-                () = sleep_until(until) => return true,
+                () = timers::sleep_until(until) => return true,
                 wish = self.wishes.recv() => {
                     // Whoever asked may have stopped waiting.
                     match wish {
@@ -340,12 +339,4 @@ async fn carry_out(listener: &mut Listener, wish: Wish) -> Result<(), Lost> {
         }
     }
     Ok(())
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a pause is the runtime's timer, not a moment in the book"
-)]
-fn now() -> Instant {
-    Instant::now()
 }

@@ -53,7 +53,7 @@ async fn all_of_a_name_s_addresses_are_tried_and_a_change_is_followed() {
     assert_eq!(moved.address, Some(second));
     // A cancel request goes where its backend is, whatever the name means by now.
     let again = dialer.dial_again(spot).await.unwrap();
-    assert_eq!(again.tcp().unwrap().peer_addr().unwrap(), first);
+    assert_eq!(again.tcp().unwrap().peer_address().unwrap(), first);
 }
 
 #[tokio::test]

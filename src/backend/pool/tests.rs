@@ -1,15 +1,14 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
-
-use tokio::net::UnixStream;
+use std::os::unix::net::UnixStream;
 
 use super::*;
 use crate::backend::prepared::Prepared;
 use crate::config::Target;
 use crate::lease::{BackendId, Generation};
 use crate::ledger::CancelTarget;
-use crate::net::Stream;
 use crate::net::stream::Spot;
+use crate::net::{Socket, Stream};
 use crate::wire::reply::Fault;
 use crate::wire::startup::CancelKey;
 
@@ -34,7 +33,7 @@ impl House {
         self.peers.push(far);
         Box::new(Backend {
             id: BackendId(id),
-            stream: Stream::Unix(near),
+            stream: Stream::Unix(Socket::new(near.into()).unwrap()),
             armed: false,
             target: Target::Any,
             key: Rc::new(CancelTarget {
@@ -43,7 +42,7 @@ impl House {
                     secret: Box::default(),
                 },
                 born: Moment::default(),
-                ends: None,
+                local: None,
                 encrypted: false,
                 spot: Spot {
                     host: 0,
@@ -56,7 +55,6 @@ impl House {
             baseline: self.baseline.clone(),
             application: "".into(),
             home: Home::Clean,
-            born: Moment::default(),
             rested: Moment::default(),
             generation: Generation::default(),
             carries: Rc::default(),

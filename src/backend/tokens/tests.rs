@@ -60,7 +60,7 @@ async fn a_command_that_hangs_is_killed_with_all_that_it_started() {
         if gone() {
             return;
         }
-        sleep(Duration::from_millis(10)).await;
+        timers::sleep(Duration::from_millis(10)).await;
     }
     panic!("process {pid} is still there");
 }

@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
-use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use crate::net::Stream;
+use crate::net::{Socket, Stream};
 
 /// Where handshakes run. Clones share the thread; it ends with the last of them.
 #[derive(Clone, Debug)]
@@ -57,15 +56,15 @@ impl Handshakes {
     /// The handshake failed; the client was told by an alert.
     pub async fn accept(
         &self,
-        socket: TcpStream,
+        socket: Socket,
         config: Arc<ServerConfig>,
         ahead: Vec<u8>,
     ) -> io::Result<Stream> {
-        let socket = socket.into_std()?;
+        let socket = socket.into_fd();
         let acceptor = TlsAcceptor::from(config);
         let there = acceptor.clone();
         let shaken = self.runtime.spawn(async move {
-            let socket = TcpStream::from_std(socket)?;
+            let socket = Socket::new(socket)?;
             let mut rest = &ahead[..];
             let mut read = Ok(0);
             let shaking = there.accept_with(socket, |connection| {
@@ -75,14 +74,12 @@ impl Handshakes {
             });
             read?;
             let (socket, connection) = shaking.await?.into_inner();
-            Ok::<_, io::Error>((socket.into_std()?, connection))
+            Ok::<_, io::Error>((socket.into_fd(), connection))
         });
         let (socket, connection): (_, ServerConnection) = Awaited(shaken).await?;
         // There is nothing left to negotiate: this only puts the two together again.
         let put = |fresh: &mut ServerConnection| *fresh = connection;
-        let stream = acceptor
-            .accept_with(TcpStream::from_std(socket)?, put)
-            .await?;
+        let stream = acceptor.accept_with(Socket::new(socket)?, put).await?;
         Ok(Stream::Tls(Box::new(TlsStream::Server(stream))))
     }
 
@@ -94,22 +91,22 @@ impl Handshakes {
     /// The handshake failed, or the other side isn't whom the configuration trusts.
     pub async fn connect(
         &self,
-        socket: TcpStream,
+        socket: Socket,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> io::Result<Stream> {
-        let socket = socket.into_std()?;
+        let socket = socket.into_fd();
         let connector = TlsConnector::from(config);
         let (there, called) = (connector.clone(), name.clone());
         let shaken = self.runtime.spawn(async move {
-            let socket = TcpStream::from_std(socket)?;
+            let socket = Socket::new(socket)?;
             let (socket, connection) = there.connect(called, socket).await?.into_inner();
-            Ok::<_, io::Error>((socket.into_std()?, connection))
+            Ok::<_, io::Error>((socket.into_fd(), connection))
         });
         let (socket, connection): (_, ClientConnection) = Awaited(shaken).await?;
         let put = |fresh: &mut ClientConnection| *fresh = connection;
         let stream = connector
-            .connect_with(name, TcpStream::from_std(socket)?, put)
+            .connect_with(name, Socket::new(socket)?, put)
             .await?;
         Ok(Stream::Tls(Box::new(TlsStream::Client(stream))))
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::TlsError;
+use crate::clock::timers;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -97,7 +98,7 @@ impl<T> Reloaded<T> {
         if self.paths.is_empty() {
             return;
         }
-        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        let mut ticks = timers::interval(LOOK_EVERY);
         loop {
             ticks.tick().await;
             let this = self.clone();
