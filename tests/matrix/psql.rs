@@ -389,8 +389,8 @@ fn startup_options(stage: &Stage) {
     let work =
         "SELECT current_setting('work_mem'), current_setting('app.tenant', true), current_user,
             current_setting('application_name');
-        SET work_mem = '9MB'; SET work_mem TO DEFAULT; SHOW work_mem; DISCARD ALL";
-    assert!(stage.same(&stage.valets, &ways, work) > 8);
+        SET work_mem = '9MB'; SET work_mem TO DEFAULT; SHOW work_mem";
+    assert!(stage.same(&stage.valets, &ways, work) > 6);
 }
 
 /// The rules of unix sockets, and peers.
