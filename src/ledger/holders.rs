@@ -91,7 +91,7 @@ mod tests {
                 secret: Box::default(),
             },
             born: Moment::default(),
-            ends: None,
+            local: None,
             encrypted: false,
             spot: Spot {
                 host,
