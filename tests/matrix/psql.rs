@@ -35,6 +35,10 @@ struct Stage {
 }
 
 impl Stage {
+    #[expect(
+        clippy::too_many_lines,
+        reason = "what both sides are told, side by side"
+    )]
     fn new(libraries: Option<OsString>) -> Self {
         let authority = Authority::new("root");
         let pair = authority.issue("server", "localhost", KeyKind::Ec);
@@ -283,6 +287,7 @@ fn encryption(stage: &Stage) {
 }
 
 /// Each method, with the right password, a wrong one, and none; and what clients may demand of it.
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn methods(stage: &Stage) {
     let mut ways = Vec::new();
     let users = [
