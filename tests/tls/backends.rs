@@ -1,7 +1,6 @@
 //! PostgreSQL with TLS, and the sslmode of the upstream URL.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 
 use crate::certificates::{Authority, KeyKind, Pair};
