@@ -11,6 +11,10 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+mod holders;
+
+use holders::{Held, Holders};
+
 use crate::clock::Clock;
 pub use crate::lease::Cause;
 use crate::lease::history::{History, Parks, Turns};
@@ -89,6 +93,8 @@ pub struct CancelTarget {
     pub spot: Spot,
     /// How many cancels are under way: the backend changes hands only at zero.
     pub in_flight: Cell<u32>,
+    /// Who has it, or had it last.
+    pub held: Cell<Option<Held>>,
 }
 
 #[derive(Debug, Default)]
@@ -135,6 +141,7 @@ pub struct Ledger {
     acquiring: RefCell<Vec<usize>>,
     history: RefCell<History>,
     secrets: Secrets,
+    holders: Holders,
     /// Ids are dealt in steps of `stride` from here, so that shards never deal the same one.
     next: Cell<u32>,
     stride: u32,
@@ -151,6 +158,7 @@ impl Ledger {
             acquiring: RefCell::default(),
             history: RefCell::default(),
             secrets: Secrets::default(),
+            holders: Holders::default(),
             next: Cell::new(SessionId::FIRST + shard),
             stride: shards,
         }
@@ -213,6 +221,9 @@ impl Ledger {
     pub fn close(&self, slot: Slot) {
         self.book.borrow_mut().close(slot);
         let left = std::mem::take(&mut self.mail.borrow_mut()[slot.index()]);
+        if let Some(target) = &left.target {
+            holders::left(target, self.now());
+        }
         for order in left.orders {
             match order {
                 Order::Return(order) => order.answer(Outcome::Gone),
@@ -288,9 +299,23 @@ impl Ledger {
         }
     }
 
-    /// Says which backend a cancel of this session reaches; none while it holds none.
-    pub fn aim(&self, slot: Slot, target: Option<Rc<CancelTarget>>) {
-        self.mail.borrow_mut()[slot.index()].target = target;
+    /// Says which backend session `id` holds from here on: a cancel of the session reaches it.
+    pub fn aim(&self, slot: Slot, id: SessionId, target: Rc<CancelTarget>) {
+        self.holders.took(&target, id, self.now());
+        self.mail.borrow_mut()[slot.index()].target = Some(target);
+    }
+
+    /// The session holds no backend any more.
+    pub fn aim_at_nothing(&self, slot: Slot) {
+        if let Some(target) = self.mail.borrow_mut()[slot.index()].target.take() {
+            holders::left(&target, self.now());
+        }
+    }
+
+    /// Which session sent what a listener on the backend `own` hears of process id `pid`, where that is beyond doubt.
+    #[must_use]
+    pub fn sender(&self, pid: u32, own: &CancelTarget) -> Option<SessionId> {
+        self.holders.sender(pid, own)
     }
 
     /// The pid of PostgreSQL's process behind a session's lease.

@@ -185,6 +185,7 @@ impl<'a> Talk<'a> {
                 local,
                 encrypted: self.stream.is_tls(),
                 in_flight: Cell::new(0),
+                held: Cell::new(None),
             }),
             stream: self.stream,
             parameters: Rc::new(self.reported),

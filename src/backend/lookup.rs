@@ -24,7 +24,7 @@ use crate::wire::reply::{ClientError, Fault};
 /// (CVE-2025-2291).
 pub const QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil OPERATOR(pg_catalog.<) pg_catalog.now() THEN NULL \
                          ELSE rolpassword END FROM pg_catalog.pg_authid \
-                         WHERE rolname OPERATOR(pg_catalog.=) $1 AND rolcanlogin";
+                         WHERE rolname OPERATOR(pg_catalog.=) $1";
 
 /// How many answers are kept.
 const MOST_KNOWN: usize = 1000;

@@ -161,13 +161,14 @@ impl Pools {
         }
     }
 
-    /// Replaces the backends of every database that a text names, like [`Self::renew`]: PostgreSQL neither drops, renames
-    /// nor copies a database that somebody is connected to, and waits some seconds for those who are about to leave.
+    /// Replaces the backends of every database that a text names, and of the one that new ones are copied from, like
+    /// [`Self::renew`]: PostgreSQL neither drops, renames nor copies a database that somebody is connected to, and waits some
+    /// seconds for those who are about to leave.
     pub fn make_way(&self, text: &[u8]) {
         for pool in self.all() {
             let name = pool.database.as_bytes();
             let mut places = text.windows(name.len().max(1));
-            if places.any(|place| place.eq_ignore_ascii_case(name)) {
+            if name == b"template1" || places.any(|place| place.eq_ignore_ascii_case(name)) {
                 pool.renew(BackendId(self.next.get()));
             }
         }

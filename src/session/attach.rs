@@ -142,7 +142,7 @@ impl Session {
         self.step(Event::Granted(backend.id));
         self.shared
             .ledger
-            .aim(self.slot, Some(backend.cancel_target()));
+            .aim(self.slot, self.id, backend.cancel_target());
         self.phase = Phase::Active;
         self.lent = Some(lent);
         let backend = &mut self.lent.as_mut().expect("it was just put there").backend;
@@ -297,8 +297,8 @@ impl Session {
         let renamed = lent.backend.exchange(&request, 1).await;
         let answers = renamed.map_err(|_| End::Backend(Some(super::returning::lost())))?;
         push_news(&mut self.to_client, &lent.backend.parameters, &before);
-        let backend = lent.backend.key.key.pid;
-        self.notify(answers.notifications, backend);
+        let backend = lent.backend.cancel_target();
+        self.notify(answers.notifications, &backend);
         Ok(())
     }
 

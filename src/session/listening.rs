@@ -90,8 +90,8 @@ impl Session {
                 continue;
             }
             let passed = ears::hand_over(&mut lent.backend, &ear).await?;
-            self.notify(passed.before, lent.backend.key.key.pid);
-            self.notify(passed.after, lent.backend.key.key.pid);
+            self.notify(passed.before, &lent.backend.key);
+            self.notify(passed.after, &lent.backend.key);
             self.rare.ear = Some(ear);
             return Ok(if passed.refused {
                 Channels::Kept(lent)
@@ -125,7 +125,7 @@ impl Session {
         let heard = timers::timeout(PATIENCE, marked).await;
         let heard = heard.unwrap_or(Err(Deaf::Lost)).map_err(deaf)?;
         self.to_client.push(&heard);
-        self.notify(passed.after, lent.backend.key.key.pid);
+        self.notify(passed.after, &lent.backend.key);
         self.rare.ear = Some(ear);
         Ok(())
     }

@@ -6,7 +6,8 @@ use std::task::Context;
 use crate::backend::parameters;
 use crate::backend::pool::add;
 use crate::backend::prepared::Made;
-use crate::lease::{Event, Status};
+use crate::lease::{Event, SessionId, Status};
+use crate::ledger::CancelTarget;
 use crate::session::relay::End;
 use crate::session::{Name, Phase, Session, returning};
 use crate::wire::cut::{Cursor, Judge, Verdict, cut, whole_frames};
@@ -175,14 +176,21 @@ impl Session {
         };
         let mut frame = Vec::new();
         write_frame(&mut frame, b'A', body);
-        reply::sign(&mut frame, lent.backend.key.key.pid, self.id.get());
+        self.sign(&mut frame, &lent.backend.key);
         Verdict::Instead(frame)
     }
 
-    /// Hands on notifications that came during a conversation of our own with the backend of process id `backend`.
-    pub(super) fn notify(&mut self, mut frames: Vec<u8>, backend: u32) {
-        reply::sign(&mut frames, backend, self.id.get());
+    /// Hands on notifications that came during a conversation of our own with `backend`.
+    pub(super) fn notify(&mut self, mut frames: Vec<u8>, backend: &CancelTarget) {
+        self.sign(&mut frames, backend);
         self.to_client.push(&frames);
+    }
+
+    /// Has notifications that `backend` sent name sessions, where it is known who sent them.
+    fn sign(&self, frames: &mut [u8], backend: &CancelTarget) {
+        reply::sign(frames, |pid| {
+            self.shared.ledger.sender(pid, backend).map(SessionId::get)
+        });
     }
 
     fn hear_parameter(&mut self, body: &[u8]) -> Verdict {

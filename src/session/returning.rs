@@ -146,7 +146,7 @@ impl Session {
             && let Ok((exists, frames)) = capture::has_unnamed(&mut lent.backend).await
         {
             self.statements.unnamed.settle(exists);
-            self.notify(frames, lent.backend.key.key.pid);
+            self.notify(frames, &lent.backend.key);
         }
         let found = capture::capture(&mut lent.backend, &self.pool.user, &custom).await;
         let mut found = match found {
@@ -157,10 +157,7 @@ impl Session {
                 return (Outcome::Gone, Err(End::Backend(Some(lost()))));
             }
         };
-        self.notify(
-            std::mem::take(&mut found.notifications),
-            lent.backend.key.key.pid,
-        );
+        self.notify(std::mem::take(&mut found.notifications), &lent.backend.key);
         // On a backend where somebody else once made it, a setting reads as empty.
         let own = &self.rare.custom;
         let custom = &mut found.state.custom;
@@ -277,7 +274,7 @@ impl Session {
         self.rare.class = Class::Read;
         self.rare.pinned = false;
         self.tell_returned(cause, "detach");
-        self.shared.ledger.aim(self.slot, None);
+        self.shared.ledger.aim_at_nothing(self.slot);
         self.step(Event::Returned);
         self.shared.metrics.detached(cause);
     }

@@ -105,14 +105,16 @@ pub fn notice(message: &str, hint: &str) -> Vec<u8> {
     encode(&NoticeResponse::from(info))
 }
 
-/// Puts `session` in the place of the process id `backend` in every NotificationResponse of `frames`: by it, a client
-/// tells its own notifications from others'.
-pub fn sign(frames: &mut [u8], backend: u32, session: u32) {
+/// Puts the session that `sender` knows in the place of a process id in every NotificationResponse of `frames`: by it, a
+/// client tells its own notifications from others'.
+pub fn sign(frames: &mut [u8], sender: impl Fn(u32) -> Option<u32>) {
     let mut at = 0;
     while let Ok(Some(header)) = Header::read(&frames[at..]) {
-        let pid = frames.get_mut(at + HEADER..at + HEADER + 4);
-        if let Some(pid) = pid.filter(|pid| **pid == backend.to_be_bytes()) {
-            pid.copy_from_slice(&session.to_be_bytes());
+        let pid = frames[at + HEADER..].first_chunk_mut::<4>();
+        if let Some(pid) = pid
+            && let Some(session) = sender(u32::from_be_bytes(*pid))
+        {
+            *pid = session.to_be_bytes();
         }
         at = (at + header.total()).min(frames.len());
     }
@@ -240,11 +242,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_sessions_own_notifications_bear_its_id() {
+    fn notifications_bear_the_ids_of_sessions_that_are_known() {
         let notification = |pid: u32| [b"A\0\0\0\x0C", &pid.to_be_bytes()[..], b"c1\0\0"].concat();
         let mut frames = [notification(4711), notification(4712)].concat();
 
-        sign(&mut frames, 4711, 10_000_001);
+        sign(&mut frames, |pid| (pid == 4711).then_some(10_000_001));
 
         assert_eq!(
             frames,

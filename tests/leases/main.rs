@@ -10,6 +10,7 @@ mod listen_shared;
 mod moves;
 mod pins;
 mod problems;
+mod random_programs;
 mod reloads;
 mod returns;
 mod settings;

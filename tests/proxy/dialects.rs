@@ -199,7 +199,7 @@ fn cancel_keys_of_4_to_256_bytes_come_back_as_they_were() {
 
 #[test]
 fn postgresql_18_is_spoken_to_in_3_2_and_cancels_work_on_both_legs() {
-    let postgres = match Postgres::start_18(Auth::Trust, &[]) {
+    let postgres = match Postgres::start_version(18, Auth::Trust, &[]) {
         Ok(postgres) => postgres,
         Err(why) => return skip(&format!("no PostgreSQL 18: {why}")),
     };

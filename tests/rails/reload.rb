@@ -47,8 +47,8 @@ end
 # A machine that is busy with something else shows as milliseconds here; a reload that waits, as twice checkout_timeout.
 _, longest = timings("with the glue", took)
 check "no reload comes near checkout_timeout", longest < App::TIMEOUT * 500, longest
-late = App.log.grep(/of no use/).size # for the glue's limits
-check "what stayed parked was taken back, each time that pgvalet answered in time", taken >= ROUNDS / 2 - late && taken.positive?, [taken, late]
+late = App.log.grep(/of no use|left \(awake\)/).size # for the glue's limits; or a busy machine had not let it sleep yet
+check "what stayed parked was taken back, each time that pgvalet answered in time and it slept", taken >= ROUNDS / 2 - late && taken.positive?, [taken, late]
 done = Job.where("name LIKE 'woken %'").group(:name)
 check "what the thread did when it woke is there", done.count == woken.to_h { |name| [name, 2] }
 check "and in one transaction each", done.having("count(DISTINCT xmin::text) <> 1").count.empty?

@@ -10,6 +10,9 @@ pub use pgvalet::demo::postgres::Stop;
 
 use super::eventually_some;
 
+/// A version of npm's package for each major version; scripts/bootstrap installs them.
+const VERSIONS: &str = include_str!("postgres-versions");
+
 /// How PostgreSQL asks TCP clients to log in. Its own unix socket trusts everybody.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Auth {
@@ -33,9 +36,12 @@ impl Postgres {
         Self::fetched(Fetch::IfMissing, auth, settings).unwrap_or_else(|why| panic!("{why}"))
     }
 
-    /// One of PostgreSQL 18, whatever the machine has; or why there is none.
-    pub fn start_18(auth: Auth, settings: &[&str]) -> Result<Self, String> {
-        Self::fetched(Fetch::Version("18.4.0-beta.17"), auth, settings)
+    /// One of this major version, whatever the machine has; or why there is none.
+    pub fn start_version(major: u16, auth: Auth, settings: &[&str]) -> Result<Self, String> {
+        let start = format!("{major}.");
+        let version = (VERSIONS.lines().find(|line| line.starts_with(&start)))
+            .ok_or(format!("postgres-versions has none of {major}"))?;
+        Self::fetched(Fetch::Version(version), auth, settings)
     }
 
     fn fetched(fetch: Fetch, auth: Auth, settings: &[&str]) -> Result<Self, String> {

@@ -1,11 +1,11 @@
 //! PostgreSQL with TLS, and the sslmode of the upstream URL.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 
 use crate::certificates::{Authority, KeyKind, Pair};
 use crate::fakes::{Manners, Pretender};
+use crate::secured::secure;
 use crate::support::messages::{self};
 use crate::support::{Postgres, Raw, Valet, eventually, no_valet};
 
@@ -15,23 +15,7 @@ const ANYHOW: &str = "host all all 127.0.0.1/32 trust";
 /// A PostgreSQL that shows `pair`, with these rules for TCP. `authority` signs clients' certificates.
 fn secured(rules: &str, pair: &Pair, authority: &Authority) -> Postgres {
     let postgres = Postgres::start();
-    let data = postgres.socket_directory().join("data");
-    let owner = fs::metadata(&data).expect("the data directory is there");
-    let put = |from: &str, name: &str| {
-        let to = data.join(name);
-        fs::copy(from, &to).expect("a file can be copied");
-        fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).expect("it is ours");
-        chown(&to, Some(owner.uid()), Some(owner.gid())).expect("it can be given away");
-    };
-    put(pair.cert(), "server.crt");
-    put(pair.key(), "server.key");
-    put(&authority.root(), "root.crt");
-    let hba = format!("local all all trust\n{rules}\n");
-    fs::write(data.join("pg_hba.conf"), hba).expect("pg_hba.conf can be written");
-    postgres.sql("ALTER SYSTEM SET ssl_ca_file = 'root.crt'");
-    postgres.sql("ALTER SYSTEM SET ssl = on");
-    postgres.sql("SELECT pg_reload_conf()");
-    eventually("PostgreSQL has TLS", || postgres.sql("SHOW ssl") == "on");
+    secure(&postgres, rules, pair, authority);
     postgres
 }
 

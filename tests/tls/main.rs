@@ -13,3 +13,4 @@ mod drivers;
 mod encrypted;
 mod fakes;
 mod proofs;
+mod secured;

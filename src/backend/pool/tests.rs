@@ -49,6 +49,7 @@ impl House {
                     address: None,
                 },
                 in_flight: Cell::new(0),
+                held: Cell::new(None),
             }),
             parameters: Rc::default(),
             baseline: self.baseline.clone(),

@@ -5,7 +5,7 @@
 //! kept in `cases/`, where it is run again by every test run.
 
 mod grammar;
-mod program;
+pub mod program;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -18,11 +18,8 @@ use crate::support::{Message, Postgres, Raw, Valet, direct};
 use grammar::SCHEMA;
 use program::{Shape, Step};
 
-/// How many programs of 8 sessions a test runs by default.
-const ROUNDS: u64 = 100;
-
 /// What a client sees of a message; table oids in a RowDescription differ by database.
-fn seen(message: &Message) -> String {
+pub fn seen(message: &Message) -> String {
     match message.tag {
         b'D' => format!("D{:?}", message.columns()),
         b'E' => format!("E{}{:?}", message.sqlstate(), message.field(b'M')),
@@ -44,7 +41,7 @@ fn answer(client: &mut Raw, request: &[u8]) -> Vec<String> {
 }
 
 /// The first seed, and those that follow.
-fn seeds(first: u64, rounds: u64) -> std::ops::Range<u64> {
+pub fn seeds(first: u64, rounds: u64) -> std::ops::Range<u64> {
     let number = |name: &str| {
         std::env::var(name)
             .ok()
@@ -77,8 +74,7 @@ struct Twins {
 }
 
 impl Twins {
-    fn new(flags: &[&str], shape: Shape) -> Self {
-        let postgres = Postgres::start();
+    fn new(postgres: Postgres, flags: &[&str], shape: Shape) -> Self {
         postgres.sql(SCHEMA);
         postgres.sql("CREATE DATABASE twin TEMPLATE postgres");
         let valet = Valet::front_with(&postgres, flags);
@@ -162,9 +158,14 @@ impl Twins {
     }
 }
 
+/// Runs the programs of these seeds on `postgres`, which is new.
 #[track_caller]
-fn no_difference(seeds: std::ops::Range<u64>, flags: &[&str], shape: Shape) {
-    let twins = Twins::new(flags, shape);
+pub fn no_difference(
+    postgres: Postgres,
+    seeds: std::ops::Range<u64>,
+    (flags, shape): (&[&str], Shape),
+) {
+    let twins = Twins::new(postgres, flags, shape);
     for seed in seeds {
         let program = program::generate(seed, shape);
         if let Some(difference) = twins.fails(&program) {
@@ -192,7 +193,8 @@ const EIGHT: Shape = Shape {
     steps: 120,
 };
 
-const MODES: [(&[&str], Shape); 4] = [
+/// Returns at random, at the end of each transaction, at every quiet point, and the last with a shared listener.
+pub const MODES: [(&[&str], Shape); 4] = [
     (&["--max-backends", "3"], TWO),
     (
         &[
@@ -232,28 +234,8 @@ const MODES: [(&[&str], Shape); 4] = [
     ),
 ];
 
-#[test]
-fn sessions_whose_leases_are_returned_at_random() {
-    no_difference(seeds(0, 2 * ROUNDS), MODES[0].0, MODES[0].1);
-}
-
-#[test]
-fn sessions_in_transaction_mode() {
-    no_difference(seeds(1_000_000, ROUNDS), MODES[1].0, MODES[1].1);
-}
-
-#[test]
-fn sessions_that_are_moved_at_every_quiet_point() {
-    no_difference(seeds(2_000_000, ROUNDS), MODES[2].0, MODES[2].1);
-}
-
-#[test]
-fn sessions_that_are_moved_and_share_a_listener() {
-    no_difference(seeds(3_000_000, ROUNDS / 4), MODES[3].0, MODES[3].1);
-}
-
-#[test]
-fn programs_that_once_failed() {
+/// Runs the programs that once failed, in each mode that has as many sessions.
+pub fn no_relapse() {
     let mut files: Vec<_> = std::fs::read_dir(program::cases())
         .expect("the directory of cases")
         .map(|entry| entry.expect("an entry").path())
@@ -261,7 +243,7 @@ fn programs_that_once_failed() {
         .collect();
     files.sort();
     for (flags, shape) in MODES {
-        let twins = Twins::new(flags, EIGHT);
+        let twins = Twins::new(Postgres::start(), flags, EIGHT);
         for file in &files {
             let text = std::fs::read_to_string(file).expect("a case");
             let program = program::read(&text);

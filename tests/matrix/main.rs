@@ -1,0 +1,25 @@
+//! The matrix: PostgreSQL 14 to 18 behind pgvalet, and clients of every kind before it, beside a direct connection.
+//!
+//! With `PGVALET_TEST_NO_SKIP=1` a version or a client that can't be had is a failure.
+
+#[path = "../tls/certificates.rs"]
+#[allow(dead_code, reason = "the certificates of other tests, too")]
+mod certificates;
+#[path = "../leases/differential/mod.rs"]
+#[allow(dead_code, reason = "the programs of other tests, too")]
+mod differential;
+mod drivers;
+#[path = "../clients/programs.rs"]
+#[allow(dead_code, reason = "the programs of other tests, too")]
+mod programs;
+mod psql;
+#[path = "../tls/secured.rs"]
+mod secured;
+#[path = "../leases/stage.rs"]
+#[allow(dead_code, reason = "the words of other tests, too")]
+mod stage;
+mod suites;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod versions;
