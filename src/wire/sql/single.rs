@@ -8,7 +8,13 @@ pub fn is_one_prepare(sql: &[u8]) -> bool {
     };
     text.get(..7)
         .is_some_and(|word| word.eq_ignore_ascii_case(b"prepare"))
+        && !text.get(7).is_some_and(|byte| goes_on(*byte))
         && one_statement(text)
+}
+
+/// Whether a word goes on with this byte.
+const fn goes_on(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$') || !byte.is_ascii()
 }
 
 /// Whether a text means the same whatever `DateStyle`, `TimeZone` and the like are: it has no literal that they could
@@ -59,11 +65,12 @@ pub(super) fn behind_blanks(sql: &[u8]) -> Option<&[u8]> {
         let end = if rest.starts_with(b"--") {
             memchr::memchr2(b'\n', b'\r', rest).map_or(rest.len(), |end| end + 1)
         } else if rest.starts_with(b"/*") {
-            let end = memchr::memmem::find(rest, b"*/")?;
-            if memchr::memmem::find(&rest[2..end], b"/*").is_some() {
+            let inside = &rest[2..];
+            let end = memchr::memmem::find(inside, b"*/")?;
+            if memchr::memmem::find(&inside[..end], b"/*").is_some() {
                 return None;
             }
-            end + 2
+            end + 4
         } else {
             return Some(rest);
         };
@@ -134,6 +141,9 @@ mod tests {
             "PREPARE p AS SELECT $$;$$; DROP TABLE t",
             "DO $$ BEGIN EXECUTE 'PREPARE p AS SELECT 1'; END $$",
             "PREPARE p AS SELECT 1; /* open",
+            "PREPARE$1 AS SELECT 1",
+            "/*/",
+            "/*/ PREPARE p AS SELECT 1",
         ] {
             assert!(!is_one_prepare(sql.as_bytes()), "{sql}");
         }
