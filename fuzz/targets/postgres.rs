@@ -90,7 +90,14 @@ impl Postgres {
 
     /// Whether it has nothing to do or to say until it is asked something, and asks for nothing itself.
     pub fn is_quiet(&self) -> bool {
-        self.unread.is_empty()
+        // Outside of COPY, what belongs to it is dropped without an answer.
+        let copies = |message: &Message| {
+            matches!(
+                message,
+                Message::CopyData | Message::CopyDone | Message::CopyFail
+            )
+        };
+        self.unread.iter().all(|(message, _)| copies(message))
             && self.replies.is_empty()
             && self.doing == Doing::Nothing
             && !self.skipping

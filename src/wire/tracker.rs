@@ -41,6 +41,18 @@ enum Pending {
 }
 
 impl Pending {
+    /// What is answered by a ReadyForQuery.
+    fn ends_a_request(&self) -> bool {
+        match self {
+            Self::Query | Self::Function | Self::Sync | Self::Own => true,
+            Self::Extended
+            | Self::Parse(..)
+            | Self::UnnamedParse
+            | Self::Close(..)
+            | Self::CopyEnd => false,
+        }
+    }
+
     /// A Parse of the client's unnamed statement.
     fn makes_unnamed(&self) -> bool {
         match self {
@@ -306,6 +318,10 @@ impl Tracker {
         while matches!(self.pending.front(), Some(Pending::CopyEnd)) {
             self.pending.pop_front();
         }
+        if self.doubt == Doubt::Lingering && !self.pending.is_empty() {
+            // Whether the next one is the stray one, or answers what is pending, can't be told.
+            self.ambiguous = true;
+        }
         if self.pending.is_empty() && self.pending.capacity() > Self::KEPT {
             self.pending = VecDeque::new();
         }
@@ -440,11 +456,6 @@ impl Tracker {
                 .iter()
                 .rev()
                 .find(|pending| !matches!(pending, Pending::CopyEnd))
-                .is_some_and(|last| {
-                    matches!(
-                        last,
-                        Pending::Query | Pending::Function | Pending::Sync | Pending::Own
-                    )
-                })
+                .is_some_and(Pending::ends_a_request)
     }
 }

@@ -138,6 +138,20 @@ fn a_copy_in_one_query_ends_with_one_ready_even_if_its_end_comes_late() {
 }
 
 #[test]
+fn a_doubt_with_more_behind_it_is_never_settled() {
+    let mut tracker = Tracker::default();
+    tracker.sent_extended();
+    tracker.sent_sync();
+    tracker.sent_sync();
+    tracker.seen(b'G', b"");
+    tracker.sent_extended();
+    tracker.seen(b'E', b"");
+    ready(&mut tracker);
+    assert!(tracker.is_ambiguous());
+    assert!(!tracker.is_settled());
+}
+
+#[test]
 fn a_failed_extended_copy_leaves_a_doubt_until_the_next_reply() {
     let mut tracker = Tracker::default();
     tracker.sent_extended();
