@@ -40,7 +40,7 @@ fn fields(body: &[u8]) {
 /// Only process ids change, and only in whole NotificationResponses of whoever is asked for.
 fn signature(body: &[u8]) {
     let mut signed = body.to_vec();
-    reply::sign(&mut signed, 7, 0x0102_0304);
+    reply::sign(&mut signed, |pid| (pid == 7).then_some(0x0102_0304));
     assert_eq!(signed.len(), body.len());
     let mut at = 0;
     while let Ok(Some(header)) = Header::read(&body[at..]) {

@@ -56,7 +56,8 @@ impl Config {
     /// A hidden key shows only where somebody has set it.
     fn is_shown(&self, key: &Key) -> bool {
         match key.visibility {
-            Visibility::Public => true,
+            // Beside rules about logins it would say nothing, and isn't allowed.
+            Visibility::Public => key.name != "auth" || self.logins.is_empty(),
             Visibility::Hidden => {
                 key.kind.get(self) != key.kind.get(&Self::for_upstream(self.upstream.clone()))
             }

@@ -110,13 +110,14 @@ pub fn notice(message: &str, hint: &str) -> Vec<u8> {
 pub fn sign(frames: &mut [u8], sender: impl Fn(u32) -> Option<u32>) {
     let mut at = 0;
     while let Ok(Some(header)) = Header::read(&frames[at..]) {
-        let pid = frames[at + HEADER..].first_chunk_mut::<4>();
+        let end = (at + header.total()).min(frames.len());
+        let pid = frames[at + HEADER..end].first_chunk_mut::<4>();
         if let Some(pid) = pid
             && let Some(session) = sender(u32::from_be_bytes(*pid))
         {
             *pid = session.to_be_bytes();
         }
-        at = (at + header.total()).min(frames.len());
+        at = end;
     }
 }
 

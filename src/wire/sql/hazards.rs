@@ -149,10 +149,12 @@ fn makes_state(text: &[u8]) -> bool {
             return true;
         }
         if is(b"set") {
-            let next = words.peek().copied().unwrap_or_default();
+            let Some(next) = words.peek().copied() else {
+                return true;
+            };
             // Where the next word ends: a dot makes it a custom setting.
             let end = next.as_ptr().addr() - text.as_ptr().addr() + next.len();
-            if next.is_empty() || text.get(end) == Some(&b'.') || !is_of_update(&before, next) {
+            if text.get(end) == Some(&b'.') || !is_of_update(&before, next) {
                 return true;
             }
         }
@@ -219,6 +221,11 @@ mod tests {
             })
             .collect();
         find(&definitions)
+    }
+
+    #[test]
+    fn a_text_that_ends_where_a_setting_would_begin_makes_state() {
+        assert!(makes_state(b"UPDATE t SET"));
     }
 
     #[test]
