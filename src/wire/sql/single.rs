@@ -59,11 +59,12 @@ pub(super) fn behind_blanks(sql: &[u8]) -> Option<&[u8]> {
         let end = if rest.starts_with(b"--") {
             memchr::memchr2(b'\n', b'\r', rest).map_or(rest.len(), |end| end + 1)
         } else if rest.starts_with(b"/*") {
-            let end = memchr::memmem::find(rest, b"*/")?;
-            if memchr::memmem::find(&rest[2..end], b"/*").is_some() {
+            let inside = &rest[2..];
+            let end = memchr::memmem::find(inside, b"*/")?;
+            if memchr::memmem::find(&inside[..end], b"/*").is_some() {
                 return None;
             }
-            end + 2
+            end + 4
         } else {
             return Some(rest);
         };
@@ -134,6 +135,8 @@ mod tests {
             "PREPARE p AS SELECT $$;$$; DROP TABLE t",
             "DO $$ BEGIN EXECUTE 'PREPARE p AS SELECT 1'; END $$",
             "PREPARE p AS SELECT 1; /* open",
+            "/*/",
+            "/*/ PREPARE p AS SELECT 1",
         ] {
             assert!(!is_one_prepare(sql.as_bytes()), "{sql}");
         }
