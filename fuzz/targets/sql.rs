@@ -20,6 +20,8 @@ const LEAVING: [&str; 5] = [
 ];
 
 pub fn run(sql: &[u8]) {
+    // On the wire a text ends with its first NUL.
+    let sql = sql.split(|byte| *byte == 0).next().unwrap_or_default();
     first_look(sql);
     for backslash in [Backslash::Plain, Backslash::Escapes] {
         // PostgreSQL carries nothing of a text out that it can't read to its end.
