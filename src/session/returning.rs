@@ -137,7 +137,8 @@ impl Session {
         };
         self.step(Event::ReturnBegan);
         let code = self.rare.class == Class::Unknown;
-        lent.backend.opaque |= code || self.shared.config.mode == Mode::Session;
+        lent.backend.opaque |=
+            code || self.shared.config.mode == Mode::Session || self.statements.have_lost();
         if std::mem::take(&mut self.rare.defined) {
             self.pool.surveyed.outdate();
         }
