@@ -19,9 +19,11 @@ use crate::wire::sql::hazards::{self, Definition, Hazards};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// It must not hold up its session: definitions of tables that others have locked are read another time.
-const HURRIED: [&str; 2] = [
+const HURRIED: [&str; 3] = [
     "SET LOCAL statement_timeout = '5s'",
     "SET LOCAL lock_timeout = '100ms'",
+    // Compiling the question takes far longer than answering it.
+    "SET LOCAL jit = off",
 ];
 
 /// How many definitions are read at most: a database with more is one of which nothing is known.
@@ -329,6 +331,7 @@ async fn ask(backend: &mut Backend, text: &str) -> Result<Option<Vec<Vec<Option<
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE",
         HURRIED[0],
         HURRIED[1],
+        HURRIED[2],
         "SET LOCAL client_encoding = 'UTF8'",
         "SET LOCAL ROLE NONE",
         text,

@@ -155,6 +155,20 @@ impl Statements {
         self.rare.as_ref().is_some_and(|rare| !rare.lost.is_empty())
     }
 
+    /// Those of SQL `PREPARE` that the backend has, and that mean what they meant.
+    pub fn at_hand<'a>(&self, state: &'a State) -> Vec<&'a str> {
+        let here = state.scene();
+        let lost = |name| {
+            self.rare
+                .iter()
+                .any(|rare| rare.lost.iter().any(|lost| lost.name == name))
+        };
+        let prepared = state.prepared.iter();
+        let known = prepared.filter(|prepared| prepared.under == here);
+        let names = known.map(|prepared| prepared.name.as_str());
+        names.filter(|name| !lost(*name)).collect()
+    }
+
     /// A statement was sent of which these parameters name settings. `false` where there are too many to look after.
     pub fn sent_naming(&mut self, name: &[u8], parameters: Vec<u16>) -> bool {
         if name.is_empty()

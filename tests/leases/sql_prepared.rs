@@ -143,12 +143,13 @@ fn a_statement_that_can_t_be_prepared_any_more_fails_alone_and_comes_back() {
     client.value("PREPARE broken AS SELECT a FROM doomed");
     client.value("PREPARE closed AS SELECT a FROM doomed_too");
     client.value("PREPARE whole AS SELECT 'whole'");
+    moves(&client);
     postgres.sql("DROP TABLE doomed, doomed_too");
     for _ in 0..2 {
-        moves(&client);
         assert_eq!(client.value("EXECUTE whole"), "whole");
         assert_eq!(client.value("SHOW work_mem"), "5MB");
         assert_eq!(client.failure("EXECUTE broken"), "26000");
+        moves(&client);
     }
     client.send(&[close_statement("closed"), sync()].concat());
     client.until_ready();
@@ -156,13 +157,39 @@ fn a_statement_that_can_t_be_prepared_any_more_fails_alone_and_comes_back() {
     moves(&client);
     assert_eq!(client.value("EXECUTE broken"), "9");
     assert_eq!(client.failure("EXECUTE closed"), "26000");
-    postgres.sql("DROP TABLE doomed");
     moves(&client);
+    postgres.sql("DROP TABLE doomed");
     client.value("DEALLOCATE ALL");
     postgres.sql("CREATE TABLE doomed AS SELECT 10 AS a");
     moves(&client);
     assert_eq!(client.failure("EXECUTE broken"), "26000");
     assert_eq!(client.failure("EXECUTE whole"), "26000");
+}
+
+#[test]
+fn a_statement_that_would_not_be_what_it_was_pins() {
+    let (postgres, valet) = stage_or_direct(&["--max-backends", "1"]);
+    postgres.sql("CREATE TABLE t AS SELECT 7 AS a");
+    let mut client = session(&valet, "app");
+    client.value("PREPARE p AS SELECT * FROM t");
+    let pinned = |client: &crate::support::Raw, reason: &str| {
+        if !direct() {
+            assert_eq!(give_back(&valet, client).1["reason"], reason);
+        }
+    };
+    for (change, state, back) in [
+        ("DROP TABLE t", "42P01", "CREATE TABLE t AS SELECT 7 AS a"),
+        ("ALTER TABLE t ADD b int", "0A000", "ALTER TABLE t DROP b"),
+    ] {
+        postgres.sql(change);
+        pinned(&client, "prepare");
+        assert_eq!(client.failure("EXECUTE p"), state);
+        postgres.sql(back);
+        assert_eq!(client.value("EXECUTE p"), "7");
+    }
+    if !direct() {
+        detach(&valet, &client);
+    }
 }
 
 #[test]
