@@ -17,7 +17,7 @@ use holders::{Held, Holders};
 
 use crate::clock::Clock;
 pub use crate::lease::Cause;
-use crate::lease::history::{History, Parks, Turns};
+use crate::lease::history::{History, Look, Parked, Parks, Turns};
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::rules::{Due, Policies};
 use crate::lease::{Book, BookError, Event, LeaseState, Moment, Profile, SessionId, Slot};
@@ -385,13 +385,24 @@ impl Ledger {
         }
     }
 
-    /// Takes in who is parked now, for the memory of parks; gives what is new about it.
+    /// Begins to look who is parked now, for the memory of parks; and where to look.
+    pub fn begin_look(&self) -> (Look, Vec<Slot>) {
+        let look = self.history.borrow_mut().begin(self.now());
+        (look, self.book.borrow().holders())
+    }
+
+    /// Looks at some of those places; gives what is new.
     #[must_use]
-    pub fn look(&self, policies: &Policies<'_>) -> Turns {
+    pub fn look_at(&self, look: &Look, places: &[Slot], policies: &Policies<'_>) -> Turns {
         let (book, now) = (self.book.borrow(), self.now());
-        self.history
-            .borrow_mut()
-            .look(book.parked(now, policies), now)
+        let parked = book.parked(places, now, policies);
+        self.history.borrow_mut().see(look, parked, now)
+    }
+
+    /// Every place was looked at; gives the parks that are over.
+    #[must_use]
+    pub fn end_look(&self, look: Look) -> Vec<Parked> {
+        self.history.borrow_mut().finish(look, self.now())
     }
 
     /// What each owner's parks came to in the last hour.

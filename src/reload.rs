@@ -23,7 +23,7 @@ const GRACE: Duration = Duration::from_millis(250);
 
 /// How many sessions at a quiet point are asked at the same time: each has PostgreSQL work for a moment, and others must
 /// get to it, too.
-const PACE: usize = 16;
+const PACE: usize = 4;
 
 /// How many sessions are judged before others of the data thread get their turn.
 const AT_A_STRETCH: usize = 64;

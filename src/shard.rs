@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::MissedTickBehavior;
 
 use crate::backend::survey::Definitions;
@@ -24,6 +24,7 @@ use crate::clock::{Clock, timers};
 use crate::config::Config;
 use crate::drain::{Phase, Shutdown};
 use crate::events::{Events, Happening};
+use crate::lease::history::Turns;
 use crate::ledger::{Cause, Ledger, Order};
 use crate::metrics::Metrics;
 use crate::net::Bound;
@@ -41,6 +42,9 @@ pub use verify::{Verdict, Verified};
 
 /// How often pools are tended.
 const TEND_EVERY: Duration = Duration::from_secs(1);
+
+/// How many sessions are looked at before queries get their turn: some 200 µs.
+const AT_A_STRETCH: usize = 256;
 
 /// How long to pause after an accept that failed: out of file descriptors must not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -227,16 +231,30 @@ async fn tend(shared: Rc<Shared>) {
         let now = shared.ledger.now();
         if now.since(tended) >= TEND_EVERY / 2 {
             tended = now;
-            look(&shared);
+            look(&shared).await;
             shared.pools.tend();
         }
     }
 }
 
 /// Takes in who is parked now, and tells what is new about it.
-fn look(shared: &Shared) {
+async fn look(shared: &Shared) {
     let (ledger, policies) = (&shared.ledger, shared.config.policies());
-    let turns = ledger.look(&policies);
+    let (look, places) = ledger.begin_look();
+    for (number, stretch) in places.chunks(AT_A_STRETCH).enumerate() {
+        if number > 0 {
+            yield_now().await;
+        }
+        tell(shared, ledger.look_at(&look, stretch, &policies));
+    }
+    let ended = ledger.end_look(look);
+    let began = Vec::new();
+    tell(shared, Turns { began, ended });
+}
+
+/// Tells who parked, and whose park is over.
+fn tell(shared: &Shared, turns: Turns) {
+    let (ledger, policies) = (&shared.ledger, shared.config.policies());
     let (book, now, clock) = (ledger.book(), ledger.now(), ledger.clock());
     for parked in turns.ended {
         let idle = now.since(parked.since);

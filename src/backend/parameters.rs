@@ -1,29 +1,56 @@
 //! Owns what PostgreSQL reports of a session's settings, and what a client asked for at startup.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::wire::frame::cstr;
+use crate::wire::reply;
 
 /// Reported settings (ParameterStatus), by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parameters(BTreeMap<Rc<str>, Rc<str>>);
+#[derive(Clone, Debug, Default)]
+pub struct Parameters {
+    by_name: BTreeMap<Rc<str>, Rc<str>>,
+    /// The same as messages, once somebody was told all of them.
+    frames: OnceCell<Rc<[u8]>>,
+}
+
+impl PartialEq for Parameters {
+    fn eq(&self, other: &Self) -> bool {
+        self.by_name == other.by_name
+    }
+}
+
+impl Eq for Parameters {}
 
 impl Parameters {
     /// The reported value.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(AsRef::as_ref)
+        self.by_name.get(name).map(AsRef::as_ref)
     }
 
     /// Takes in a report.
     pub fn set(&mut self, name: &str, value: &str) {
-        self.0.insert(name.into(), value.into());
+        self.by_name.insert(name.into(), value.into());
+        self.frames.take();
+    }
+
+    /// All of them as messages.
+    #[must_use]
+    pub fn frames(&self) -> &[u8] {
+        self.frames.get_or_init(|| {
+            let mut frames = Vec::new();
+            for (name, value) in self.iter() {
+                reply::parameter_status(&mut frames, name, value);
+            }
+            frames.into()
+        })
     }
 
     /// Every report, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
+        self.by_name
             .iter()
             .map(|(name, value)| (name.as_ref(), value.as_ref()))
     }

@@ -224,14 +224,24 @@ impl Book {
         .collect()
     }
 
-    /// The leases that are parked now.
+    /// Where the sessions are that hold a backend.
+    #[must_use]
+    pub fn holders(&self) -> Vec<Slot> {
+        self.holders.values().copied().collect()
+    }
+
+    /// Which of the sessions at these places hold a lease that is parked now. A place may be empty by now.
     pub fn parked(
         &self,
+        places: &[Slot],
         now: Moment,
         policies: &Policies<'_>,
     ) -> impl Iterator<Item = Sight<impl FnOnce() -> Rc<str>>> {
         let soonest = policies.soonest();
-        let ripe = self.held().filter(move |entry| entry.idle(now) >= soonest);
+        let entry = |slot: &Slot| self.entries.get(slot.0 as usize)?.as_ref();
+        let held = places.iter().filter_map(entry);
+        let held = held.filter(|entry| entry.state.backend().is_some());
+        let ripe = held.filter(move |entry| entry.idle(now) >= soonest);
         let parked = ripe.filter(move |entry| {
             entry
                 .verdict(now, policies.of(entry).park_after)

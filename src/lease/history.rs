@@ -92,15 +92,32 @@ struct Slice {
     total: Duration,
 }
 
+/// A look at all leases, which may take several stretches: others get their turn in between.
+#[derive(Debug)]
+pub struct Look {
+    number: u64,
+    /// When the look before this one was.
+    before: Moment,
+}
+
 impl History {
-    /// Takes in which leases are parked now; gives what is new about it.
-    pub fn look<F: FnOnce() -> Rc<str>>(
+    /// Begins to look.
+    pub fn begin(&mut self, now: Moment) -> Look {
+        self.looks += 1;
+        Look {
+            number: self.looks,
+            before: std::mem::replace(&mut self.looked, now),
+        }
+    }
+
+    /// Takes in leases that are parked now; gives what is new about them.
+    pub fn see<F: FnOnce() -> Rc<str>>(
         &mut self,
+        look: &Look,
         parked: impl Iterator<Item = Sight<F>>,
         now: Moment,
     ) -> Turns {
-        let before = std::mem::replace(&mut self.looked, now);
-        self.looks += 1;
+        let before = look.before;
         let mut turns = Turns::default();
         for sight in parked {
             match self.parked.get_mut(&sight.session) {
@@ -129,11 +146,18 @@ impl History {
                 }
             }
         }
-        let gone = self.parked.extract_if(|_, park| park.seen != self.looks);
-        let ended = gone.map(|(session, park)| self.owners.end(session, park, before));
-        turns.ended.extend(ended);
-        self.owners.tidy(now);
         turns
+    }
+
+    /// Every lease was looked at: gives the parks that are over.
+    pub fn finish(&mut self, look: Look, now: Moment) -> Vec<Parked> {
+        let Look { number, before } = look;
+        // Another look may have begun meanwhile: what it has seen is parked, too.
+        let gone = self.parked.extract_if(|_, park| park.seen < number);
+        let ended = gone.map(|(session, park)| self.owners.end(session, park, before));
+        let ended = ended.collect();
+        self.owners.tidy(now);
+        ended
     }
 
     /// What each owner's parks came to; the longest first. Owners without any are left out.
@@ -260,6 +284,20 @@ mod tests {
 
     type Named = fn() -> Rc<str>;
 
+    impl History {
+        /// A look in one stretch.
+        fn look<F: FnOnce() -> Rc<str>>(
+            &mut self,
+            parked: impl Iterator<Item = Sight<F>>,
+            now: Moment,
+        ) -> Turns {
+            let look = self.begin(now);
+            let mut turns = self.see(&look, parked, now);
+            turns.ended.extend(self.finish(look, now));
+            turns
+        }
+    }
+
     fn nothing() -> std::iter::Empty<Sight<Named>> {
         std::iter::empty()
     }
@@ -303,6 +341,18 @@ mod tests {
         );
         let over = history.look(nothing(), at(113));
         assert_eq!((&*over.ended[0].owner, over.ended[0].since), ("a", at(107)));
+    }
+
+    #[test]
+    fn two_looks_at_a_time_end_no_park_that_goes_on() {
+        let mut history = History::default();
+        history.look([parked("a", 1, 100)].into_iter(), at(105));
+        let one = history.begin(at(106));
+        let two = history.begin(at(106));
+        history.see(&two, [parked("a", 1, 100)].into_iter(), at(106));
+        history.see(&one, [parked("b", 2, 101)].into_iter(), at(106));
+        assert!(history.finish(one, at(106)).is_empty());
+        assert!(history.finish(two, at(106)).is_empty());
     }
 
     #[test]

@@ -275,10 +275,9 @@ impl Door<'_> {
         }
         drop(book);
         let mut welcome = self.line.held;
-        welcome.reserve(1024);
-        for (name, value) in told.iter() {
-            reply::parameter_status(&mut welcome, name, value);
-        }
+        let reports = told.frames();
+        welcome.reserve(reports.len() + 256);
+        welcome.extend_from_slice(reports);
         reply::parameter_status(&mut welcome, "pgvalet.session", &id.to_string());
         reply::backend_key_data(&mut welcome, id.get(), &secret);
         welcome.extend_from_slice(&reply::ready(Status::Idle));

@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 
 use super::commands::{ClaimWish, Command, OwnerParks, ReloadWish};
 use super::sample::sample;
-use super::{console, fence, look, verify};
+use super::{AT_A_STRETCH, console, fence, look, verify};
 use crate::lease::book::Process;
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Claim, SessionId};
@@ -27,19 +27,15 @@ pub(super) async fn answer(shared: Rc<Shared>, mut commands: mpsc::Receiver<Comm
 fn obey(shared: &Rc<Shared>, command: Command) {
     let ledger = &shared.ledger;
     match command {
-        Command::Sessions(reply) => drop(reply.send(sessions(shared))),
+        Command::Sessions(reply) => {
+            let shared = shared.clone();
+            spawn_local(async move { drop(reply.send(sessions(&shared).await)) });
+        }
         Command::Claim {
             source,
             claims,
             reply,
-        } => {
-            let source = source.map(Rc::from);
-            let claims = claims
-                .into_iter()
-                .map(|wish| claim(ledger, wish, source.as_ref()))
-                .collect();
-            drop(reply.send(ledger.book_mut().claim(source.as_ref(), claims)));
-        }
+        } => drop(reply.send(take_claims(ledger, source, claims))),
         Command::Reload { wish, hold, reply } => {
             if wish.fence && !wish.wish.dry_run {
                 fence::raise(shared, &wish, hold);
@@ -69,9 +65,12 @@ fn obey(shared: &Rc<Shared>, command: Command) {
         }
         Command::Sample(reply) => drop(reply.send(sample(shared))),
         Command::Parks(reply) => {
-            look(shared);
-            let parks = ledger.parks().into_iter();
-            drop(reply.send(parks.map(OwnerParks::from).collect()));
+            let shared = shared.clone();
+            spawn_local(async move {
+                look(&shared).await;
+                let parks = shared.ledger.parks().into_iter();
+                drop(reply.send(parks.map(OwnerParks::from).collect()));
+            });
         }
         Command::Console(ask) => console::obey(shared, ask),
         Command::Cancel(key, reply) => {
@@ -104,14 +103,35 @@ async fn carry_out(shared: &Shared, wish: ReloadWish) -> Report {
     reload::run(&shared.ledger, request, shared.config.policies(), &cancel).await
 }
 
-fn sessions(shared: &Shared) -> (u64, Vec<LeaseView>) {
+/// Every session as it is when its turn comes: where there are very many, others get theirs in between.
+async fn sessions(shared: &Shared) -> (u64, Vec<LeaseView>) {
     let ledger = &shared.ledger;
-    let (book, clock, now) = (ledger.book(), ledger.clock(), ledger.now());
-    let policies = shared.config.policies();
-    let views = book.entries().map(|(slot, entry)| {
-        LeaseView::of(entry, ledger.backend_pid(slot), &clock, now, &policies)
-    });
-    (book.generation().0, views.collect())
+    let (clock, policies) = (ledger.clock(), shared.config.policies());
+    let ids: Vec<SessionId> = ledger.book().entries().map(|(_, entry)| entry.id).collect();
+    let generation = ledger.book().generation();
+    let mut views = Vec::with_capacity(ids.len());
+    for (number, stretch) in ids.chunks(AT_A_STRETCH).enumerate() {
+        if number > 0 {
+            yield_now().await;
+        }
+        let (book, now) = (ledger.book(), ledger.now());
+        let slots = stretch.iter().filter_map(|id| book.find(*id));
+        views.extend(slots.map(|slot| {
+            let backend = ledger.backend_pid(slot);
+            LeaseView::of(book.entry(slot), backend, &clock, now, &policies)
+        }));
+    }
+    (generation.0, views)
+}
+
+/// Takes in claims; gives the ids that no session has.
+fn take_claims(ledger: &Ledger, source: Option<String>, claims: Vec<ClaimWish>) -> Vec<SessionId> {
+    let source = source.map(Rc::from);
+    let claims = claims.into_iter();
+    let claims = claims
+        .map(|wish| claim(ledger, wish, source.as_ref()))
+        .collect();
+    ledger.book_mut().claim(source.as_ref(), claims)
 }
 
 fn claim(ledger: &Ledger, wish: ClaimWish, source: Option<&Rc<str>>) -> (SessionId, Claim) {

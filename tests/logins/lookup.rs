@@ -41,11 +41,11 @@ fn whom_postgresql_knows_gets_in_with_the_own_password() {
     let stage = Stage::new(&postgres, "postgres:postgres", DEFAULT);
     assert_eq!(stage.login("alice", "pencil").as_deref(), Ok("alice"));
     assert_eq!(stage.login("early", "pencil").as_deref(), Ok("early"));
-    // A wrong password, nobody, one who mayn't log in, and one whose password has expired: all the same.
+    // A wrong password, nobody, and one whose password has expired: all the same.
     for (user, password) in [
         ("alice", "eraser"),
         ("mallory", "pencil"),
-        ("staff", "pencil"),
+        ("staff", "eraser"),
         ("late", "pencil"),
     ] {
         let refused = stage.login(user, password).expect_err("refused");
@@ -54,6 +54,10 @@ fn whom_postgresql_knows_gets_in_with_the_own_password() {
             "{refused}"
         );
     }
+    // Who has the password and mayn't log in hears it, as from PostgreSQL.
+    let refused = stage.login("staff", "pencil").expect_err("refused");
+    let text = "role \"staff\" is not permitted to log in";
+    assert!(refused.contains(text), "{refused}");
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn six_owners_each_get_their_outcome_and_the_busy_ones_are_undisturbed() {
     assert_eq!(postgres.sql("SELECT name FROM jobs"), "half");
 }
 
-/// `bench/reload.py` does the same with a thousand, and measures.
+/// `make bench` does the same with a thousand, and measures.
 #[test]
 fn many_parked_leases_are_returned_by_one_reload_while_others_work() {
     const MANY: usize = 150;
