@@ -28,6 +28,8 @@ const PRIOR: &str = "SELECT 'prior', n, pg_catalog.current_setting(n, true) \
 const UNHURRIED: &str = "SET LOCAL statement_timeout = 0";
 /// From PostgreSQL 17 on.
 const UNHURRIED_ALL: &str = "SET LOCAL transaction_timeout = 0";
+/// A table that somebody has locked isn't waited for.
+const NO_WAITING: &str = "SET LOCAL lock_timeout = '100ms'";
 const IN_UTF8: &str = "SET LOCAL client_encoding = 'UTF8'";
 const ROLE: &str = "SELECT 'role', pg_catalog.current_setting('role'), NULL";
 const AS_LOGIN: &str = "SET LOCAL ROLE NONE";
@@ -104,6 +106,33 @@ pub async fn capture(
         });
     }
     found(answers, login)
+}
+
+/// Has PostgreSQL look again at what SQL prepared under these names: `false` where one can't be run any more, or would now
+/// have other columns. Gives the notifications that came meanwhile, too.
+///
+/// Not cancel safe: a question that is broken off loses the backend.
+///
+/// # Errors
+/// The backend is lost.
+pub async fn are_sound(backend: &mut Backend, names: &[&str]) -> Result<(bool, Vec<u8>), Lost> {
+    let mut request = Vec::new();
+    for text in [BEGIN, UNHURRIED, NO_WAITING, IN_UTF8] {
+        write_statement(&mut request, text, None);
+    }
+    for name in names {
+        write_frame(&mut request, b'D', &[b"S", name.as_bytes(), b"\0"].concat());
+    }
+    write_statement(&mut request, COMMIT, None);
+    write_frame(&mut request, b'S', b"");
+    let exchange = backend.exchange(&request, 1);
+    let mut answers = timers::timeout(PATIENCE, exchange)
+        .await
+        .map_err(|_| Lost::Closed)??;
+    if answers.error.is_some() {
+        answers.notifications.extend(abort(backend).await?);
+    }
+    Ok((answers.error.is_none(), answers.notifications))
 }
 
 /// Reads the answers to a probe that PostgreSQL carried out.

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::backend::capture::{self, Found, write_statement, write_statement_with};
-use crate::backend::{Backend, Lost, State};
+use crate::backend::state::SqlPrepared;
+use crate::backend::{Answers, Backend, Lost, State};
 use crate::wire::extended::write_frame;
 
 /// What a session wants to find on its backend.
@@ -27,27 +28,65 @@ pub enum NotRestored {
     Different(String),
 }
 
-/// Restores a session on a clean backend, in one round trip, and verifies by the same probe that found the state.
+/// Restores a session on a clean backend, in one round trip, and verifies by the same probe that found the state. Gives what
+/// SQL prepared and PostgreSQL refuses by now: a table may be gone. Without a proxy, such a statement fails when it is run.
 ///
 /// Not cancel safe: a restore that is broken off loses the backend.
 ///
 /// # Errors
 /// The backend must be thrown away, and the session with it: it is never continued on a guess.
-pub async fn restore(backend: &mut Backend, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
-    let mut request = Vec::new();
-    write_restore(&mut request, wanted);
-    capture::write_probe(&mut request, wanted.custom, backend.version());
-    let mut answers = backend.exchange(&request, 2).await?;
-    if let Some(error) = answers.error {
-        return Err(NotRestored::Refused(error.message));
+pub async fn restore(
+    backend: &mut Backend,
+    wanted: &Wanted<'_>,
+) -> Result<Vec<SqlPrepared>, NotRestored> {
+    let answers = attempt(backend, wanted).await?;
+    if answers.error.is_none() || wanted.state.prepared.is_empty() {
+        verify(answers, wanted)?;
+        return Ok(Vec::new());
     }
-    // What `set_config` answers has one column.
-    answers.rows.retain(|row| row.len() > 1);
-    verify(&capture::found(answers, wanted.login)?, wanted)
+    capture::abort(backend).await?;
+    let mut state = wanted.state.clone();
+    let mut lost = Vec::new();
+    for prepared in std::mem::take(&mut state.prepared) {
+        state.prepared = vec![prepared.clone()];
+        if is_refused(backend, &state).await? {
+            lost.push(prepared);
+        }
+    }
+    state.prepared = wanted.state.prepared.clone();
+    state.prepared.retain(|prepared| !lost.contains(prepared));
+    let wanted = Wanted {
+        state: &state,
+        ..*wanted
+    };
+    verify(attempt(backend, &wanted).await?, &wanted)?;
+    Ok(lost)
+}
+
+/// Restores everything, or nothing, and asks what there is now.
+async fn attempt(backend: &mut Backend, wanted: &Wanted<'_>) -> Result<Answers, Lost> {
+    let mut request = Vec::new();
+    write_restore(&mut request, wanted.state, &["COMMIT"]);
+    capture::write_probe(&mut request, wanted.custom, backend.version());
+    backend.exchange(&request, 2).await
+}
+
+/// Whether PostgreSQL finds fault with the one statement that SQL prepared in this state. Nothing stays of the attempt.
+async fn is_refused(backend: &mut Backend, state: &State) -> Result<bool, Lost> {
+    let mut request = Vec::new();
+    write_restore(&mut request, state, &["DEALLOCATE ALL", "ROLLBACK"]);
+    let answers = backend.exchange(&request, 1).await?;
+    let Some(error) = answers.error else {
+        return Ok(false);
+    };
+    capture::abort(backend).await?;
+    // Names and rights, a schema, a literal, what isn't supported: not what passes.
+    let lasting = ["42", "3F", "22", "0A"];
+    Ok(lasting.iter().any(|class| error.code.starts_with(class)))
 }
 
 /// Appends one transaction. It is not hurried by the session's own `statement_timeout`, and reads values as UTF-8.
-fn write_restore(out: &mut Vec<u8>, wanted: &Wanted<'_>) {
+fn write_restore(out: &mut Vec<u8>, state: &State, end: &[&str]) {
     const SET: &str = "SELECT pg_catalog.set_config($1, $2, false)";
     for text in [
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE",
@@ -62,23 +101,24 @@ fn write_restore(out: &mut Vec<u8>, wanted: &Wanted<'_>) {
             "statement_timeout" | "transaction_timeout" | "client_encoding"
         )
     };
-    let (last, first): (Vec<_>, Vec<_>) = wanted
-        .state
+    let (last, first): (Vec<_>, Vec<_>) = state
         .settings
         .iter()
-        .chain(&wanted.state.custom)
+        .chain(&state.custom)
         .partition(|(name, _)| late(name));
     for (name, value) in first {
         write_statement_with(out, SET, &[Some(name), Some(value)]);
     }
-    if let Some(role) = &wanted.state.role {
+    if let Some(role) = &state.role {
         write_statement_with(out, SET, &[Some("role"), Some(role)]);
     }
-    write_prepared(out, wanted.state);
+    write_prepared(out, state);
     for (name, value) in last {
         write_statement_with(out, SET, &[Some(name), Some(value)]);
     }
-    write_statement(out, "COMMIT", None);
+    for text in end {
+        write_statement(out, text, None);
+    }
     write_frame(out, b'S', b"");
 }
 
@@ -107,7 +147,16 @@ fn write_prepared(out: &mut Vec<u8>, state: &State) {
     }
 }
 
-fn verify(found: &Found, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
+fn verify(mut answers: Answers, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
+    if let Some(error) = answers.error {
+        return Err(NotRestored::Refused(error.message));
+    }
+    // What `set_config` answers has one column.
+    answers.rows.retain(|row| row.len() > 1);
+    compare(&capture::found(answers, wanted.login)?, wanted)
+}
+
+fn compare(found: &Found, wanted: &Wanted<'_>) -> Result<(), NotRestored> {
     let different = |what: &str| Err(NotRestored::Different(what.to_owned()));
     if !found.pins.is_empty() {
         return different(&found.pins.words());

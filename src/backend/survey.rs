@@ -19,9 +19,11 @@ use crate::wire::sql::hazards::{self, Definition, Hazards};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// It must not hold up its session: definitions of tables that others have locked are read another time.
-const HURRIED: [&str; 2] = [
+const HURRIED: [&str; 3] = [
     "SET LOCAL statement_timeout = '5s'",
     "SET LOCAL lock_timeout = '100ms'",
+    // Compiling the question takes far longer than answering it.
+    "SET LOCAL jit = off",
 ];
 
 /// How many definitions are read at most: a database with more is one of which nothing is known.
@@ -49,48 +51,120 @@ SELECT pg_catalog.concat_ws(' ', \
 /// Functions in SQL and PL/pgSQL with their bodies; extensions' C functions are taken for harmless, other languages not.
 const FUNCTIONS: &str = "\
 SELECT p.proname::pg_catalog.text, CASE WHEN l.lanname OPERATOR(pg_catalog.=) ANY (ARRAY['sql', 'plpgsql']::pg_catalog.name[]) \
- THEN pg_catalog.concat(p.prosrc, ' ', BODY) ELSE '?' END \
+ THEN p.prosrc ELSE '?' END \
  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
  WHERE p.oid OPERATOR(pg_catalog.>=) 16384 AND p.prokind OPERATOR(pg_catalog.<>) 'a' \
  AND NOT (l.lanname OPERATOR(pg_catalog.=) 'c' AND EXISTS (SELECT FROM pg_catalog.pg_depend d \
  WHERE d.classid OPERATOR(pg_catalog.=) 1255 AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'))";
 
-/// What runs functions without a statement naming them.
+/// What runs functions without a statement naming them, but for what expressions do. A view or rule that calls `nextval` or
+/// `setval` (1574, 1576, 1765) leaves what `lastval` says behind what looks like a mere question.
 const REST: &str = "\
 UNION ALL SELECT p.proname, \
  pg_catalog.concat_ws(' ', a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn) \
  FROM pg_catalog.pg_aggregate a JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) a.aggfnoid \
  WHERE p.oid OPERATOR(pg_catalog.>=) 16384 \
-UNION ALL SELECT c.relname, pg_catalog.concat(pg_catalog.pg_get_ruledef(r.oid), \
- CASE WHEN pg_catalog.pg_get_ruledef(r.oid) OPERATOR(pg_catalog.~*) '(nextval|setval)' THEN ' set_config' END) \
- FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.ev_class \
- WHERE r.oid OPERATOR(pg_catalog.>=) 16384 \
-UNION ALL SELECT c.relname, pg_catalog.concat(p.proname, ' ', pg_catalog.regexp_replace(pg_catalog.pg_get_triggerdef(t.oid), 'EXECUTE ', '')) \
- FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid \
+UNION ALL SELECT c.relname, p.proname FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid \
  JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid WHERE NOT t.tgisinternal \
-UNION ALL SELECT c.relname, d.text FROM (SELECT adrelid, pg_catalog.pg_get_expr(adbin, adrelid) AS text FROM pg_catalog.pg_attrdef) d \
- JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) d.adrelid \
- WHERE d.text OPERATOR(pg_catalog.~~) '%(%' AND d.text OPERATOR(pg_catalog.!~~) 'nextval(%' \
-UNION ALL SELECT CASE WHEN n.conrelid OPERATOR(pg_catalog.=) 0 THEN '*' ELSE c.relname::pg_catalog.text END, pg_catalog.pg_get_constraintdef(n.oid) \
- FROM pg_catalog.pg_constraint n LEFT JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) n.conrelid \
- WHERE n.contype OPERATOR(pg_catalog.=) 'c' AND n.oid OPERATOR(pg_catalog.>=) 16384 \
+UNION ALL SELECT c.relname, 'set_config' FROM pg_catalog.pg_rewrite r \
+ JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.ev_class \
+ WHERE r.oid OPERATOR(pg_catalog.>=) 16384 AND r.ev_action::pg_catalog.text OPERATOR(pg_catalog.~) ':funcid (1574|1576|1765) ' \
 UNION ALL SELECT f.relname, c.relname FROM pg_catalog.pg_constraint n JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) n.conrelid \
  JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) n.confrelid \
  WHERE n.contype OPERATOR(pg_catalog.=) 'f' AND (n.confdeltype OPERATOR(pg_catalog.=) ANY ('{c,n,d}'::\"char\"[]) \
  OR n.confupdtype OPERATOR(pg_catalog.=) ANY ('{c,n,d}'::\"char\"[])) \
 UNION ALL SELECT f.relname, c.relname FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid \
  JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) i.inhparent \
-UNION ALL SELECT c.relname, pg_catalog.concat_ws(' ', pg_catalog.pg_get_expr(p.polqual, p.polrelid), \
- pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)) FROM pg_catalog.pg_policy p \
- JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) p.polrelid \
-UNION ALL SELECT c.relname, pg_catalog.pg_get_indexdef(i.indexrelid) FROM pg_catalog.pg_index i \
- JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.indrelid \
- WHERE (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL) AND i.indexrelid OPERATOR(pg_catalog.>=) 16384 \
 UNION ALL SELECT '*', o.oprcode::pg_catalog.text FROM pg_catalog.pg_operator o WHERE o.oprcode::pg_catalog.oid OPERATOR(pg_catalog.>=) 16384 \
 UNION ALL SELECT '*', s.castfunc::pg_catalog.regproc::pg_catalog.text FROM pg_catalog.pg_cast s WHERE s.castfunc OPERATOR(pg_catalog.>=) 16384 \
 UNION ALL SELECT '*', m.amproc::pg_catalog.text FROM pg_catalog.pg_amproc m WHERE m.amproc::pg_catalog.oid OPERATOR(pg_catalog.>=) 16384 \
 UNION ALL SELECT '*', y.typdefault FROM pg_catalog.pg_type y WHERE y.typdefault OPERATOR(pg_catalog.~~) '%(%' \
  AND y.oid OPERATOR(pg_catalog.>=) 16384";
+
+/// Where expressions are kept: whose they are, what shows them as SQL, the expression as it is kept, and where it is found.
+const EXPRESSIONS: [[&str; 4]; 8] = [
+    [
+        "c.relname",
+        "pg_catalog.pg_get_ruledef(r.oid)",
+        "pg_catalog.concat(r.ev_action, r.ev_qual)",
+        "pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.ev_class \
+         WHERE r.oid OPERATOR(pg_catalog.>=) 16384",
+    ],
+    [
+        "c.relname",
+        "pg_catalog.pg_get_triggerdef(t.oid)",
+        "t.tgqual::pg_catalog.text",
+        "pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid \
+         WHERE NOT t.tgisinternal",
+    ],
+    [
+        "c.relname",
+        "pg_catalog.pg_get_expr(d.adbin, d.adrelid)",
+        "d.adbin::pg_catalog.text",
+        "pg_catalog.pg_attrdef d JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) d.adrelid",
+    ],
+    [
+        "CASE WHEN n.conrelid OPERATOR(pg_catalog.=) 0 THEN '*' ELSE c.relname::pg_catalog.text END",
+        "pg_catalog.pg_get_constraintdef(n.oid)",
+        "n.conbin::pg_catalog.text",
+        "pg_catalog.pg_constraint n LEFT JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) n.conrelid \
+         WHERE n.contype OPERATOR(pg_catalog.=) 'c' AND n.oid OPERATOR(pg_catalog.>=) 16384",
+    ],
+    [
+        "c.relname",
+        "pg_catalog.pg_get_expr(p.polqual, p.polrelid)",
+        "p.polqual::pg_catalog.text",
+        "pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) p.polrelid",
+    ],
+    [
+        "c.relname",
+        "pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)",
+        "p.polwithcheck::pg_catalog.text",
+        "pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) p.polrelid",
+    ],
+    [
+        "c.relname",
+        "pg_catalog.pg_get_indexdef(i.indexrelid)",
+        "pg_catalog.concat(i.indexprs, i.indpred)",
+        "pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.indrelid \
+         WHERE (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL) AND i.indexrelid OPERATOR(pg_catalog.>=) 16384",
+    ],
+    // From version 14 on.
+    [
+        "p.proname",
+        "pg_catalog.pg_get_function_sqlbody(p.oid)",
+        "p.prosqlbody::pg_catalog.text",
+        "pg_catalog.pg_proc p WHERE p.prosqlbody IS NOT NULL AND p.oid OPERATOR(pg_catalog.>=) 16384",
+    ],
+];
+
+/// What an expression names, read from how PostgreSQL keeps it: functions, aggregates and relations, by their object ids.
+/// What shows it as SQL would lock each relation for a moment, and meet others' `LOCK … NOWAIT`; so it is only asked where
+/// the names of settings are to be learnt (2078 is `set_config`). `nextval` alone is what most defaults are, and left out.
+const NAMED: &str = "\
+CASE WHEN tree OPERATOR(pg_catalog.~~) '%:funcid 2078 %' THEN shown ELSE \
+ (SELECT NULLIF(pg_catalog.string_agg(name, ' '), 'nextval') FROM (\
+ SELECT f.proname::pg_catalog.text FROM pg_catalog.pg_proc f WHERE f.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT m[1]::pg_catalog.oid \
+ FROM pg_catalog.regexp_matches(tree, ':(?:funcid|aggfnoid|winfnoid) ([0-9]+)', 'g') AS found(m))) \
+ UNION ALL SELECT f.relname::pg_catalog.text FROM pg_catalog.pg_class f WHERE f.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT m[1]::pg_catalog.oid \
+ FROM pg_catalog.regexp_matches(tree, ':relid ([0-9]+)', 'g') AS found(m)))) AS names(name)) END";
+
+/// All definitions: a name and a text of each.
+fn definitions(version: u32) -> String {
+    let body = usize::from(version < 14);
+    let mut text = format!("{FUNCTIONS} {REST}");
+    for [name, shown, tree, place] in &EXPRESSIONS[..EXPRESSIONS.len() - body] {
+        let named = NAMED.replace("shown", shown).replace("tree", tree);
+        for part in [" UNION ALL SELECT ", name, ", ", &named, " FROM ", place] {
+            text.push_str(part);
+        }
+    }
+    format!(
+        "SELECT name, CASE WHEN pg_catalog.octet_length(text) OPERATOR(pg_catalog.>) 65536 THEN '?' ELSE text END \
+         FROM ({text}) AS definitions(name, text) WHERE text IS NOT NULL LIMIT {}",
+        MOST + 1
+    )
+}
 
 /// How long the catalogs may have changed, by others than sessions of ours, before it is noticed.
 const EVERY: Duration = Duration::from_secs(10);
@@ -219,17 +293,7 @@ async fn survey(backend: &mut Backend, known: Option<&str>) -> Result<Option<Sur
     if known == Some(version.as_str()) {
         return Ok(None);
     }
-    let body = if backend.version() >= 14 {
-        "pg_catalog.pg_get_function_sqlbody(p.oid)"
-    } else {
-        "''"
-    };
-    let text = format!(
-        "SELECT name, CASE WHEN pg_catalog.octet_length(text) OPERATOR(pg_catalog.>) 65536 THEN '?' ELSE text END \
-         FROM ({} {REST}) AS definitions(name, text) WHERE text IS NOT NULL LIMIT {}",
-        FUNCTIONS.replace("BODY", body),
-        MOST + 1
-    );
+    let text = definitions(backend.version());
     let Some(rows) = ask(backend, &text).await? else {
         return Ok(Some(Survey::of_nothing_known()));
     };
@@ -267,6 +331,7 @@ async fn ask(backend: &mut Backend, text: &str) -> Result<Option<Vec<Vec<Option<
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE",
         HURRIED[0],
         HURRIED[1],
+        HURRIED[2],
         "SET LOCAL client_encoding = 'UTF8'",
         "SET LOCAL ROLE NONE",
         text,

@@ -342,9 +342,12 @@ impl Session {
             login: &self.pool.user,
         };
         match restore::restore(&mut lent.backend, &wanted).await {
-            Ok(()) => {
+            Ok(lost) => {
                 self.rare.saved = Rc::new(state);
                 lent.backend.carries = self.rare.saved.clone();
+                // Only this session knows what is missing there.
+                lent.backend.opaque |= !lost.is_empty();
+                self.statements.lost(lost);
                 Ok(())
             }
             Err(NotRestored::Lost(error)) => {

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::backend::capture::{self, Found};
 use crate::backend::reset::reset;
-use crate::backend::{Home, Lent, cancel};
+use crate::backend::{Home, Lent, Lost, cancel};
 use crate::clock::timers;
 use crate::config::Mode;
 use crate::events::Happening;
@@ -137,7 +137,8 @@ impl Session {
         };
         self.step(Event::ReturnBegan);
         let code = self.rare.class == Class::Unknown;
-        lent.backend.opaque |= code || self.shared.config.mode == Mode::Session;
+        lent.backend.opaque |=
+            code || self.shared.config.mode == Mode::Session || self.statements.have_lost();
         if std::mem::take(&mut self.rare.defined) {
             self.pool.surveyed.outdate();
         }
@@ -151,23 +152,38 @@ impl Session {
         let found = capture::capture(&mut lent.backend, &self.pool.user, &custom).await;
         let mut found = match found {
             Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(session = %self.id, "a backend was lost while it was asked for its state: {error}");
-                self.tell_lost();
-                return (Outcome::Gone, Err(End::Backend(Some(lost()))));
-            }
+            Err(error) => return self.lost_asked(&error),
         };
         self.notify(std::mem::take(&mut found.notifications), &lent.backend.key);
         // On a backend where somebody else once made it, a setting reads as empty.
         let own = &self.rare.custom;
         let custom = &mut found.state.custom;
         custom.retain(|(name, value)| !value.is_empty() || own.contains(name));
-        let pins = self.pins(&mut found, &lent);
+        let mut pins = self.pins(&mut found, &lent);
+        let at_hand = self.statements.at_hand(&found.state);
+        if pins.is_empty() && !at_hand.is_empty() {
+            match capture::are_sound(&mut lent.backend, &at_hand).await {
+                Ok((sound, notifications)) => {
+                    self.notify(notifications, &lent.backend.key);
+                    if !sound {
+                        pins.add(Pin::Prepare);
+                    }
+                }
+                Err(error) => return self.lost_asked(&error),
+            }
+        }
         if !pins.is_empty() {
             self.stay(lent, pins, cause);
             return (Outcome::Pinned(pins.words()), Ok(()));
         }
         self.part(lent, found, cause).await
+    }
+
+    /// The backend is gone, in a conversation of ours.
+    fn lost_asked(&self, error: &Lost) -> (Outcome, Result<(), End>) {
+        tracing::warn!(session = %self.id, "a backend was lost while it was asked for its state: {error}");
+        self.tell_lost();
+        (Outcome::Gone, Err(End::Backend(Some(lost()))))
     }
 
     /// Parts from a backend of which everything is known that would be lost with it.

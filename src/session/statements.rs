@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
 use crate::backend::prepared::{Made, Prepared, reads_alike};
-use crate::backend::state::Scene;
+use crate::backend::state::{Scene, SqlPrepared};
 use crate::backend::{Parameters, State};
 use crate::session::unnamed::Unnamed;
 use crate::wire::sql::reads_always_alike;
@@ -39,6 +39,8 @@ struct Rare {
     sql: Vec<SqlMade>,
     /// Statements of which a parameter names a setting (`set_config($1, …)`), and those parameters, counted from 0.
     naming: Vec<Naming>,
+    /// Statements of SQL `PREPARE` that the present backend refused: the next one may have them again.
+    lost: Vec<SqlPrepared>,
 }
 
 /// A statement's name, and those of its parameters that name settings.
@@ -117,7 +119,12 @@ impl Statements {
             return true;
         }
         let here = state.scene();
-        let made = &mut self.rare.get_or_insert_default().sql;
+        let Rare {
+            sql: made, lost, ..
+        } = &mut **self.rare.get_or_insert_default();
+        lost.retain(|lost| !state.has_prepared(lost.name.as_bytes()));
+        state.prepared.extend(lost.iter().cloned());
+        state.prepared.sort();
         let mut remain = Vec::new();
         let mut alike = true;
         for prepared in &mut state.prepared {
@@ -134,6 +141,32 @@ impl Statements {
         }
         *made = remain;
         alike
+    }
+
+    /// The backend has all statements of SQL `PREPARE` but these.
+    pub fn lost(&mut self, lost: Vec<SqlPrepared>) {
+        if !lost.is_empty() || self.have_lost() {
+            self.rare.get_or_insert_default().lost = lost;
+        }
+    }
+
+    /// Whether the backend hasn't got all statements of SQL `PREPARE`.
+    pub fn have_lost(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| !rare.lost.is_empty())
+    }
+
+    /// Those of SQL `PREPARE` that the backend has, and that mean what they meant.
+    pub fn at_hand<'a>(&self, state: &'a State) -> Vec<&'a str> {
+        let here = state.scene();
+        let lost = |name| {
+            self.rare
+                .iter()
+                .any(|rare| rare.lost.iter().any(|lost| lost.name == name))
+        };
+        let prepared = state.prepared.iter();
+        let known = prepared.filter(|prepared| prepared.under == here);
+        let names = known.map(|prepared| prepared.name.as_str());
+        names.filter(|name| !lost(*name)).collect()
     }
 
     /// A statement was sent of which these parameters name settings. `false` where there are too many to look after.
@@ -171,6 +204,9 @@ impl Statements {
 
     /// A named statement is closed: gives what it was.
     pub fn close(&mut self, name: &[u8]) -> Option<Made> {
+        if let Some(rare) = &mut self.rare {
+            rare.lost.retain(|lost| lost.name.as_bytes() != name);
+        }
         self.named.as_mut()?.remove(name)
     }
 
@@ -180,6 +216,7 @@ impl Statements {
         self.large = false;
         if let Some(rare) = &mut self.rare {
             rare.naming.retain(|(name, _)| name.is_empty());
+            rare.lost.clear();
         }
     }
 

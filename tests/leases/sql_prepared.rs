@@ -129,21 +129,67 @@ fn a_literal_means_what_it_meant_when_the_statement_was_prepared() {
 }
 
 #[test]
-fn a_statement_that_can_t_be_prepared_any_more_ends_the_session() {
+fn a_statement_that_can_t_be_prepared_any_more_fails_alone_and_comes_back() {
     let Some((postgres, valet)) = stage(&["--max-backends", "1"]) else {
         return;
     };
-    postgres.sql("CREATE TABLE doomed (a int)");
-    let mut client = idle_after(&valet, "app", "PREPARE p AS SELECT a FROM doomed");
-    detach(&valet, &client);
-    session(&valet, "other").value("SELECT 1");
+    let mut client = session(&valet, "app");
+    let moves = |client: &crate::support::Raw| {
+        detach(&valet, client);
+        session(&valet, "other").value("SELECT 1");
+    };
+    postgres.sql("CREATE TABLE doomed AS SELECT 7 AS a; CREATE TABLE doomed_too AS SELECT 8 AS a");
+    client.value("SET work_mem = '5MB'");
+    client.value("PREPARE broken AS SELECT a FROM doomed");
+    client.value("PREPARE closed AS SELECT a FROM doomed_too");
+    client.value("PREPARE whole AS SELECT 'whole'");
+    moves(&client);
+    postgres.sql("DROP TABLE doomed, doomed_too");
+    for _ in 0..2 {
+        assert_eq!(client.value("EXECUTE whole"), "whole");
+        assert_eq!(client.value("SHOW work_mem"), "5MB");
+        assert_eq!(client.failure("EXECUTE broken"), "26000");
+        moves(&client);
+    }
+    client.send(&[close_statement("closed"), sync()].concat());
+    client.until_ready();
+    postgres.sql("CREATE TABLE doomed AS SELECT 9 AS a; CREATE TABLE doomed_too AS SELECT 8 AS a");
+    moves(&client);
+    assert_eq!(client.value("EXECUTE broken"), "9");
+    assert_eq!(client.failure("EXECUTE closed"), "26000");
+    moves(&client);
     postgres.sql("DROP TABLE doomed");
-    client.send(&query("SELECT 'went on'"));
-    let error = client.until(b'E');
-    assert_eq!(error.sqlstate(), "57P01");
-    let detail = error.field(b'D').unwrap_or_default();
-    assert!(detail.contains("doomed"), "{detail}");
-    client.assert_closed();
+    client.value("DEALLOCATE ALL");
+    postgres.sql("CREATE TABLE doomed AS SELECT 10 AS a");
+    moves(&client);
+    assert_eq!(client.failure("EXECUTE broken"), "26000");
+    assert_eq!(client.failure("EXECUTE whole"), "26000");
+}
+
+#[test]
+fn a_statement_that_would_not_be_what_it_was_pins() {
+    let (postgres, valet) = stage_or_direct(&["--max-backends", "1"]);
+    postgres.sql("CREATE TABLE t AS SELECT 7 AS a");
+    let mut client = session(&valet, "app");
+    client.value("PREPARE p AS SELECT * FROM t");
+    let pinned = |client: &crate::support::Raw, reason: &str| {
+        if !direct() {
+            assert_eq!(give_back(&valet, client).1["reason"], reason);
+        }
+    };
+    for (change, state, back) in [
+        ("DROP TABLE t", "42P01", "CREATE TABLE t AS SELECT 7 AS a"),
+        ("ALTER TABLE t ADD b int", "0A000", "ALTER TABLE t DROP b"),
+    ] {
+        postgres.sql(change);
+        pinned(&client, "prepare");
+        assert_eq!(client.failure("EXECUTE p"), state);
+        postgres.sql(back);
+        assert_eq!(client.value("EXECUTE p"), "7");
+    }
+    if !direct() {
+        detach(&valet, &client);
+    }
 }
 
 #[test]
