@@ -1,5 +1,10 @@
 //! What the fuzzer starts from, and what it once found: each runs here, without the fuzzer.
 
+#[allow(
+    clippy::too_many_lines,
+    clippy::struct_excessive_bools,
+    reason = "a model of PostgreSQL reads best in one piece"
+)]
 #[path = "../fuzz/targets/mod.rs"]
 mod targets;
 
@@ -15,7 +20,9 @@ fn kept(kind: &str, target: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();
     };
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     files.sort();
     files
 }
@@ -23,7 +30,7 @@ fn kept(kind: &str, target: &str) -> Vec<PathBuf> {
 /// Runs a target on each file; gives how many there were.
 fn replay(target: &str, run: fn(&[u8]), files: &[PathBuf]) -> usize {
     for file in files {
-        let input = fs::read(file).unwrap();
+        let input = fs::read(file).expect("a file of ours");
         let held = catch_unwind(AssertUnwindSafe(|| run(&input)));
         assert!(held.is_ok(), "{target}: {}", file.display());
     }
@@ -51,7 +58,7 @@ fn every_directory_belongs_to_a_target() {
             .join("fuzz")
             .join(kind);
         for entry in fs::read_dir(directory).unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
+            let name = entry.expect("an entry").file_name().into_string().unwrap();
             let known = targets::ALL.iter().any(|(target, _)| *target == name);
             assert!(known, "no target runs fuzz/{kind}/{name}");
         }
@@ -65,7 +72,7 @@ fn beginnings_of_seeds_hold_too() {
         .filter(|(target, _)| *target != "config")
     {
         for file in kept("seeds", target) {
-            let input = fs::read(file).unwrap();
+            let input = fs::read(file).expect("a file of ours");
             for end in 0..input.len() {
                 run(&input[..end]);
             }

@@ -1,6 +1,6 @@
 //! The configuration: whatever the file says, it is refused by name, or taken, shown and taken again as the same.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pgvalet::config::{Sources, load};
 
@@ -43,9 +43,9 @@ fn scratch() -> PathBuf {
     directory.join(format!("pgvalet-fuzz-{}.toml", std::process::id()))
 }
 
-fn sources(file: &PathBuf) -> Sources {
+fn sources(file: &Path) -> Sources {
     Sources {
-        file: Some(file.clone()),
+        file: Some(file.to_owned()),
         os_user: Some("somebody".to_owned()),
         ..Sources::default()
     }

@@ -11,8 +11,11 @@ mod sql;
 mod startup;
 mod tracker;
 
+/// A target, by name.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// Each target by name. The name is that of its directories in `fuzz/seeds` and `fuzz/cases`, too.
-pub const ALL: [(&str, fn(&[u8])); 7] = [
+pub const ALL: [Target; 7] = [
     ("startup", startup::run),
     ("frame", frame::run),
     ("sasl", sasl::run),

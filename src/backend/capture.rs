@@ -24,10 +24,12 @@ const NAME: &[u8] = b"_pgvalet_probe\0";
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE";
 /// What the probe itself changes, in its own transaction: asked for before it does.
 const PRIOR: &str = "SELECT 'prior', n, pg_catalog.current_setting(n, true) \
- FROM pg_catalog.unnest(ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding']) AS names(n)";
+ FROM pg_catalog.unnest(ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding', 'jit']) AS names(n)";
 const UNHURRIED: &str = "SET LOCAL statement_timeout = 0";
 /// From PostgreSQL 17 on.
 const UNHURRIED_ALL: &str = "SET LOCAL transaction_timeout = 0";
+/// What the planner thinks of the probe depends on the session's settings: compiling it would take longer than running it.
+const AS_IT_IS: &str = "SET LOCAL jit = off";
 /// A table that somebody has locked isn't waited for.
 const NO_WAITING: &str = "SET LOCAL lock_timeout = '100ms'";
 const IN_UTF8: &str = "SET LOCAL client_encoding = 'UTF8'";
@@ -43,11 +45,11 @@ pub const MOST_CHANNELS: usize = 1_000;
 const MOST_SQL: usize = 100;
 
 const STATE: &str = "\
-SELECT CASE WHEN name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding']) THEN 'reset' \
+SELECT CASE WHEN name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding', 'jit']) THEN 'reset' \
  WHEN context OPERATOR(pg_catalog.=) 'superuser' THEN 'restricted' ELSE 'setting' END, name, \
- CASE WHEN name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding']) \
+ CASE WHEN name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding', 'jit']) \
  THEN reset_val ELSE setting END FROM pg_catalog.pg_show_all_settings() \
- WHERE name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding']) \
+ WHERE name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding', 'jit']) \
  OR source OPERATOR(pg_catalog.=) 'session' \
  AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation', 'transaction_read_only', 'transaction_deferrable']) \
 UNION ALL SELECT 'superuser', pg_catalog.current_setting('is_superuser'), NULL \
@@ -242,7 +244,7 @@ fn millis(value: &str) -> Result<u64, &str> {
 
 /// Appends the probe's pipeline: it ends in one ReadyForQuery.
 pub fn write_probe(out: &mut Vec<u8>, custom: &BTreeSet<String>, version: u32) {
-    for text in [BEGIN, PRIOR, UNHURRIED] {
+    for text in [BEGIN, PRIOR, UNHURRIED, AS_IT_IS] {
         write_statement(out, text, None);
     }
     if version >= 17 {

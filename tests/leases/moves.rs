@@ -64,6 +64,7 @@ fn settings_survive_a_move() {
         "SELECT '2024-02-01'::date",
         "01/02/2024",
     );
+    survives("SET jit = off", "SHOW jit", "off");
     survives(
         "SET work_mem = '3MB'; SET work_mem = '5MB'",
         "SHOW work_mem",

@@ -102,6 +102,7 @@ fn a_client_s_own_timeouts_and_output_settings_hinder_no_return() {
         "SET ROLE alice",
         "SET client_min_messages = debug5",
         "SET debug_print_plan = on; SET log_duration = on",
+        "SET enable_seqscan = off; SET jit = on; SET jit_above_cost = 0",
     ];
     let Some((_postgres, valet)) = stage(&[]) else {
         return;
