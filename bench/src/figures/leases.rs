@@ -148,6 +148,8 @@ pub fn reload(stage: &mut Stage) -> Result<(), Failure> {
         aim: 1.1,
     };
     let mut ratio = Figure::new("reload", &name, "×", Some(goal));
+    let name = format!("p99 of queries in the second after it, {count} leases, to before");
+    let mut afterwards = Figure::new("reload", &name, "×", None);
     let mut took = Figure::new(
         "reload",
         &format!("reload of {count} parked leases"),
@@ -158,18 +160,22 @@ pub fn reload(stage: &mut Stage) -> Result<(), Failure> {
         crowd.ask()?;
         std::thread::sleep(Duration::from_millis(500));
         let (times, watch) = Watch::during(&target, 4, || reload_once(&target, count))?;
-        let [begin, from, to] = times;
+        let [begin, from, to, end] = times;
         let before = percentile(&watch.between(begin, from), 0.99);
         let during = percentile(&watch.between(from, to), 0.99);
+        let after = percentile(&watch.between(to, end), 0.99);
         ratio.note(PGVALET, round, during / before);
+        afterwards.note(PGVALET, round, after / before);
         took.note(PGVALET, round, (to - from).as_secs_f64() * 1e3);
     }
     stage.report.add(ratio);
+    stage.report.add(afterwards);
     stage.report.add(took);
     Ok(())
 }
 
-fn reload_once(target: &Target, count: usize) -> Result<[Instant; 3], Failure> {
+/// When the watch began, when the reload did, when it was over, and a second later.
+fn reload_once(target: &Target, count: usize) -> Result<[Instant; 4], Failure> {
     let begin = Instant::now();
     std::thread::sleep(Duration::from_secs(1));
     let from = Instant::now();
@@ -181,5 +187,6 @@ fn reload_once(target: &Target, count: usize) -> Result<[Instant; 3], Failure> {
     if returned != Some(count as u64) {
         return Err(format!("{count} leases were to be returned: {}", answer["counts"]).into());
     }
-    Ok([begin, from, to])
+    std::thread::sleep(Duration::from_secs(1));
+    Ok([begin, from, to, Instant::now()])
 }
