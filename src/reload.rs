@@ -339,13 +339,7 @@ fn judge(
         return (None, Triage::Account(Outcome::Unknown));
     };
     let entry = book.entry(slot);
-    let view = LeaseView::of(
-        entry,
-        ledger.backend_pid(slot),
-        &ledger.clock(),
-        ledger.now(),
-        policies,
-    );
+    let view = LeaseView::of(ledger, slot, policies);
     (Some(view), triage(entry, wish, ledger.now()))
 }
 

@@ -255,7 +255,7 @@ async fn look(shared: &Shared) {
 /// Tells who parked, and whose park is over.
 fn tell(shared: &Shared, turns: Turns) {
     let (ledger, policies) = (&shared.ledger, shared.config.policies());
-    let (book, now, clock) = (ledger.book(), ledger.now(), ledger.clock());
+    let (book, now) = (ledger.book(), ledger.now());
     for parked in turns.ended {
         let idle = now.since(parked.since);
         let slot = book.find(parked.session);
@@ -268,8 +268,7 @@ fn tell(shared: &Shared, turns: Turns) {
         });
     }
     for slot in turns.began.into_iter().filter_map(|id| book.find(id)) {
-        let (entry, backend) = (book.entry(slot), ledger.backend_pid(slot));
-        let view = LeaseView::of(entry, backend, &clock, now, &policies);
+        let view = LeaseView::of(ledger, slot, &policies);
         shared.events.tell(Happening::Parked(Box::new(view)));
     }
 }

@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 
 use crate::clock::Clock;
 use crate::lease::rules::Policies;
-use crate::lease::{ClaimState, Entry, Moment, Verdict};
+use crate::lease::{ClaimState, Moment, Slot, Verdict};
+use crate::ledger::Ledger;
 use crate::wire::sql::fingerprint;
 
 /// One session with its lease, as every view shows it.
@@ -61,15 +62,11 @@ pub struct ProcessView {
 }
 
 impl LeaseView {
-    /// What is seen of `entry` at `now`. `backend` is the pid of its backend, if it holds one.
+    /// What is seen now of the session at `slot`.
     #[must_use]
-    pub fn of(
-        entry: &Entry,
-        backend: Option<u32>,
-        clock: &Clock,
-        now: Moment,
-        policies: &Policies<'_>,
-    ) -> Self {
+    pub fn of(ledger: &Ledger, slot: Slot, policies: &Policies<'_>) -> Self {
+        let (book, now) = (ledger.book(), ledger.now());
+        let entry = book.entry(slot);
         let (owner, evidence) = entry.owner();
         let verdict = entry.verdict(now, policies.of(entry).park_after);
         let claim = entry.standing_claim();
@@ -103,7 +100,7 @@ impl LeaseView {
                 .and_then(|claim| claim.since)
                 .map(|since| now.since(since)),
             place: entry.place(),
-            since: timestamp(clock, entry.state.since()),
+            since: timestamp(&ledger.clock(), entry.state.since()),
             idle,
             idle_seconds: idle.as_secs_f64(),
             last_statement: entry
@@ -112,7 +109,7 @@ impl LeaseView {
                 .map(fingerprint)
                 .filter(|text| !text.is_empty()),
             pins: entry.pins.iter().map(crate::lease::Pin::word).collect(),
-            backend,
+            backend: ledger.backend_pid(slot),
             generation: entry.generation.0,
         }
     }

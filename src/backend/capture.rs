@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use crate::backend::state::{Scene, SqlPrepared};
 use crate::backend::{Answers, Backend, Lost, State};
-use crate::clock::timers;
 use crate::lease::{Pin, Pins, Status};
 use crate::wire::extended::write_frame;
 use crate::wire::sql;
@@ -21,21 +20,30 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The name of the probe's statements; each is closed within the pipeline, and seen by nobody.
 const NAME: &[u8] = b"_pgvalet_probe\0";
 
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE";
-/// What the probe itself changes, in its own transaction: asked for before it does.
-const PRIOR: &str = "SELECT 'prior', n, pg_catalog.current_setting(n, true) \
- FROM pg_catalog.unnest(ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding', 'jit']) AS names(n)";
-const UNHURRIED: &str = "SET LOCAL statement_timeout = 0";
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE";
+/// What the probe itself changes, in its own transaction.
+macro_rules! own_settings {
+    () => {
+        "ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding', 'jit']"
+    };
+}
+/// Asked for before the probe changes it.
+const PRIOR: &str = concat!(
+    "SELECT 'prior', n, pg_catalog.current_setting(n, true) FROM pg_catalog.unnest(",
+    own_settings!(),
+    ") AS names(n)"
+);
+pub(super) const UNHURRIED: &str = "SET LOCAL statement_timeout = 0";
 /// From PostgreSQL 17 on.
 const UNHURRIED_ALL: &str = "SET LOCAL transaction_timeout = 0";
 /// What the planner thinks of the probe depends on the session's settings: compiling it would take longer than running it.
 const AS_IT_IS: &str = "SET LOCAL jit = off";
 /// A table that somebody has locked isn't waited for.
 const NO_WAITING: &str = "SET LOCAL lock_timeout = '100ms'";
-const IN_UTF8: &str = "SET LOCAL client_encoding = 'UTF8'";
+pub(super) const IN_UTF8: &str = "SET LOCAL client_encoding = 'UTF8'";
 const ROLE: &str = "SELECT 'role', pg_catalog.current_setting('role'), NULL";
-const AS_LOGIN: &str = "SET LOCAL ROLE NONE";
-const COMMIT: &str = "COMMIT";
+pub(super) const AS_LOGIN: &str = "SET LOCAL ROLE NONE";
+pub(super) const COMMIT: &str = "COMMIT";
 
 /// How many statements are listed at most: a session that has more is pinned anyway.
 const MOST_STATEMENTS: usize = 20_000;
@@ -44,12 +52,19 @@ pub const MOST_CHANNELS: usize = 1_000;
 /// How many statements of SQL `PREPARE` are kept at most.
 const MOST_SQL: usize = 100;
 
-const STATE: &str = "\
-SELECT CASE WHEN name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding', 'jit']) THEN 'reset' \
+const STATE: &str = concat!(
+    "\
+SELECT CASE WHEN name OPERATOR(pg_catalog.=) ANY (",
+    own_settings!(),
+    ") THEN 'reset' \
  WHEN context OPERATOR(pg_catalog.=) 'superuser' THEN 'restricted' ELSE 'setting' END, name, \
- CASE WHEN name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding', 'jit']) \
+ CASE WHEN name OPERATOR(pg_catalog.=) ANY (",
+    own_settings!(),
+    ") \
  THEN reset_val ELSE setting END FROM pg_catalog.pg_show_all_settings() \
- WHERE name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding', 'jit']) \
+ WHERE name OPERATOR(pg_catalog.=) ANY (",
+    own_settings!(),
+    ") \
  OR source OPERATOR(pg_catalog.=) 'session' \
  AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation', 'transaction_read_only', 'transaction_deferrable']) \
 UNION ALL SELECT 'superuser', pg_catalog.current_setting('is_superuser'), NULL \
@@ -66,7 +81,8 @@ UNION ALL (SELECT 'statement', name, NULL FROM pg_catalog.pg_prepared_statement(
  WHERE NOT from_sql AND name OPERATOR(pg_catalog.<>) '_pgvalet_probe' LIMIT 20001) \
 UNION ALL (SELECT 'prepare', name, pg_catalog.concat(parameter_types::pg_catalog.oid[], ' ', \
  CASE WHEN pg_catalog.octet_length(statement) OPERATOR(pg_catalog.<=) 65536 THEN statement END) \
- FROM pg_catalog.pg_prepared_statement() WHERE from_sql LIMIT 101)";
+ FROM pg_catalog.pg_prepared_statement() WHERE from_sql LIMIT 101)"
+);
 
 /// What the probe found.
 #[derive(Debug, Default)]
@@ -94,9 +110,7 @@ pub async fn capture(
 ) -> Result<Found, Lost> {
     let mut request = Vec::new();
     write_probe(&mut request, custom, backend.version());
-    let answers = timers::timeout(PATIENCE, backend.exchange(&request, 1))
-        .await
-        .map_err(|_| Lost::Closed)??;
+    let answers = backend.exchange_within(PATIENCE, &request, 1).await?;
     if answers.error.is_some() || answers.status != Status::Idle {
         let mut notifications = answers.notifications;
         // They come where a transaction ends: some may have waited for this.
@@ -127,10 +141,7 @@ pub async fn are_sound(backend: &mut Backend, names: &[&str]) -> Result<(bool, V
     }
     write_statement(&mut request, COMMIT, None);
     write_frame(&mut request, b'S', b"");
-    let exchange = backend.exchange(&request, 1);
-    let mut answers = timers::timeout(PATIENCE, exchange)
-        .await
-        .map_err(|_| Lost::Closed)??;
+    let mut answers = backend.exchange_within(PATIENCE, &request, 1).await?;
     if answers.error.is_some() {
         answers.notifications.extend(abort(backend).await?);
     }
@@ -174,10 +185,7 @@ pub async fn has_unnamed(backend: &mut Backend) -> Result<(bool, Vec<u8>), Lost>
     let mut request = Vec::new();
     write_frame(&mut request, b'D', b"S\0");
     write_frame(&mut request, b'S', b"");
-    let exchange = backend.exchange(&request, 1);
-    let answers = timers::timeout(PATIENCE, exchange)
-        .await
-        .map_err(|_| Lost::Closed)??;
+    let answers = backend.exchange_within(PATIENCE, &request, 1).await?;
     let exists = answers.error.is_none_or(|error| error.code != "26000");
     Ok((exists, answers.notifications))
 }
@@ -190,10 +198,7 @@ pub(super) async fn abort(backend: &mut Backend) -> Result<Vec<u8>, Lost> {
     write_frame(&mut request, b'C', &[b"S", NAME].concat());
     write_statement(&mut request, "ROLLBACK", None);
     write_frame(&mut request, b'S', b"");
-    let exchange = backend.exchange(&request, 1);
-    let answers = timers::timeout(PATIENCE, exchange)
-        .await
-        .map_err(|_| Lost::Closed)??;
+    let answers = backend.exchange_within(PATIENCE, &request, 1).await?;
     if answers.status == Status::Idle {
         Ok(answers.notifications)
     } else {

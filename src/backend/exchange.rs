@@ -1,10 +1,12 @@
 //! Owns a conversation of our own with a backend: a request, and all its answers.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backend::Backend;
+use crate::clock::timers;
 use crate::lease::Status;
 use crate::wire::frame::Header;
 use crate::wire::reply::Fields;
@@ -37,6 +39,22 @@ pub struct Answers {
 }
 
 impl Backend {
+    /// As [`Backend::exchange`], within `patience`.
+    ///
+    /// Not cancel safe: a backend whose conversation was broken off is lost.
+    ///
+    /// # Errors
+    /// As there; and the time is over.
+    pub async fn exchange_within(
+        &mut self,
+        patience: Duration,
+        request: &[u8],
+        readies: usize,
+    ) -> Result<Answers, Lost> {
+        let answers = timers::timeout(patience, self.exchange(request, readies)).await;
+        answers.map_err(|_| Lost::Closed)?
+    }
+
     /// Sends `request` and reads until `readies` ReadyForQuery have come.
     ///
     /// Not cancel safe: a backend whose conversation was broken off is lost.

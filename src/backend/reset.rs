@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::backend::{Backend, Home};
-use crate::clock::timers;
 use crate::lease::Status;
 use crate::wire::extended::write_frame;
 
@@ -28,10 +27,8 @@ pub async fn reset(mut backend: Box<Backend>, status: Status) -> Option<Box<Back
         }
     }
     write_frame(&mut request, b'Q', b"DISCARD ALL\0");
-    let answers = timers::timeout(PATIENCE, backend.exchange(&request, readies))
-        .await
-        .ok()?
-        .ok()?;
+    let answers = backend.exchange_within(PATIENCE, &request, readies).await;
+    let answers = answers.ok()?;
     if answers.error.is_some() || answers.status != Status::Idle {
         return None;
     }

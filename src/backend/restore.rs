@@ -88,11 +88,7 @@ async fn is_refused(backend: &mut Backend, state: &State) -> Result<bool, Lost> 
 /// Appends one transaction. It is not hurried by the session's own `statement_timeout`, and reads values as UTF-8.
 fn write_restore(out: &mut Vec<u8>, state: &State, end: &[&str]) {
     const SET: &str = "SELECT pg_catalog.set_config($1, $2, false)";
-    for text in [
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE",
-        "SET LOCAL statement_timeout = 0",
-        "SET LOCAL client_encoding = 'UTF8'",
-    ] {
+    for text in [capture::BEGIN, capture::UNHURRIED, capture::IN_UTF8] {
         write_statement(out, text, None);
     }
     let late = |name: &str| {

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use crate::backend::capture::{self, write_statement};
 use crate::backend::{Backend, Lost};
-use crate::clock::timers;
 use crate::lease::Moment;
 use crate::wire::extended::write_frame;
 use crate::wire::sql::hazards::{self, Definition, Hazards};
@@ -328,22 +327,19 @@ fn definition(row: Vec<Option<String>>) -> Option<Definition> {
 async fn ask(backend: &mut Backend, text: &str) -> Result<Option<Vec<Vec<Option<String>>>>, Lost> {
     let mut request = Vec::new();
     for text in [
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE",
+        capture::BEGIN,
         HURRIED[0],
         HURRIED[1],
         HURRIED[2],
-        "SET LOCAL client_encoding = 'UTF8'",
-        "SET LOCAL ROLE NONE",
+        capture::IN_UTF8,
+        capture::AS_LOGIN,
         text,
-        "COMMIT",
+        capture::COMMIT,
     ] {
         write_statement(&mut request, text, None);
     }
     write_frame(&mut request, b'S', b"");
-    let exchange = backend.exchange(&request, 1);
-    let answers = timers::timeout(PATIENCE, exchange)
-        .await
-        .map_err(|_| Lost::Closed)??;
+    let answers = backend.exchange_within(PATIENCE, &request, 1).await?;
     if let Some(error) = answers.error {
         tracing::warn!(
             "the database's functions can't be looked at, so any statement may leave state: {}",

@@ -43,8 +43,8 @@ pub struct Access {
     pub group: Option<u32>,
 }
 
-/// Binds an address; `tcp` is what its TCP connections are like. A unix address that is a directory gets a socket named as libpq expects it; a socket file that
-/// nobody listens on any more is replaced.
+/// Binds an address; `tcp` is what its TCP connections are like. A unix address that is a directory gets a socket named as
+/// libpq expects it; a socket file that nobody listens on any more is replaced.
 ///
 /// # Errors
 /// The kernel's: the address is in use, or not ours.

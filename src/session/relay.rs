@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::clock::timers;
 use crate::config::{ChaosReturn, Mode};
 use crate::lease::reload::Outcome;
-use crate::lease::{Event, Status};
+use crate::lease::{Event, Pin, Status};
 use crate::ledger::{Cause, Order, Patience};
 use crate::session::{Name, Phase, Session};
 use crate::wire::reply::ClientError;
@@ -317,9 +317,12 @@ impl Session {
                 return None;
             }
             Order::Reap(_) => return Some(Turn::Obey(order)),
+            Order::Return(order) if self.is_replication() => {
+                order.answer(Outcome::Pinned(Pin::Replication.word().to_owned()));
+                return None;
+            }
             Order::Return(_) | Order::Drain | Order::End(_) => {}
         }
-        let order = self.keep_replicating(order)?;
         if self.is_quiet() || self.lent.is_none() || matches!(order, Order::End(_)) {
             return Some(Turn::Obey(order));
         }
@@ -346,7 +349,7 @@ impl Session {
 
     fn why_busy(&self) -> Outcome {
         if self.tracker.is_ambiguous() {
-            return Outcome::Pinned(crate::lease::Pin::Ambiguous.word().to_owned());
+            return Outcome::Pinned(Pin::Ambiguous.word().to_owned());
         }
         crate::lease::reload::busy(self.shared.ledger.book().entry(self.slot))
     }

@@ -6,9 +6,7 @@
 use std::rc::Rc;
 
 use crate::backend::{Baseline, Lent, Pool};
-use crate::lease::reload::Outcome;
 use crate::lease::{Event, Pin, Status};
-use crate::ledger::Order;
 use crate::session::{Phase, Session, Shared};
 use crate::wire::extended::write_frame;
 use crate::wire::reply::{ClientError, Fault};
@@ -104,23 +102,6 @@ impl Session {
     /// Whether its backend is a walsender.
     pub(super) const fn is_replication(&self) -> bool {
         self.rare.sticky.contains(Pin::Replication)
-    }
-
-    /// Refuses to return a replication connection's lease; any other order goes on.
-    pub(super) fn keep_replicating(&self, order: Order) -> Option<Order> {
-        match order {
-            Order::Return(order) if self.is_replication() => {
-                order.answer(Outcome::Pinned(Pin::Replication.word().to_owned()));
-                None
-            }
-            Order::Return(_)
-            | Order::Drain
-            | Order::End(_)
-            | Order::EndIdle(_)
-            | Order::Reap(_)
-            | Order::Fence
-            | Order::Lift => Some(order),
-        }
     }
 
     /// Tells a walsender that the client is done: it would log a lost connection otherwise.

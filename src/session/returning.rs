@@ -56,17 +56,8 @@ fn orphaned() -> ClientError {
 impl Session {
     /// The session as people see it.
     fn view(&self) -> Box<LeaseView> {
-        let ledger = &self.shared.ledger;
-        let (book, policies) = (ledger.book(), self.shared.config.policies());
-        let backend = ledger.backend_pid(self.slot);
-        let entry = book.entry(self.slot);
-        Box::new(LeaseView::of(
-            entry,
-            backend,
-            &ledger.clock(),
-            ledger.now(),
-            &policies,
-        ))
+        let policies = self.shared.config.policies();
+        Box::new(LeaseView::of(&self.shared.ledger, self.slot, &policies))
     }
 
     /// Tells of a return that isn't the session's own doing: those come with every transaction, and aren't told.

@@ -106,7 +106,7 @@ async fn carry_out(shared: &Shared, wish: ReloadWish) -> Report {
 /// Every session as it is when its turn comes: where there are very many, others get theirs in between.
 async fn sessions(shared: &Shared) -> (u64, Vec<LeaseView>) {
     let ledger = &shared.ledger;
-    let (clock, policies) = (ledger.clock(), shared.config.policies());
+    let policies = shared.config.policies();
     let ids: Vec<SessionId> = ledger.book().entries().map(|(_, entry)| entry.id).collect();
     let generation = ledger.book().generation();
     let mut views = Vec::with_capacity(ids.len());
@@ -114,12 +114,9 @@ async fn sessions(shared: &Shared) -> (u64, Vec<LeaseView>) {
         if number > 0 {
             yield_now().await;
         }
-        let (book, now) = (ledger.book(), ledger.now());
+        let book = ledger.book();
         let slots = stretch.iter().filter_map(|id| book.find(*id));
-        views.extend(slots.map(|slot| {
-            let backend = ledger.backend_pid(slot);
-            LeaseView::of(book.entry(slot), backend, &clock, now, &policies)
-        }));
+        views.extend(slots.map(|slot| LeaseView::of(ledger, slot, &policies)));
     }
     (generation.0, views)
 }
@@ -160,23 +157,30 @@ fn reload_request(ledger: &Ledger, wish: ReloadWish) -> reload::Request {
 }
 
 async fn reap(ledger: &Ledger, id: SessionId) -> Option<Outcome> {
-    let (reply, answer) = oneshot::channel();
-    if !ledger.order(id, Order::Reap(reply)) {
-        return None;
-    }
-    Some(answer.await.unwrap_or(Outcome::Gone))
+    asked(ledger, id, Order::Reap).await
 }
 
 async fn give_back(ledger: &Ledger, id: SessionId, method: Method) -> Option<Outcome> {
+    let order = |reply| {
+        Order::Return(ReturnOrder {
+            method,
+            pinned: Pinned::Spare,
+            cause: Cause::Forced,
+            patience: Patience::Now,
+            reply: Some(reply),
+        })
+    };
+    asked(ledger, id, order).await
+}
+
+/// What became of a session that was given an order; `None` when there is no such session.
+async fn asked(
+    ledger: &Ledger,
+    id: SessionId,
+    order: impl FnOnce(oneshot::Sender<Outcome>) -> Order,
+) -> Option<Outcome> {
     let (reply, answer) = oneshot::channel();
-    let order = Order::Return(ReturnOrder {
-        method,
-        pinned: Pinned::Spare,
-        cause: Cause::Forced,
-        patience: Patience::Now,
-        reply: Some(reply),
-    });
-    if !ledger.order(id, order) {
+    if !ledger.order(id, order(reply)) {
         return None;
     }
     Some(answer.await.unwrap_or(Outcome::Gone))

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::backend::pool::Borrowed;
 use crate::backend::{Backend, Home, Pool};
-use crate::clock::timers;
 use crate::events::Happening;
 use crate::session::Shared;
 
@@ -85,8 +84,8 @@ async fn verify_one(shared: &Rc<Shared>, pool: &Rc<Pool>, mut borrowed: Borrowed
 /// Whether it answers a Sync, which changes nothing of what a session left in it.
 async fn is_alive(backend: &mut Backend) -> bool {
     let sync = [b'S', 0, 0, 0, 4];
-    let answered = timers::timeout(PATIENCE, backend.exchange(&sync, 1)).await;
-    matches!(answered, Ok(Ok(answers)) if answers.error.is_none())
+    let answered = backend.exchange_within(PATIENCE, &sync, 1).await;
+    answered.is_ok_and(|answers| answers.error.is_none())
 }
 
 /// Opens another one in place of a dead one, for whoever comes next.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::stage::{block, claim, detach, give_back, idle_after, lease, session, stage};
-use crate::support::messages::{bind, execute, parse, sync};
+use crate::support::messages::{execute, sync, unsynced};
 use crate::support::{Raw, eventually, tags};
 
 #[test]
@@ -50,13 +50,7 @@ fn what_was_answered_and_waits_for_its_sync_is_not_returned() {
     // PostgreSQL sends these messages with all that it has to say, though nobody asked for it by a Flush.
     let mut client = idle_after(&valet, "app", "SET client_min_messages = log");
     client.query("SET log_duration = on");
-    let insert = [
-        parse("", "INSERT INTO jobs (name) VALUES ('half')"),
-        bind("", "", &[]),
-        execute("", 0),
-        parse("last", "SELECT 1"),
-    ];
-    client.send(&insert.concat());
+    client.send(&unsynced("INSERT INTO jobs (name) VALUES ('half')"));
     for _ in 0..2 {
         client.until(b'1');
     }

@@ -21,5 +21,26 @@ mod stage;
 mod suites;
 #[path = "../support/mod.rs"]
 mod support;
-
 mod versions;
+
+use support::{Postgres, Valet};
+
+/// The ways in which sessions are served.
+const MODES: [&[&str]; 3] = [
+    &[],
+    &["--mode", "transaction"],
+    &["--chaos-return", "always"],
+];
+
+/// Compares what is said on a port of PostgreSQL itself with what is said through pgvalet.
+#[track_caller]
+fn says_the_same_in_each_mode<T: PartialEq + std::fmt::Debug>(
+    postgres: &Postgres,
+    mut said: impl FnMut(u16) -> T,
+) {
+    let straight = said(postgres.port());
+    for flags in MODES {
+        let valet = Valet::front_with(postgres, flags);
+        assert_eq!(said(valet.port()), straight, "{flags:?}");
+    }
+}

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::certificates::{Authority, KeyKind};
+use crate::MODES;
+use crate::certificates::{Authority, KeyKind, SSLMODES};
 use crate::programs::{client, everything, python, run};
 use crate::secured::secure;
 use crate::support::{Postgres, Valet, no_valet, skip};
@@ -100,11 +101,6 @@ impl Stage {
             "--tls-client-ca",
             &root,
         ]);
-        let modes: [&[&str]; 3] = [
-            &[],
-            &["--mode", "transaction"],
-            &["--chaos-return", "always"],
-        ];
         let serve = |(number, mode): (usize, &&[&str])| {
             let unix = home.path().join(number.to_string());
             std::fs::create_dir(&unix).expect("a directory can be made");
@@ -113,7 +109,7 @@ impl Stage {
             let valet = Valet::serve(&[&flags[..], &listen, *mode].concat());
             valet.unwrap_or_else(|exit| panic!("{}", exit.log))
         };
-        let valets = modes.iter().enumerate().map(serve).collect();
+        let valets = MODES.iter().enumerate().map(serve).collect();
         Self {
             postgres,
             valets,
@@ -230,14 +226,7 @@ fn encryption(stage: &Stage) {
     let other = Authority::new("other");
     let mut ways = Vec::new();
     for user in ["by_scram", "by_tls", "by_plain"] {
-        for mode in [
-            "disable",
-            "allow",
-            "prefer",
-            "require",
-            "verify-ca",
-            "verify-full",
-        ] {
+        for mode in SSLMODES {
             ways.push((
                 format!(
                     "user={user} sslmode={mode} sslrootcert={}",

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::programs::{client, run};
+use crate::says_the_same_in_each_mode;
 use crate::stage::session;
 use crate::support::{Postgres, Raw, Valet, no_valet};
 
@@ -111,13 +112,5 @@ fn maintenance_runs_on_several_connections() {
         };
         tools.iter().map(say).collect()
     };
-    let straight = said(postgres.port());
-    for flags in [
-        &[][..],
-        &["--mode", "transaction"],
-        &["--chaos-return", "always"],
-    ] {
-        let valet = Valet::front_with(&postgres, flags);
-        assert_eq!(said(valet.port()), straight, "{flags:?}");
-    }
+    says_the_same_in_each_mode(&postgres, said);
 }

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::differential::{MODES, no_difference, seeds, seen};
 use crate::programs::{client, everything, psql};
+use crate::says_the_same_in_each_mode;
 use crate::stage::{lease, outcome, reload, session};
 use crate::support::messages::{
     self, bind, close_statement, copy_data, copy_done, copy_fail, describe_statement, execute,
@@ -395,15 +396,7 @@ fn copies_and_pipelines_are_relayed(major: u16) {
         postgres.sql("DROP TABLE t, c");
         said
     };
-    let straight = said(postgres.port());
-    for flags in [
-        &[][..],
-        &["--mode", "transaction"],
-        &["--chaos-return", "always"],
-    ] {
-        let valet = Valet::front_with(&postgres, flags);
-        assert_eq!(said(valet.port()), straight, "{flags:?}");
-    }
+    says_the_same_in_each_mode(&postgres, said);
 }
 
 /// psql's own questions about a database, those of an older psql to a newer server, too.

@@ -2,7 +2,7 @@
 
 use crate::support::messages::{
     bind, close_portal, copy_data, copy_done, describe_portal, execute, extended, flush, parse,
-    query, sync,
+    query, sync, unsynced,
 };
 use crate::support::{Postgres, Raw, Valet, eventually};
 
@@ -147,13 +147,7 @@ fn what_was_answered_but_never_synced_is_never_committed() {
         let mut client = Raw::connect(valet.port());
         // PostgreSQL sends these with all that it has to say, though nobody asked for it by a Flush.
         client.query("SET client_min_messages = log; SET log_duration = on");
-        let insert = [
-            parse("", "INSERT INTO t VALUES (3)"),
-            bind("", "", &[]),
-            execute("", 0),
-            parse("last", "SELECT 1"),
-        ];
-        client.send(&insert.concat());
+        client.send(&unsynced("INSERT INTO t VALUES (3)"));
         for _ in 0..2 {
             client.until(b'1');
         }

@@ -44,10 +44,7 @@ pub fn request(
         .expect("a timeout can be set");
     let named = headers.iter().any(|(name, _)| *name == "Host");
     let host = if named { "" } else { "Host: localhost\r\n" };
-    let headers: String = headers
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}\r\n"))
-        .collect();
+    let headers = lines(headers);
     let length = body.len();
     let head = format!(
         "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
@@ -60,6 +57,12 @@ pub fn request(
         .read_to_end(&mut answer)
         .expect("the answer comes within the deadline");
     parse(&String::from_utf8_lossy(&answer))
+}
+
+/// Headers as they stand in a request.
+pub fn lines(headers: &[(&str, &str)]) -> String {
+    let line = |(name, value): &(&str, &str)| format!("{name}: {value}\r\n");
+    headers.iter().map(line).collect()
 }
 
 #[track_caller]

@@ -236,3 +236,10 @@ pub fn extended(sql: &str, values: &[&str]) -> Vec<u8> {
     ]
     .concat()
 }
+
+/// A request that is carried out, and one more that is read, without a Sync behind them: `sql`, and a statement that is
+/// made.
+pub fn unsynced(sql: &str) -> Vec<u8> {
+    let made = parse("last", "SELECT 1");
+    [parse("", sql), bind("", "", &[]), execute("", 0), made].concat()
+}

@@ -39,10 +39,7 @@ impl Stream {
         stream
             .set_read_timeout(Some(DEADLINE))
             .expect("a timeout can be set");
-        let headers: String = headers
-            .iter()
-            .map(|(name, value)| format!("{name}: {value}\r\n"))
-            .collect();
+        let headers = super::http::lines(headers);
         let length = body.len();
         let head = format!(
             "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::certificates::{Authority, KeyKind, Pair};
+use crate::certificates::{Authority, KeyKind, Pair, SSLMODES};
 use crate::encrypted::{Encrypted, ask, encryption};
 use crate::programs::psql;
 use crate::support::messages::{self, SSL_REQUEST, startup};
@@ -19,15 +19,6 @@ fn stage(demand: &str, pair: &Pair, flags: &[&str]) -> (Postgres, Valet) {
     (postgres, valet)
 }
 
-const MODES: [&str; 6] = [
-    "disable",
-    "allow",
-    "prefer",
-    "require",
-    "verify-ca",
-    "verify-full",
-];
-
 #[test]
 fn each_sslmode_of_libpq_works_where_tls_is_offered() {
     if no_valet() {
@@ -39,7 +30,7 @@ fn each_sslmode_of_libpq_works_where_tls_is_offered() {
         &authority.issue("a", "localhost", KeyKind::Ec),
         &[],
     );
-    for mode in MODES {
+    for mode in SSLMODES {
         let parameters = format!("sslmode={mode} sslrootcert={}", authority.root());
         let expected = match mode {
             "disable" | "allow" => "plain",

@@ -3,8 +3,7 @@
 use super::{Ear, PATIENCE, quoted};
 use crate::backend::capture::{self, write_statement};
 use crate::backend::listener::Notification;
-use crate::backend::{Answers, Backend, Lost};
-use crate::clock::timers;
+use crate::backend::{Backend, Lost};
 use crate::lease::Status;
 use crate::wire::extended::write_frame;
 
@@ -34,7 +33,7 @@ pub async fn hand_over(backend: &mut Backend, ear: &Ear) -> Result<Passed, Lost>
         let mut request = Vec::new();
         write_statement(&mut request, "UNLISTEN *", None);
         write_frame(&mut request, b'S', b"");
-        let answers = ask_at_once(backend, &request, 1).await?;
+        let answers = backend.exchange_within(PATIENCE, &request, 1).await?;
         if answers.error.is_some() {
             return Err(Lost::Protocol);
         }
@@ -84,17 +83,6 @@ fn write_mark<'a>(
     write_frame(out, b'S', b"");
 }
 
-/// Asks a backend something, and waits as long as it may take.
-pub(super) async fn ask_at_once(
-    backend: &mut Backend,
-    request: &[u8],
-    readies: usize,
-) -> Result<Answers, Lost> {
-    let exchange = backend.exchange(request, readies);
-    let answers = timers::timeout(PATIENCE, exchange).await;
-    answers.map_err(|_| Lost::Closed)?
-}
-
 async fn pass(
     backend: &mut Backend,
     ear: &Ear,
@@ -102,7 +90,7 @@ async fn pass(
     request: &[u8],
     readies: usize,
 ) -> Result<Passed, Lost> {
-    let mut answers = ask_at_once(backend, request, readies).await?;
+    let mut answers = backend.exchange_within(PATIENCE, request, readies).await?;
     if answers.error.is_some() || answers.status != Status::Idle {
         answers.notifications.extend(capture::abort(backend).await?);
     }

@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::marks::ask_at_once;
 use super::{Inner, Order, PATIENCE, quoted};
 use crate::backend::listener::{Listener, Notification};
 use crate::backend::{Backend, Lent, Lost, Pool};
@@ -67,7 +66,7 @@ async fn settle(backend: &mut Backend, inner: &Inner) -> Result<bool, Lost> {
     );
     let mut request = Vec::new();
     write_frame(&mut request, b'Q', &[text.as_bytes(), b"\0"].concat());
-    let answers = ask_at_once(backend, &request, 1).await?;
+    let answers = backend.exchange_within(PATIENCE, &request, 1).await?;
     Notification::all(&answers.notifications).for_each(|heard| inner.take(&heard));
     if let Some(error) = &answers.error {
         tracing::warn!("no backend listens for sessions: {}", error.message);

@@ -103,14 +103,11 @@ impl Session {
     /// that has been idle for longest comes first.
     fn leases(&self, wanted: impl Fn(&LeaseView) -> bool) -> Vec<Vec<Option<String>>> {
         let ledger = &self.shared.ledger;
-        let (book, now) = (ledger.book(), ledger.now());
-        let (clock, policies) = (ledger.clock(), self.shared.config.policies());
+        let (book, policies) = (ledger.book(), self.shared.config.policies());
         let own = book.entries().filter(|(_, entry)| {
             entry.state.backend().is_some() && entry.profile.user == self.pool.user
         });
-        let views = own.map(|(slot, entry)| {
-            LeaseView::of(entry, ledger.backend_pid(slot), &clock, now, &policies)
-        });
+        let views = own.map(|(slot, _)| LeaseView::of(ledger, slot, &policies));
         let mut views: Vec<_> = views.filter(wanted).collect();
         views.sort_by_key(|view| (std::cmp::Reverse(view.idle), view.id));
         views.into_iter().map(row).collect()
@@ -118,7 +115,7 @@ impl Session {
 
     fn own_row(&self, shown: Shown) -> Vec<Option<String>> {
         let ledger = &self.shared.ledger;
-        let (book, now) = (ledger.book(), ledger.now());
+        let book = ledger.book();
         let entry = book.entry(self.slot);
         let text = |text: Option<&str>| vec![Some(text.unwrap_or_default().to_owned())];
         match shown {
@@ -135,8 +132,7 @@ impl Session {
             }
             Shown::Session => {
                 let policies = self.shared.config.policies();
-                let backend = ledger.backend_pid(self.slot);
-                let view = LeaseView::of(entry, backend, &ledger.clock(), now, &policies);
+                let view = LeaseView::of(ledger, self.slot, &policies);
                 vec![
                     Some(view.session.to_string()),
                     Some(view.owner),
