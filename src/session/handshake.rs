@@ -291,7 +291,6 @@ impl Door<'_> {
             id,
             slot,
             client: self.line.stream,
-            client_armed: false,
             lent: None,
             tracker: Tracker::default(),
             statements: Statements::default(),
