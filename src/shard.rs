@@ -46,6 +46,9 @@ const TEND_EVERY: Duration = Duration::from_secs(1);
 /// How many sessions are looked at before queries get their turn: some 100 µs.
 const AT_A_STRETCH: usize = 128;
 
+/// How many connections are taken in before queries get their turn.
+const AT_A_RUSH: usize = 32;
+
 /// How long to pause after an accept that failed: out of file descriptors must not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -184,7 +187,10 @@ fn shares(config: &Config, shards: &Shards, number: u32) -> Shares {
 /// Takes connections in until pgvalet drains.
 async fn accept(shared: Rc<Shared>, (place, listener): (usize, Listener), mut shutdown: Shutdown) {
     let accepting = async {
-        loop {
+        for taken in 1_usize.. {
+            if taken.is_multiple_of(AT_A_RUSH) {
+                executor::yield_now().await;
+            }
             match listener.accept().await {
                 Ok((stream, peer)) if shared.ledger.book().len() < shared.max_sessions => {
                     executor::spawn(serve(shared.clone(), stream, peer, place));
