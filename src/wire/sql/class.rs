@@ -293,7 +293,7 @@ impl Reader<'_> {
         match memchr::memmem::find(&self.sql[self.at + 2..], b"*/") {
             // A comment within a comment: rare enough not to be followed.
             Some(end)
-                if memchr::memmem::find(&self.sql[self.at + 2..self.at + 2 + end], b"/*")
+                if memchr::memmem::find(&self.sql[self.at + 2..=self.at + 2 + end], b"/*")
                     .is_none() =>
             {
                 self.at += end + 4;
@@ -304,6 +304,8 @@ impl Reader<'_> {
 
     fn quoted(&mut self, quote: u8) {
         match memchr::memchr(quote, &self.sql[self.at + 1..]) {
+            // Under `standard_conforming_strings = off` the literal goes on.
+            Some(end) if self.sql[self.at + end] == b'\\' => self.class = Class::Unknown,
             Some(end) => self.at += end + 2,
             None => self.class = Class::Unknown,
         }
@@ -418,7 +420,10 @@ mod tests {
             (Class::Unknown, "SELECT \"set_config\"('a.b', 'c', false)"),
             (Class::Unknown, "SELECT E'\\'', set_config('a', 'b', false)"),
             (Class::Unknown, "SELECT '\\', f('x')"),
+            (Class::Unknown, "SELECT '\\'', f('x') --'"),
+            (Class::Read, "SELECT a LIKE 'b\\_%'"),
             (Class::Unknown, "SELECT f/**/('x')"),
+            (Class::Unknown, "SELECT 1 /*/*/ ' */ */, f('x') --'"),
             (Class::Unknown, "EXECUTE p"),
             (Class::Unknown, "INSERT INTO t SELECT f(1)"),
             (Class::Unknown, "SELECT 'open"),
