@@ -152,7 +152,7 @@ impl Scan<'_> {
         loop {
             match (self.peek(0), self.peek(1)) {
                 (b'0'..=b'9' | b'.', _) => self.at += 1,
-                (b'e' | b'E', b'+' | b'-') => self.at += 2,
+                (b'e' | b'E', b'+' | b'-') if self.peek(2).is_ascii_digit() => self.at += 2,
                 (byte, next) if byte != b'$' && next != b'\'' && is_inner(byte) => {
                     let rest = &self.sql[self.at..];
                     let end = rest.iter().position(|byte| !is_inner(*byte));
@@ -199,6 +199,7 @@ mod tests {
             ("SELECT $a$x$a$$b$y$b$ $a$x$a$e'\\'z'", "SELECT ?? ??"),
             ("SELECT 1 -- a\r, 'b'", "SELECT ? , ?"),
             ("SELECT a$x$b, 1e'\\'z'", "SELECT a$x$b, ??"),
+            ("SELECT 1e--\"\n1, 'b'", "SELECT ? ?, ?"),
             ("", ""),
         ];
         for (sql, expected) in cases {
