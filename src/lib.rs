@@ -8,6 +8,7 @@ pub mod config;
 pub mod demo;
 pub mod drain;
 pub mod events;
+pub mod executor;
 pub mod lease;
 pub mod ledger;
 pub mod metrics;

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::clock::timers;
+use crate::executor;
 use crate::lease::reload::{Busy, Outcome, Selector, Triage, Wish, busy, triage};
 use crate::lease::rules::Policies;
 use crate::lease::{Claim, LeaseState, SessionId};
@@ -96,7 +97,7 @@ pub async fn run(
     let waiting = FuturesUnordered::new();
     for id in targets(ledger, &wish.selector, submitted) {
         if course.accounts.len() % AT_A_STRETCH == AT_A_STRETCH - 1 {
-            tokio::task::yield_now().await;
+            executor::yield_now().await;
         }
         let (view, verdict) = judge(ledger, id, &wish, &policies);
         let index = course.enter(id, view);

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::{spawn_local, yield_now};
 use tokio::time::MissedTickBehavior;
 
 use crate::backend::survey::Definitions;
@@ -24,6 +23,7 @@ use crate::clock::{Clock, timers};
 use crate::config::Config;
 use crate::drain::{Phase, Shutdown};
 use crate::events::{Events, Happening};
+use crate::executor;
 use crate::lease::history::Turns;
 use crate::ledger::{Cause, Ledger, Order};
 use crate::metrics::Metrics;
@@ -68,7 +68,7 @@ pub struct Parts {
     pub console: Arc<dyn ConsoleDesk>,
     pub number: u32,
     pub shutdown: Shutdown,
-    /// Whose timers the thread uses.
+    /// Whose timers the thread uses, and where it has work done that takes its time.
     pub timers: Handle,
 }
 
@@ -85,17 +85,12 @@ pub struct Transport {
     pub definitions: Definitions,
 }
 
-/// Runs a data thread to its end, on a runtime of its own.
+/// Runs a data thread to its end, on an executor of its own.
 ///
 /// # Errors
-/// The system refused a runtime or a listener.
+/// The system refused an executor or a listener.
 pub fn run(parts: Parts) -> std::io::Result<()> {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    timers::borrow_from(parts.timers.clone());
-    let runtime = builder
-        .enable_io()
-        .build_local(tokio::runtime::LocalOptions::default())?;
-    runtime.block_on(live(parts))
+    executor::block_on(parts.timers.clone(), live(parts))?
 }
 
 async fn live(parts: Parts) -> std::io::Result<()> {
@@ -158,14 +153,14 @@ async fn serve_until_drained(
     let mut accepting = Vec::new();
     for (place, bound) in listeners.into_iter().enumerate() {
         let listener = (place, Listener::new(bound)?);
-        accepting.push(spawn_local(accept(
+        accepting.push(executor::spawn(accept(
             shared.clone(),
             listener,
             shutdown.clone(),
         )));
     }
-    let answering = spawn_local(obey::answer(shared.clone(), commands));
-    let tending = spawn_local(tend(shared.clone()));
+    let answering = executor::spawn(obey::answer(shared.clone(), commands));
+    let tending = executor::spawn(tend(shared.clone()));
     drain(&shared, shutdown).await;
     for task in accepting.into_iter().chain([answering, tending]) {
         task.abort();
@@ -192,13 +187,13 @@ async fn accept(shared: Rc<Shared>, (place, listener): (usize, Listener), mut sh
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) if shared.ledger.book().len() < shared.max_sessions => {
-                    spawn_local(serve(shared.clone(), stream, peer, place));
+                    executor::spawn(serve(shared.clone(), stream, peer, place));
                 }
                 Ok((stream, peer)) => {
                     let error =
                         ClientError::new(Fault::Proxy, "53300", "sorry, too many clients already")
                             .hint("`max_sessions` of pgvalet sets the bound.");
-                    spawn_local(turn_away(shared.clone(), stream, peer, error));
+                    executor::spawn(turn_away(shared.clone(), stream, peer, error));
                 }
                 Err(error) => {
                     tracing::warn!("accept: {error}");
@@ -243,7 +238,7 @@ async fn look(shared: &Shared) {
     let (look, places) = ledger.begin_look();
     for (number, stretch) in places.chunks(AT_A_STRETCH).enumerate() {
         if number > 0 {
-            yield_now().await;
+            executor::yield_now().await;
         }
         tell(shared, ledger.look_at(&look, stretch, &policies));
     }

@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::problem::Problem;
 use crate::config::AdminAccess;
+use crate::executor;
 use crate::net::tls::is_named;
 
 /// The longest token, in bytes.
@@ -122,7 +123,7 @@ impl Access {
             (operator, reader)
         };
         // A file system that hangs holds up nobody else.
-        let (operator, reader) = tokio::task::spawn_blocking(read).await.ok()?;
+        let (operator, reader) = executor::aside(read).await.ok()?;
         let is = |known: Option<SecretString>| {
             known.is_some_and(|known| same(known.expose_secret().as_bytes(), shown.as_bytes()))
         };

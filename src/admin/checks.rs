@@ -13,6 +13,7 @@ use super::Desk;
 use super::bodies::{self, ReapBody, VerifyBody};
 use super::routes::Answer;
 use crate::events::Happening;
+use crate::executor;
 use crate::lease::SessionId;
 use crate::lease::reload::Outcome;
 use crate::process::{self, Fate};
@@ -102,7 +103,7 @@ pub(super) async fn reap(
 
 /// The sessions whose process is gone, each with what shows it.
 async fn orphaned(sessions: Vec<LeaseView>) -> Vec<(LeaseView, String)> {
-    let judged = tokio::task::spawn_blocking(move || {
+    let judged = executor::aside(move || {
         let mut fates: HashMap<(u32, u64), Fate> = HashMap::new();
         let judge = |session: LeaseView| {
             let process = session.process.as_ref()?;

@@ -14,7 +14,7 @@ mod stats;
 mod table;
 
 use std::collections::HashSet;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,14 +22,13 @@ use bytes::BytesMut;
 use pgwire::api::{ClientInfo, DefaultClient, NoopHandler, PgWireConnectionState};
 use pgwire::messages::PgWireFrontendMessage;
 use pgwire::tokio::server::{PgWireMessageServerCodec, process_error, process_message};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy, duplex, split};
 use tokio::sync::Semaphore;
 use tokio_util::codec::Framed;
 
 use super::Desk;
 use crate::clock::timers;
 use crate::lease::Status;
-use crate::net::Stream;
 use crate::session::{ConsoleDesk, Guest, Rank};
 use crate::wire::reply::{self, ClientError, Fault};
 
@@ -42,12 +41,14 @@ pub use stats::Averages;
 const MAX_GUESTS: usize = 100;
 /// How many statements and portals one guest may name.
 const MAX_NAMES: usize = 256;
+/// How much of one direction is on its way between a guest and its answers, in bytes.
+const PIPE: usize = 16 << 10;
 /// How long a guest may take over its answers before it is let go.
 const ANSWERING: Duration = Duration::from_secs(60);
 /// The version whose console this one resembles: programs compare numbers.
 const RESEMBLES: &str = "1.18.0";
 
-type Wire = Framed<Stream, PgWireMessageServerCodec<Command>>;
+type Wire = Framed<DuplexStream, PgWireMessageServerCodec<Command>>;
 
 /// Serves guests of the console.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ impl Console {
 }
 
 impl ConsoleDesk for Console {
-    fn serve(&self, mut guest: Guest) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn serve(&self, mut guest: Guest) -> Pin<Box<dyn Future<Output = ()>>> {
         let place = self.places.clone().try_acquire_owned();
         let handler = Handler::new(&self.desk, self.averages.clone(), guest.rank);
         Box::pin(async move {
@@ -81,21 +82,42 @@ impl ConsoleDesk for Console {
                 return;
             };
             tracing::info!(user = %guest.user, application = %guest.application, "the console has a guest");
-            if let Err(error) = converse(guest, handler).await {
+            if let Err(error) = host(guest, handler).await {
                 tracing::debug!("a guest of the console left: {error}");
             }
         })
     }
 }
 
-/// Answers a guest until it leaves.
-async fn converse(mut guest: Guest, handler: Handler) -> std::io::Result<()> {
+/// Answers a guest until it leaves. pgwire may be on any thread, and a guest's stream is its thread's: between the two is a
+/// pipe.
+async fn host(mut guest: Guest, handler: Handler) -> std::io::Result<()> {
     guest.stream.write_all(&welcome(&guest)).await?;
     guest.stream.flush().await?;
     let secure = guest.stream.is_tls();
+    let (near, far) = duplex(PIPE);
+    let (mut hears, mut says) = split(guest.stream);
+    let (mut answers, mut questions) = split(far);
+    let inward = async {
+        // Its end, whatever it was, is the end of the conversation.
+        let _ = copy(&mut hears, &mut questions).await;
+        let _ = questions.shutdown().await;
+        std::future::pending::<()>().await;
+    };
+    let mut outward = pin!(copy(&mut answers, &mut says));
+    let talked = tokio::select! {
+        talked = converse(near, secure, handler) => talked,
+        said = &mut outward => return said.map(drop),
+        () = inward => Ok(()),
+    };
+    let said = timers::timeout(ANSWERING, outward).await;
+    talked.and(said.map_err(|_| std::io::ErrorKind::TimedOut)?.map(drop))
+}
+
+async fn converse(near: DuplexStream, secure: bool, handler: Handler) -> std::io::Result<()> {
     let mut client = DefaultClient::new(([0, 0, 0, 0], 0).into(), secure);
     client.set_state(PgWireConnectionState::ReadyForQuery);
-    let mut wire = Framed::new(guest.stream, PgWireMessageServerCodec::new(client));
+    let mut wire = Framed::new(near, PgWireMessageServerCodec::new(client));
     let (handler, noop) = (Arc::new(handler), Arc::new(NoopHandler));
     let mut names = HashSet::new();
     loop {
@@ -216,7 +238,7 @@ fn welcome(guest: &Guest) -> Vec<u8> {
 const MAX_FRAME: usize = 16 << 10;
 
 /// The next frame's kind and body; none at the end of the connection.
-async fn frame(stream: &mut Stream) -> std::io::Result<Option<Result<(u8, BytesMut), Bad>>> {
+async fn frame(stream: &mut DuplexStream) -> std::io::Result<Option<Result<(u8, BytesMut), Bad>>> {
     let mut header = [0; 5];
     if stream.read(&mut header[..1]).await? == 0 {
         return Ok(None);

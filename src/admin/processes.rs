@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use super::Desk;
 use crate::config::ProxyProtocol;
+use crate::executor;
 use crate::lease::SessionId;
 use crate::lease::book::Process;
 use crate::process::{self, Fate, Found};
@@ -43,7 +44,7 @@ impl Desk {
         }
         let tries = |id: u32| known.get(&id).copied().unwrap_or(0).saturating_add(1);
         *known = sessions.iter().map(|one| (one.id, tries(one.id))).collect();
-        let answers = tokio::task::spawn_blocking(move || questions.answer());
+        let answers = executor::aside(move || questions.answer());
         let answers = answers.await.unwrap_or_default();
         if answers.is_empty() {
             return Ok((generation, sessions));

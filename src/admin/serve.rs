@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
@@ -20,8 +21,7 @@ use super::problem::Problem;
 use crate::clock::timers;
 use crate::config::Tcp;
 use crate::drain::{Phase, Shutdown};
-use crate::net::Stream;
-use crate::net::listen::{Bound, Listener, Peer};
+use crate::net::listen::{Bound, HttpListener, HttpStream};
 use crate::net::tls::{ClientTls, Handshakes};
 
 /// How long to pause after an accept that failed: out of file descriptors must not spin.
@@ -56,7 +56,7 @@ pub async fn serve(
     encryption: Encryption,
     mut shutdown: Shutdown,
 ) -> std::io::Result<()> {
-    let listener = Listener::new(bound)?;
+    let listener = HttpListener::new(bound)?;
     tokio::select! {
         () = accept(&listener, &router, &encryption) => {}
         () = shutdown.reached(Phase::Ending) => {}
@@ -65,7 +65,7 @@ pub async fn serve(
 }
 
 /// Takes connections in. Dropped, it drops them all.
-async fn accept(listener: &Listener, router: &Router, encryption: &Encryption) {
+async fn accept(listener: &HttpListener, router: &Router, encryption: &Encryption) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -74,14 +74,9 @@ async fn accept(listener: &Listener, router: &Router, encryption: &Encryption) {
             return;
         };
         match listener.accept().await {
-            Ok((stream, peer)) => {
+            Ok(stream) => {
                 while connections.try_join_next().is_some() {}
-                connections.spawn(converse(
-                    (stream, peer),
-                    router.clone(),
-                    encryption.clone(),
-                    place,
-                ));
+                connections.spawn(converse(stream, router.clone(), encryption.clone(), place));
             }
             Err(error) => {
                 tracing::warn!("accept on the admin listener: {error}");
@@ -91,36 +86,42 @@ async fn accept(listener: &Listener, router: &Router, encryption: &Encryption) {
     }
 }
 
+/// What a conversation goes over.
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
 /// Serves one connection to its end.
 async fn converse(
-    (stream, peer): (Stream, Peer),
+    stream: HttpStream,
     router: Router,
     encryption: Encryption,
     _place: OwnedSemaphorePermit,
 ) {
-    let stream = match (encryption, &peer) {
-        (Some((tls, handshakes)), Peer::Tcp(address)) => {
-            let shaking = tls.accept(&handshakes, stream);
+    let (wire, link): (Box<dyn Wire>, _) = match (stream, encryption) {
+        (HttpStream::Tcp(stream, address), Some((tls, handshakes))) => {
+            let shaking = tls.accept_there(&handshakes, stream);
             match timers::timeout(HANDSHAKE_TIMEOUT, shaking).await {
-                Ok(Ok((stream, _))) => stream,
+                Ok(Ok(stream)) => {
+                    let shown = stream.get_ref().1.peer_certificates();
+                    let certificate = shown.and_then(|chain| chain.first().cloned());
+                    (Box::new(stream), Link::Tcp(certificate))
+                }
                 Ok(Err(error)) => {
                     return tracing::info!(%address, "a TLS handshake on the admin listener failed: {error}");
                 }
                 Err(_) => return,
             }
         }
-        (Some(_) | None, Peer::Unix { .. }) | (None, Peer::Tcp(_)) => stream,
-    };
-    let link = match peer {
-        Peer::Unix { .. } => Link::Unix,
-        Peer::Tcp(_) => Link::Tcp(stream.peer_certificate().cloned()),
+        (HttpStream::Tcp(stream, _), None) => (Box::new(stream), Link::Tcp(None)),
+        (HttpStream::Unix(stream), _) => (Box::new(stream), Link::Unix),
     };
     let service = TowerToHyperService::new(router.layer(Extension(link)));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(wire), service);
     if let Err(error) = connection.await {
         tracing::debug!("a connection to the admin listener ended: {error}");
     }

@@ -176,7 +176,6 @@ impl<'a> Talk<'a> {
         let local = self.stream.tcp().and_then(Socket::local_address);
         Backend {
             id,
-            armed: false,
             target: self.login.dialer.upstream().target,
             key: Rc::new(CancelTarget {
                 key: self.key,

@@ -16,10 +16,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_local;
 
 use crate::backend::listener::Notification;
 use crate::backend::{Lent, Pool};
+use crate::executor;
 
 pub use marks::{Passed, hand_over, take_over};
 use serve::serve;
@@ -122,7 +122,7 @@ impl Ears {
         pool.set_ears(&ears);
         let (served, reply) = oneshot::channel();
         let (pool, on) = (pool.clone(), channels);
-        spawn_local(serve(pool, lent, on, inner, received, served));
+        executor::spawn(serve(pool, lent, on, inner, received, served));
         (Ear { ears, number }, reply)
     }
 

@@ -68,7 +68,6 @@ impl Backend {
             status: Status::Idle,
             notifications: Vec::new(),
         };
-        self.armed = false;
         let mut unread = std::mem::take(&mut self.unread);
         let mut statuses = Vec::new();
         {

@@ -14,6 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::backend::connect::{Talk, broken};
 use crate::config::Secret;
+use crate::executor;
 use crate::net::{Stream, tls};
 use crate::wire::frame::cstr;
 use crate::wire::reply::{ClientError, Fault};
@@ -106,7 +107,7 @@ impl Credentials {
             let keys = Keys::derive(secret.expose_secret(), &salt, iterations);
             (keys.verifier(&salt, iterations), keys)
         };
-        let (verifier, keys) = tokio::task::spawn_blocking(derive).await.ok()?;
+        let (verifier, keys) = executor::aside(derive).await.ok()?;
         let keys = Arc::new(keys);
         *self.derived.borrow_mut() = Some(Derived {
             password: password.clone(),

@@ -58,8 +58,6 @@ pub enum Home {
 pub struct Backend {
     pub id: BackendId,
     pub stream: Stream,
-    /// The session's task is registered to be woken when PostgreSQL sends something.
-    pub armed: bool,
     /// What its host must be: else it is closed once nobody holds it.
     pub target: Target,
     /// What a cancel request needs: PostgreSQL's key, and how many are on their way.

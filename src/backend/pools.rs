@@ -14,6 +14,7 @@ use crate::backend::{Backend, Baseline, Dialer, Lent, Permit, Pool, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::{Events, Happening};
+use crate::executor;
 use crate::lease::{BackendId, Generation, Moment};
 use crate::wire::reply::ClientError;
 
@@ -313,7 +314,7 @@ impl Pools {
             let config = self.config.clone();
             let (database, user) = (database.to_string(), user.to_string());
             let read = move || config.secret_for(&database, &user);
-            tokio::task::spawn_blocking(read).await.ok().flatten()
+            executor::aside(read).await.ok().flatten()
         } else {
             self.config.secret_for(&database, &user)
         };

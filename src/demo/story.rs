@@ -11,6 +11,7 @@ use super::postgres::{Fetch, Stop, ThrowawayPostgres, Wanted};
 use super::proxy::Proxy;
 use crate::cli::Leaks;
 use crate::clock::{Clock, timers};
+use crate::executor;
 use crate::lease::Moment;
 
 /// How long the story waits for what must happen.
@@ -61,7 +62,7 @@ impl<'a> Story<'a> {
             ..Wanted::default()
         };
         // Blocks for a second or two. A signal meanwhile waits for it: what starts must be stopped.
-        let started = tokio::task::spawn_blocking(move || ThrowawayPostgres::start(wanted)).await;
+        let started = executor::aside(move || ThrowawayPostgres::start(wanted)).await;
         let postgres = started.map_err(std::io::Error::other)??;
         let user = postgres
             .other_user()

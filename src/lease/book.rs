@@ -17,7 +17,9 @@ mod entry;
 mod tests;
 
 pub use declared::Declared;
-pub use entry::{Claim, ClaimState, Entry, Evidence, LastStatement, Pin, Pins, Process, Profile};
+pub use entry::{
+    Claim, ClaimState, ClientAddress, Entry, Evidence, LastStatement, Pin, Pins, Process, Profile,
+};
 
 /// Where a session's entry stands. Valid from `open` to `close`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

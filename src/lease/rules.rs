@@ -244,7 +244,7 @@ mod tests {
             database: "d".into(),
             user: "u".into(),
             application: "job-7".into(),
-            client: "unix".into(),
+            client: crate::lease::ClientAddress::Unix,
         };
         let slot = book.open(SessionId::new(1), profile, Moment::default());
         let entry = book.entry(slot);

@@ -1,19 +1,19 @@
 //! Owns listening sockets, bound before anything else starts, so that tests may use port 0.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::task::{Poll, ready};
 
 use rustix::net::{self, SocketFlags};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use crate::config::{Address, Tcp};
-use crate::net::socket::register;
+use crate::executor::Registered;
 use crate::net::stream::tune;
 use crate::net::{Socket, Stream};
 
@@ -200,11 +200,11 @@ impl fmt::Display for Bound {
     }
 }
 
-/// A listener on a runtime.
+/// A listener of an executor.
 #[derive(Debug)]
 pub enum Listener {
-    Tcp(AsyncFd<TcpListener>),
-    Unix(AsyncFd<UnixListener>, SocketFile),
+    Tcp(Registered<TcpListener>),
+    Unix(Registered<UnixListener>, Guarded),
 }
 
 /// Who connected.
@@ -221,16 +221,14 @@ pub enum Peer {
 }
 
 impl Listener {
-    /// Registers a bound listener with the runtime of this thread.
+    /// Registers a bound listener with the executor of this thread.
     ///
     /// # Errors
-    /// The runtime's.
+    /// The kernel's.
     pub fn new(bound: Bound) -> io::Result<Self> {
         Ok(match bound {
-            Bound::Tcp(listener) => Self::Tcp(register(listener, Interest::READABLE)?),
-            Bound::Unix(listener, file) => {
-                Self::Unix(register(listener, Interest::READABLE)?, file)
-            }
+            Bound::Tcp(listener) => Self::Tcp(Registered::new(listener)?),
+            Bound::Unix(listener, file) => Self::Unix(Registered::new(listener)?, Guarded(file)),
         })
     }
 
@@ -241,12 +239,12 @@ impl Listener {
     pub async fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
             Self::Tcp(listener) => {
-                let (socket, address) = listener.async_io(Interest::READABLE, accept_tcp).await?;
+                let (socket, address) = accepted(listener, accept_tcp).await?;
                 Ok((Stream::Tcp(Socket::new(socket)?), Peer::Tcp(address)))
             }
             Self::Unix(listener, _) => {
                 let accept = |listener: &UnixListener| Ok(net::accept_with(listener, CONNECTION)?);
-                let socket = listener.async_io(Interest::READABLE, accept).await?;
+                let socket = accepted(listener, accept).await?;
                 let socket = Socket::new(socket)?;
                 let credentials = socket.peer_credentials().ok();
                 let pid = credentials.map(|credentials| credentials.pid.as_raw_pid());
@@ -261,6 +259,24 @@ impl Listener {
 /// What a connection is like from the first moment.
 const CONNECTION: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 
+/// Takes the next one in, when there is one.
+async fn accepted<L: AsFd, T>(
+    listener: &Registered<L>,
+    accept: impl Fn(&L) -> io::Result<T>,
+) -> io::Result<T> {
+    poll_fn(|cx| {
+        ready!(listener.poll_readable(cx));
+        match accept(listener.get_ref()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                listener.nothing_to_read();
+                Poll::Pending
+            }
+            accepted => Poll::Ready(accepted),
+        }
+    })
+    .await
+}
+
 fn accept_tcp(listener: &TcpListener) -> io::Result<(OwnedFd, SocketAddr)> {
     let (socket, address) = net::acceptfrom_with(listener, CONNECTION)?;
     let address = address.and_then(|address| SocketAddr::try_from(address).ok());
@@ -269,11 +285,56 @@ fn accept_tcp(listener: &TcpListener) -> io::Result<(OwnedFd, SocketAddr)> {
     Ok((socket, address))
 }
 
-impl Drop for Listener {
+/// Removes a socket's file with its listener: alone it only confuses.
+#[derive(Debug)]
+pub struct Guarded(SocketFile);
+
+impl Drop for Guarded {
     fn drop(&mut self) {
-        if let Self::Unix(_, file) = self {
-            // A socket file without a listener only confuses.
-            file.remove();
-        }
+        self.0.remove();
+    }
+}
+
+/// A listener of a tokio runtime: HTTP is served beside the data threads.
+#[derive(Debug)]
+pub enum HttpListener {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener, Guarded),
+}
+
+/// A connection to it.
+#[derive(Debug)]
+pub enum HttpStream {
+    Tcp(tokio::net::TcpStream, SocketAddr),
+    Unix(tokio::net::UnixStream),
+}
+
+impl HttpListener {
+    /// Registers a bound listener with the runtime.
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub fn new(bound: Bound) -> io::Result<Self> {
+        Ok(match bound {
+            Bound::Tcp(listener) => Self::Tcp(tokio::net::TcpListener::from_std(listener)?),
+            Bound::Unix(listener, file) => {
+                let listener = tokio::net::UnixListener::from_std(listener)?;
+                Self::Unix(listener, Guarded(file))
+            }
+        })
+    }
+
+    /// Waits for the next connection. Cancel safe.
+    ///
+    /// # Errors
+    /// The kernel's; out of file descriptors among them: wait a little before the next try.
+    pub async fn accept(&self) -> io::Result<HttpStream> {
+        Ok(match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                HttpStream::Tcp(stream, address)
+            }
+            Self::Unix(listener, _) => HttpStream::Unix(listener.accept().await?.0),
+        })
     }
 }

@@ -4,6 +4,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
+use crate::executor;
+
 type LookUp = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 /// Looks names up. Clones share it.
@@ -33,7 +35,7 @@ impl Resolver {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
         let (look_up, name) = (self.0.clone(), host.to_owned());
-        let found = tokio::task::spawn_blocking(move || look_up(&name, port)).await;
+        let found = executor::aside(move || look_up(&name, port)).await;
         let found = found.map_err(io::Error::other)??;
         if found.is_empty() {
             let text = format!("{host} has no address");

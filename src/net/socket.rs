@@ -1,11 +1,9 @@
 //! Owns the kernel's sockets of both legs, TCP and unix alike.
-//!
-//! A socket is registered for reading alone, until it would not take what was written: a new one is always writable, and a
-//! unix socket becomes so each time that its peer has read, which would wake us for nothing, once a message.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -15,32 +13,30 @@ use rustix::net::{
     self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, UCred,
 };
 use socket2::SockRef;
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::executor::Registered;
 
 /// A connected socket that doesn't block.
 #[derive(Debug)]
 pub struct Socket {
-    fd: AsyncFd<OwnedFd>,
-    interest: Interest,
-    /// The registration is new: whoever was registered to be woken isn't any more.
-    renewed: bool,
+    fd: Registered<OwnedFd>,
     /// What was read of it and belongs to whoever reads next.
     ahead: Box<[u8]>,
 }
 
-/// A socket on its way from one thread's runtime to another's.
+/// A socket on its way from one thread to another.
 pub(super) struct Loose {
-    socket: OwnedFd,
-    ahead: Box<[u8]>,
+    pub socket: OwnedFd,
+    /// What was read of it already.
+    pub ahead: Box<[u8]>,
 }
 
 impl Loose {
-    /// Registers it with the runtime of this thread.
+    /// Registers it with the executor of this thread.
     ///
     /// # Errors
-    /// The runtime's.
+    /// The kernel's.
     pub fn registered(self) -> io::Result<Socket> {
         let ahead = self.ahead;
         Ok(Socket {
@@ -68,27 +64,36 @@ impl From<Tried> for io::Result<usize> {
 }
 
 impl Socket {
-    /// Registers a connected socket that doesn't block with the runtime of this thread.
+    /// Registers a connected socket that doesn't block with the executor of this thread.
     ///
     /// # Errors
-    /// The runtime's.
+    /// The kernel's.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        let interest = Interest::READABLE;
         Ok(Self {
-            fd: register(socket, interest)?,
-            interest,
-            renewed: false,
+            fd: Registered::new(socket)?,
             ahead: Box::default(),
         })
     }
 
-    /// Connects over TCP.
+    /// Connects over TCP. Cancel safe: the connection is closed.
     ///
     /// # Errors
     /// The kernel's.
     pub(super) async fn connect_tcp(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        Self::new(stream.into_std()?.into())
+        let family = match address {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
+        match net::connect(&socket, &address) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let socket = Self::new(socket)?;
+        poll_fn(|cx| socket.fd.poll_writable(cx)).await?;
+        net::sockopt::socket_error(&socket)??;
+        Ok(socket)
     }
 
     /// Connects to a unix socket: at once, or not at all.
@@ -102,7 +107,7 @@ impl Socket {
         Self::new(socket)
     }
 
-    /// Takes it from the runtime of this thread.
+    /// Takes it from the executor of this thread.
     pub(super) fn loose(self) -> Loose {
         Loose {
             socket: self.fd.into_inner(),
@@ -135,67 +140,9 @@ impl Socket {
         self.ahead = [bytes, &self.ahead].concat().into();
     }
 
-    /// Waits until there is something to read, as far as anybody knows.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.ahead.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        self.fd.poll_read_ready(cx).map_ok(drop)
-    }
-
-    /// Waits until there is room. The task is woken once more where the registration is new: it has to arm anew what it had
-    /// armed.
-    pub(super) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.interest.is_writable() {
-            cx.waker().wake_by_ref();
-            let interest = self.interest | Interest::WRITABLE;
-            let Ok(fd) = self
-                .fd
-                .get_ref()
-                .try_clone()
-                .and_then(|again| register(again, interest))
-            else {
-                // Out of file descriptors: tried again as long as it takes.
-                return Poll::Pending;
-            };
-            (self.fd, self.interest, self.renewed) = (fd, interest, true);
-        }
-        ready!(self.fd.poll_write_ready(cx))?.retain_ready();
-        Poll::Ready(Ok(()))
-    }
-
-    /// Makes the call if the socket is ready, as far as anybody knows. Calls the kernel directly: neither libc's wrappers, nor
-    /// a second call that would only say that all is done.
-    #[inline]
-    fn attempt(
-        &self,
-        wanted: usize,
-        interest: Interest,
-        call: impl FnOnce(BorrowedFd<'_>) -> Result<usize, Errno>,
-    ) -> Tried {
-        let mut tried = Tried::NotReady;
-        let call = || match call(self.as_fd()) {
-            Ok(count) => {
-                tried = Tried::Done(count);
-                if (1..wanted).contains(&count) {
-                    Err(io::ErrorKind::WouldBlock.into())
-                } else {
-                    Ok(())
-                }
-            }
-            Err(Errno::AGAIN) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(error) => {
-                tried = Tried::Failed(error);
-                Ok(())
-            }
-        };
-        // What it says is in `tried` already.
-        let _: io::Result<()> = if interest.is_writable() && !self.interest.is_writable() {
-            call()
-        } else {
-            self.fd.try_io(interest, |_| call())
-        };
-        tried
+    /// Whether there is something to read, as far as anybody knows.
+    pub(super) fn is_readable(&self) -> bool {
+        !self.ahead.is_empty() || self.fd.is_readable()
     }
 
     #[inline]
@@ -203,9 +150,23 @@ impl Socket {
         if !self.ahead.is_empty() {
             return Tried::Done(self.receive_ahead(buf));
         }
-        self.attempt(buf.len(), Interest::READABLE, |socket| {
-            Ok(net::recv(socket, &mut *buf, RecvFlags::empty())?.0)
-        })
+        if !self.fd.is_readable() {
+            return Tried::NotReady;
+        }
+        match net::recv(&self.fd, &mut *buf, RecvFlags::empty()) {
+            Ok((count, _)) => {
+                // A second call would only say that all is read.
+                if count < buf.len() {
+                    self.fd.nothing_to_read();
+                }
+                Tried::Done(count)
+            }
+            Err(Errno::AGAIN) => {
+                self.fd.nothing_to_read();
+                Tried::NotReady
+            }
+            Err(error) => Tried::Failed(error),
+        }
     }
 
     #[cold]
@@ -217,7 +178,7 @@ impl Socket {
         count
     }
 
-    /// Receives whatever the runtime believes: a new socket's first bytes are often there before anybody was told.
+    /// Receives whatever is known: a new socket's first bytes are often there before anybody was told.
     ///
     /// # Errors
     /// `WouldBlock` where nothing is there; else the kernel's.
@@ -230,39 +191,29 @@ impl Socket {
 
     #[inline]
     pub(super) fn send(&self, buf: &[u8]) -> Tried {
-        self.attempt(buf.len(), Interest::WRITABLE, |socket| {
-            net::send(socket, buf, SendFlags::NOSIGNAL)
-        })
+        match net::send(&self.fd, buf, SendFlags::NOSIGNAL) {
+            Ok(count) => Tried::Done(count),
+            Err(Errno::AGAIN) => {
+                self.fd.no_room();
+                Tried::NotReady
+            }
+            Err(error) => Tried::Failed(error),
+        }
     }
 
-    /// Receives, and registers its waker only when it isn't registered yet: that is what `armed` remembers.
+    /// Receives what is there, or has the task woken when something is.
     #[inline]
     pub(super) fn poll_receive(
         &mut self,
-        cx: &mut Context<'_>,
+        cx: &Context<'_>,
         buf: &mut [u8],
-        armed: &mut bool,
     ) -> Poll<io::Result<usize>> {
-        *armed &= !std::mem::take(&mut self.renewed);
-        loop {
-            if !*armed {
-                match self.poll_readable(cx) {
-                    Poll::Pending => {
-                        *armed = true;
-                        return Poll::Pending;
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Ready(Ok(())) => {}
-                }
-            }
-            match self.receive(buf) {
-                Tried::NotReady if *armed => return Poll::Pending,
-                Tried::NotReady => {}
-                tried => {
-                    *armed = false;
-                    return Poll::Ready(tried.into());
-                }
-            }
+        if self.ahead.is_empty() {
+            ready!(self.fd.poll_readable(cx));
+        }
+        match self.receive(buf) {
+            Tried::NotReady => Poll::Pending,
+            tried => Poll::Ready(tried.into()),
         }
     }
 }
@@ -273,10 +224,7 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let count = ready!(
-            self.get_mut()
-                .poll_receive(cx, buf.initialize_unfilled(), &mut false)
-        )?;
+        let count = ready!(self.get_mut().poll_receive(cx, buf.initialize_unfilled()))?;
         buf.advance(count);
         Poll::Ready(Ok(()))
     }
@@ -291,7 +239,7 @@ impl AsyncWrite for Socket {
         let socket = self.get_mut();
         loop {
             match socket.send(buf) {
-                Tried::NotReady => ready!(socket.poll_writable(cx))?,
+                Tried::NotReady => ready!(socket.fd.poll_writable(cx))?,
                 tried => break Poll::Ready(tried.into()),
             }
         }
@@ -304,15 +252,6 @@ impl AsyncWrite for Socket {
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(net::shutdown(&*self, net::Shutdown::Write)?))
     }
-}
-
-/// Registers what owns a file descriptor that stays the same, as everything in the standard library does.
-#[expect(
-    deprecated,
-    reason = "the way that replaces it is unsafe for the sake of types whose descriptor may change"
-)]
-pub(super) fn register<T: AsRawFd + AsFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    AsyncFd::with_interest(socket, interest)
 }
 
 impl AsFd for Socket {
@@ -328,35 +267,52 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::executor::on_executor;
     use crate::net::Stream;
 
-    #[tokio::test]
-    async fn a_full_socket_is_registered_for_writing_and_still_wakes_its_reader() {
-        let (near, mut far) = UnixStream::pair().unwrap();
-        near.set_nonblocking(true).unwrap();
-        let mut near = Stream::Unix(Socket::new(near.into()).unwrap());
-        let (mut armed, mut buf) = (false, [0; 8]);
-        let waits =
-            poll_fn(|cx| Poll::Ready(near.poll_recv(cx, &mut buf, &mut armed).is_pending()));
-        assert!(waits.await && armed);
+    #[test]
+    fn a_full_socket_is_registered_for_writing_and_still_wakes_its_reader() {
+        on_executor(async {
+            let (near, mut far) = UnixStream::pair().unwrap();
+            near.set_nonblocking(true).unwrap();
+            let mut near = Stream::Unix(Socket::new(near.into()).unwrap());
+            let mut buf = [0; 8];
+            let waits = poll_fn(|cx| Poll::Ready(near.poll_recv(cx, &mut buf).is_pending()));
+            assert!(waits.await);
 
-        let mut sent = 0;
-        let mut chunk = || near.try_write(&[7; 4096]);
-        while let Ok(count) = chunk() {
-            sent += count;
-        }
-        let full = poll_fn(|cx| Poll::Ready(Pin::new(&mut near).poll_write(cx, b"x").is_pending()));
-        assert!(full.await);
+            let mut sent = 0;
+            let mut chunk = || near.try_write(&[7; 4096]);
+            while let Ok(count) = chunk() {
+                sent += count;
+            }
+            let full =
+                poll_fn(|cx| Poll::Ready(Pin::new(&mut near).poll_write(cx, b"x").is_pending()));
+            assert!(full.await);
 
-        far.write_all(b"news").unwrap();
-        let read = poll_fn(|cx| near.poll_recv(cx, &mut buf, &mut armed))
-            .await
-            .unwrap();
-        assert_eq!(&buf[..read], b"news");
-        far.read_exact(&mut vec![0; sent]).unwrap();
-        let written = poll_fn(|cx| Pin::new(&mut near).poll_write(cx, b"x"))
-            .await
-            .unwrap();
-        assert_eq!(written, 1);
+            far.write_all(b"news").unwrap();
+            let read = poll_fn(|cx| near.poll_recv(cx, &mut buf)).await.unwrap();
+            assert_eq!(&buf[..read], b"news");
+            far.read_exact(&mut vec![0; sent]).unwrap();
+            let written = poll_fn(|cx| Pin::new(&mut near).poll_write(cx, b"x"))
+                .await
+                .unwrap();
+            assert_eq!(written, 1);
+        });
+    }
+
+    #[test]
+    fn nobody_listens_is_an_error() {
+        on_executor(async {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut there = Stream::Tcp(Socket::connect_tcp(address).await.unwrap());
+            listener.accept().unwrap().0.write_all(b"hello").unwrap();
+            let mut buf = [0; 8];
+            let read = poll_fn(|cx| there.poll_recv(cx, &mut buf)).await.unwrap();
+            assert_eq!(&buf[..read], b"hello");
+            drop(listener);
+            let refused = Socket::connect_tcp(address).await.unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        });
     }
 }

@@ -104,21 +104,17 @@ impl Stream {
         }
     }
 
-    /// Whether anything waits to be read. Leaves no waker that would wake anybody.
+    /// Whether anything waits to be read.
     #[must_use]
     pub fn pulse(&self) -> Pulse {
-        let mut context = Context::from_waker(Waker::noop());
-        let ready = match self {
-            Self::Tcp(stream) | Self::Unix(stream) => stream.poll_readable(&mut context),
+        let stirs = match self {
+            Self::Tcp(stream) | Self::Unix(stream) => stream.is_readable(),
             // It may have been read from the socket already.
-            Self::Tls(stream) if !stream.get_ref().1.wants_read() => return Pulse::Stirring,
-            Self::Tls(stream) => stream.get_ref().0.poll_readable(&mut context),
+            Self::Tls(stream) => {
+                !stream.get_ref().1.wants_read() || stream.get_ref().0.is_readable()
+            }
         };
-        if ready.is_ready() {
-            Pulse::Stirring
-        } else {
-            Pulse::Quiet
-        }
+        if stirs { Pulse::Stirring } else { Pulse::Quiet }
     }
 
     /// Reads what is there, without waiting. A short read takes the readiness with it: no second read will find nothing.
@@ -151,19 +147,13 @@ impl Stream {
         }
     }
 
-    /// Reads like `poll_read`, but registers its waker only when it isn't registered yet: that is what `armed` remembers
-    /// between two calls of the same task. Whoever reads in another way in between sets it to false.
+    /// Reads like `poll_read`, into plain memory.
     ///
     /// # Errors
     /// The kernel's, or that of TLS.
-    pub fn poll_recv(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut [u8],
-        armed: &mut bool,
-    ) -> Poll<io::Result<usize>> {
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(stream) | Self::Unix(stream) => stream.poll_receive(cx, buf, armed),
+            Self::Tcp(stream) | Self::Unix(stream) => stream.poll_receive(cx, buf),
             // What the socket says is not what the connection has to say.
             Self::Tls(_) => {
                 let mut buf = ReadBuf::new(buf);
@@ -257,37 +247,41 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::executor::on_executor;
 
-    #[tokio::test]
-    async fn both_ends_are_set_up_alike() {
-        let tcp = Tcp {
-            user_timeout: Duration::from_secs(7),
-            keepalive_idle: Duration::from_secs(33),
-            keepalive_interval: Duration::from_secs(5),
-            keepalive_count: 4,
-        };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        tune(&listener, tcp).unwrap();
-        let address = listener.local_addr().unwrap();
-        let near = Stream::connect_tcp(address, tcp).await.unwrap();
-        let far = listener.accept().await.unwrap().0.into_std().unwrap();
-        let far = Stream::Tcp(Socket::new(far.into()).unwrap());
-        for stream in [&near, &far] {
-            let socket = SockRef::from(stream.tcp().unwrap());
-            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
-            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(tcp.user_timeout));
-            assert_eq!(socket.tcp_keepalive_time().unwrap(), tcp.keepalive_idle);
-            assert_eq!(
-                socket.tcp_keepalive_interval().unwrap(),
-                tcp.keepalive_interval
-            );
-            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
-        }
-        let off = Tcp {
-            keepalive_idle: Duration::ZERO,
-            ..tcp
-        };
-        let silent = Stream::connect_tcp(address, off).await.unwrap();
-        assert!(!SockRef::from(silent.tcp().unwrap()).keepalive().unwrap());
+    #[test]
+    fn both_ends_are_set_up_alike() {
+        on_executor(async {
+            let tcp = Tcp {
+                user_timeout: Duration::from_secs(7),
+                keepalive_idle: Duration::from_secs(33),
+                keepalive_interval: Duration::from_secs(5),
+                keepalive_count: 4,
+            };
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            tune(&listener, tcp).unwrap();
+            let address = listener.local_addr().unwrap();
+            let near = Stream::connect_tcp(address, tcp).await.unwrap();
+            let far = listener.accept().unwrap().0;
+            far.set_nonblocking(true).unwrap();
+            let far = Stream::Tcp(Socket::new(far.into()).unwrap());
+            for stream in [&near, &far] {
+                let socket = SockRef::from(stream.tcp().unwrap());
+                assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+                assert_eq!(socket.tcp_user_timeout().unwrap(), Some(tcp.user_timeout));
+                assert_eq!(socket.tcp_keepalive_time().unwrap(), tcp.keepalive_idle);
+                assert_eq!(
+                    socket.tcp_keepalive_interval().unwrap(),
+                    tcp.keepalive_interval
+                );
+                assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+            }
+            let off = Tcp {
+                keepalive_idle: Duration::ZERO,
+                ..tcp
+            };
+            let silent = Stream::connect_tcp(address, off).await.unwrap();
+            assert!(!SockRef::from(silent.tcp().unwrap()).keepalive().unwrap());
+        });
     }
 }

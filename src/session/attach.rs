@@ -147,7 +147,6 @@ impl Session {
         self.lent = Some(lent);
         let backend = &mut self.lent.as_mut().expect("it was just put there").backend;
         backend.home = Home::Of(self.id);
-        backend.armed = false;
         if !same && spent {
             // What sequences remember of another session must not be taken for this one's.
             backend.spent = false;
@@ -238,7 +237,7 @@ impl Session {
 
     fn read_ahead(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<(), End> {
         while self.inbound.carry.len() < MAX_AHEAD {
-            match self.client.poll_recv(cx, scratch, &mut self.client_armed) {
+            match self.client.poll_recv(cx, scratch) {
                 Poll::Pending => break,
                 Poll::Ready(Err(_)) => return Err(End::ClientBroken),
                 Poll::Ready(Ok(0)) => return Err(End::Client),

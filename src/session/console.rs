@@ -32,7 +32,7 @@ pub struct Guest {
 /// Serves guests of the console.
 pub trait ConsoleDesk: std::fmt::Debug + Send + Sync {
     /// Serves one to its end.
-    fn serve(&self, guest: Guest) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+    fn serve(&self, guest: Guest) -> Pin<Box<dyn Future<Output = ()>>>;
 }
 
 /// Whether this user needs no password: it came over a unix socket from pgvalet's own user, under the console's name.

@@ -16,6 +16,7 @@ use x509_certificate::X509Certificate;
 use crate::backend::Proof;
 use crate::backend::login::salted;
 use crate::config::{Auth, Config, Knock, LoginMethod, LoginRule, Secret};
+use crate::executor;
 use crate::net::listen::Peer;
 use crate::session::auth::{self, Challenge, Verifiers};
 use crate::session::console;
@@ -219,7 +220,7 @@ impl Door<'_> {
 async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ClientError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = executor::aside(work).await;
     done.map_err(|_| ClientError::new(Fault::Proxy, "XX000", "pgvalet could not check the login"))
 }
 

@@ -29,7 +29,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::spawn_local;
 use tokio::time::Sleep;
 
 use crate::backend::ears::Ear;
@@ -37,6 +36,7 @@ use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools, State};
 use crate::clock::timers;
 use crate::config::Config;
 use crate::events::Events;
+use crate::executor;
 use crate::lease::{Pins, SessionId, Slot};
 use crate::ledger::{Ledger, Order};
 use crate::metrics::Metrics;
@@ -142,8 +142,8 @@ pub async fn serve(shared: Rc<Shared>, stream: Stream, peer: Peer, listener: usi
     };
     match greeted {
         // A task of its own: what the login needed is freed, and the session's future is as small as its life.
-        Some(Greeted::Session(session)) => drop(spawn_local(session.run())),
-        Some(Greeted::Guest(guest)) => drop(spawn_local(shared.console.serve(guest))),
+        Some(Greeted::Session(session)) => drop(executor::spawn(session.run())),
+        Some(Greeted::Guest(guest)) => drop(executor::spawn(shared.console.serve(guest))),
         None => {}
     }
 }
@@ -180,8 +180,6 @@ struct Session {
     id: SessionId,
     slot: Slot,
     client: Stream,
-    /// The task is registered to be woken when the client sends something.
-    client_armed: bool,
     /// The backend that is held, with the right to hold it.
     lent: Option<Lent>,
     tracker: Tracker,

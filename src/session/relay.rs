@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::clock::timers;
 use crate::config::{ChaosReturn, Mode};
+use crate::executor;
 use crate::lease::reload::Outcome;
 use crate::lease::{Event, Pin, Status};
 use crate::ledger::{Cause, Order, Patience};
@@ -140,7 +141,7 @@ impl Session {
                 return Poll::Pending;
             }
         }
-        cx.waker().wake_by_ref();
+        executor::wake_later(cx);
         Poll::Pending
     }
 
@@ -174,7 +175,7 @@ impl Session {
         if std::mem::take(&mut self.inbound.held) {
             return Poll::Ready(self.resume(cx));
         }
-        let read = self.client.poll_recv(cx, scratch, &mut self.client_armed);
+        let read = self.client.poll_recv(cx, scratch);
         match read {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(_)) => Poll::Ready(Err(End::ClientBroken)),
@@ -202,7 +203,7 @@ impl Session {
             return Poll::Ready(self.on_backend(cx, &unread));
         }
         let backend = &mut *lent.backend;
-        match backend.stream.poll_recv(cx, scratch, &mut backend.armed) {
+        match backend.stream.poll_recv(cx, scratch) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(self.backend_ended())),
             Poll::Ready(Ok(count)) => Poll::Ready(self.on_backend(cx, &scratch[..count])),

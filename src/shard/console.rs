@@ -13,6 +13,7 @@ use super::commands::{Command, Gone, Shards};
 use crate::backend::Pool;
 use crate::backend::pool::{Census, Counters};
 use crate::clock::timers;
+use crate::executor;
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Entry, LeaseState, Moment, SessionId, Slot};
 use crate::ledger::{CancelTarget, Cause, Ledger, Order, Patience, ReturnOrder};
@@ -252,7 +253,7 @@ pub(super) fn obey(shared: &Rc<Shared>, ask: Ask) {
         }
         Ask::Change(change, database, reply) => {
             let shared = shared.clone();
-            tokio::task::spawn_local(async move {
+            executor::spawn(async move {
                 carry_out(&shared, change, database.as_deref(), reply).await;
             });
         }

@@ -6,10 +6,10 @@
 use std::rc::Rc;
 
 use tokio::sync::watch;
-use tokio::task::spawn_local;
 
 use super::commands::ReloadWish;
 use crate::clock::timers;
+use crate::executor;
 use crate::lease::SessionId;
 use crate::ledger::{Ledger, Order};
 use crate::session::Shared;
@@ -33,7 +33,7 @@ impl Drop for Fence {
 pub(super) fn raise(shared: &Rc<Shared>, wish: &ReloadWish, mut hold: watch::Receiver<()>) {
     let deadline = wish.deadline.unwrap_or_default();
     let fence = around(shared.ledger.clone(), wish);
-    spawn_local(async move {
+    executor::spawn(async move {
         let ended = async { while hold.changed().await.is_ok() {} };
         // Over, or ended: both let it fall.
         let _ = timers::timeout(deadline, ended).await;

@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{spawn_local, yield_now};
 
 use super::commands::{ClaimWish, Command, OwnerParks, ReloadWish};
 use super::sample::sample;
 use super::{AT_A_STRETCH, console, fence, look, verify};
+use crate::executor;
 use crate::lease::book::Process;
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Claim, SessionId};
@@ -29,7 +29,7 @@ fn obey(shared: &Rc<Shared>, command: Command) {
     match command {
         Command::Sessions(reply) => {
             let shared = shared.clone();
-            spawn_local(async move { drop(reply.send(sessions(&shared).await)) });
+            executor::spawn(async move { drop(reply.send(sessions(&shared).await)) });
         }
         Command::Claim {
             source,
@@ -41,23 +41,23 @@ fn obey(shared: &Rc<Shared>, command: Command) {
                 fence::raise(shared, &wish, hold);
             }
             let shared = shared.clone();
-            spawn_local(async move {
+            executor::spawn(async move {
                 drop(reply.send(carry_out(&shared, *wish).await));
             });
         }
         Command::Reap(id, reply) => {
             let shared = shared.clone();
-            spawn_local(async move { drop(reply.send(reap(&shared.ledger, id).await)) });
+            executor::spawn(async move { drop(reply.send(reap(&shared.ledger, id).await)) });
         }
         Command::Verify(reply) => {
             let shared = shared.clone();
-            spawn_local(async move { drop(reply.send(verify::verify(&shared).await)) });
+            executor::spawn(async move { drop(reply.send(verify::verify(&shared).await)) });
         }
         Command::Return { id, method, reply } => {
             let shared = shared.clone();
-            spawn_local(
-                async move { drop(reply.send(give_back(&shared.ledger, id, method).await)) },
-            );
+            executor::spawn(async move {
+                drop(reply.send(give_back(&shared.ledger, id, method).await))
+            });
         }
         Command::Processes(found, reply) => {
             note_processes(ledger, found);
@@ -66,7 +66,7 @@ fn obey(shared: &Rc<Shared>, command: Command) {
         Command::Sample(reply) => drop(reply.send(sample(shared))),
         Command::Parks(reply) => {
             let shared = shared.clone();
-            spawn_local(async move {
+            executor::spawn(async move {
                 look(&shared).await;
                 let parks = shared.ledger.parks().into_iter();
                 drop(reply.send(parks.map(OwnerParks::from).collect()));
@@ -75,7 +75,7 @@ fn obey(shared: &Rc<Shared>, command: Command) {
         Command::Console(ask) => console::obey(shared, ask),
         Command::Cancel(key, reply) => {
             let forwarded = shared.cancels.forward(key);
-            spawn_local(async move {
+            executor::spawn(async move {
                 forwarded.await;
                 let _ = reply.send(());
             });
@@ -112,7 +112,7 @@ async fn sessions(shared: &Shared) -> (u64, Vec<LeaseView>) {
     let mut views = Vec::with_capacity(ids.len());
     for (number, stretch) in ids.chunks(AT_A_STRETCH).enumerate() {
         if number > 0 {
-            yield_now().await;
+            executor::yield_now().await;
         }
         let book = ledger.book();
         let slots = stretch.iter().filter_map(|id| book.find(*id));

@@ -6,7 +6,8 @@ use pgwire::messages::PgWireFrontendMessage as Message;
 use pgwire::messages::extendedquery::{Bind, Close, Describe, Execute, Flush, Parse, Sync};
 use pgwire::messages::simplequery::Query;
 
-use crate::net::Stream;
+use tokio::io::DuplexStream;
+
 use crate::wire::reply::{ClientError, Fault};
 
 /// A message that isn't taken.
@@ -28,7 +29,9 @@ impl Bad {
 }
 
 /// The next message; none when the guest leaves. Not cancel safe.
-pub(super) async fn next(stream: &mut Stream) -> std::io::Result<Result<Option<Message>, Bad>> {
+pub(super) async fn next(
+    stream: &mut DuplexStream,
+) -> std::io::Result<Result<Option<Message>, Bad>> {
     let (kind, body) = match super::frame(stream).await? {
         None => return Ok(Ok(None)),
         Some(Err(bad)) => return Ok(Err(bad)),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::backend::connect::Login;
@@ -14,6 +15,7 @@ use crate::backend::{Baseline, Dialer, Lost, Tokens};
 use crate::clock::{Clock, timers};
 use crate::config::Config;
 use crate::drain::{Phase, Shutdown};
+use crate::executor;
 
 /// The first pause before another attempt, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(15)];
@@ -99,22 +101,19 @@ impl Link {
             state: said,
             heard: hear,
         };
-        let mut run = move || -> io::Result<()> {
-            let mut builder = tokio::runtime::Builder::new_current_thread();
-            let options = tokio::runtime::LocalOptions::default();
-            let runtime = builder.enable_all().build_local(options)?;
-            runtime.block_on(async {
+        let lender = Handle::current();
+        let whole = move || {
+            executor::block_on(lender, async move {
                 tokio::select! {
                     () = work.run() => {}
                     () = shutdown.reached(Phase::Ending) => {}
                 }
-            });
-            Ok(())
+            })
         };
         let named = thread::Builder::new().name("pgvalet-fleet".to_owned());
         named.spawn(move || {
-            if let Err(error) = run() {
-                tracing::error!("the fleet's connection has no runtime: {error}");
+            if let Err(error) = whole() {
+                tracing::error!("the fleet's connection has no executor: {error}");
             }
         })?;
         let link = Self {

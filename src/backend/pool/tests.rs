@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use super::*;
 use crate::backend::prepared::Prepared;
 use crate::config::Target;
+use crate::executor::{self, on_executor};
 use crate::lease::{BackendId, Generation};
 use crate::ledger::CancelTarget;
 use crate::net::stream::Spot;
@@ -34,7 +35,6 @@ impl House {
         Box::new(Backend {
             id: BackendId(id),
             stream: Stream::Unix(Socket::new(near.into()).unwrap()),
-            armed: false,
             target: Target::Any,
             key: Rc::new(CancelTarget {
                 key: CancelKey {
@@ -106,12 +106,8 @@ fn lent(grant: Option<Grant>) -> u64 {
     }
 }
 
-fn on_a_runtime(test: impl FnOnce()) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .unwrap();
-    runtime.block_on(async { test() });
+fn on_a_runtime(test: impl FnOnce() + 'static) {
+    on_executor(async { test() });
 }
 
 #[test]
@@ -205,18 +201,14 @@ fn a_grant_to_somebody_who_left_goes_to_the_next() {
 
 #[test]
 fn a_dead_backend_is_not_lent() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    on_executor(async {
         let mut house = House::new(1);
         house.park(1, 11);
         house.peers.clear();
         while house.pool.state.borrow().idle[0].backend.stream.pulse()
             == crate::net::stream::Pulse::Quiet
         {
-            tokio::task::yield_now().await;
+            executor::yield_now().await;
         }
         assert!(matches!(house.ask(11), Some(Grant::Open(_))));
     });
@@ -330,21 +322,23 @@ fn backends_from_before_a_renewal_are_closed_as_they_come_back() {
     });
 }
 
-#[tokio::test]
-async fn a_backend_whose_host_is_no_longer_what_is_wanted_is_closed() {
-    let mut house = House::new(2);
-    let mut backend = house.backend(1);
-    backend.target = Target::Primary;
-    let mut reported = Parameters::default();
-    reported.set("in_hot_standby", "on");
-    backend.parameters = Rc::new(reported);
-    let Some(Grant::Open(permit)) = house.ask(1) else {
-        panic!("there is room")
-    };
-    house
-        .pool
-        .give_back(Lent { backend, permit }, Moment::default());
-    assert!(!house.pool.census().is_in_use());
+#[test]
+fn a_backend_whose_host_is_no_longer_what_is_wanted_is_closed() {
+    on_a_runtime(|| {
+        let mut house = House::new(2);
+        let mut backend = house.backend(1);
+        backend.target = Target::Primary;
+        let mut reported = Parameters::default();
+        reported.set("in_hot_standby", "on");
+        backend.parameters = Rc::new(reported);
+        let Some(Grant::Open(permit)) = house.ask(1) else {
+            panic!("there is room")
+        };
+        house
+            .pool
+            .give_back(Lent { backend, permit }, Moment::default());
+        assert!(!house.pool.census().is_in_use());
+    });
 }
 
 #[test]

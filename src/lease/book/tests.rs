@@ -13,7 +13,7 @@ fn profile(application: &str) -> Profile {
         database: "app".into(),
         user: "app".into(),
         application: application.into(),
-        client: "unix".into(),
+        client: ClientAddress::Unix,
     }
 }
 

@@ -11,6 +11,9 @@ use rustls::server::NoServerSessionStorage;
 use super::reloaded::Reloaded;
 use super::trust::{ClientCheck, Roots};
 use super::{ALPN, HTTP, Handshakes, TlsError, files, provider};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
 use crate::config::{AdminAccess, Config, Tls};
 use crate::net::Stream;
 
@@ -92,6 +95,19 @@ impl ClientTls {
         let config = identity.config.clone();
         let stream = handshakes.accept(socket, config).await?;
         Ok((stream, identity))
+    }
+
+    /// Shakes hands on a connection of another runtime's. Cancel safe: the connection is closed.
+    ///
+    /// # Errors
+    /// The handshake failed.
+    pub async fn accept_there(
+        &self,
+        handshakes: &Handshakes,
+        stream: TcpStream,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let config = self.identity.current().config.clone();
+        handshakes.accept_there(stream, config).await
     }
 }
 

@@ -4,15 +4,20 @@
 
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+use crate::net::socket::Loose;
 use crate::net::{Socket, Stream};
 
 /// Where handshakes run. Clones share the thread; it ends with the last of them.
@@ -59,15 +64,29 @@ impl Handshakes {
         let acceptor = TlsAcceptor::from(config);
         let there = acceptor.clone();
         let shaken = self.runtime.spawn(async move {
-            let socket = socket.registered()?;
-            let (socket, connection) = there.accept(socket).await?.into_inner();
-            Ok::<_, io::Error>((socket.loose(), connection))
+            let (guest, connection) = there.accept(Guest::new(socket)?).await?.into_inner();
+            Ok::<_, io::Error>((guest.loose()?, connection))
         });
         let (socket, connection): (_, ServerConnection) = Awaited(shaken).await?;
         // There is nothing left to negotiate: this only puts the two together again.
         let put = |fresh: &mut ServerConnection| *fresh = connection;
         let stream = acceptor.accept_with(socket.registered()?, put).await?;
         Ok(Stream::Tls(Box::new(TlsStream::Server(stream))))
+    }
+
+    /// Shakes hands with a client whose connection is, and stays, another runtime's.
+    ///
+    /// Cancel safe: the connection is closed.
+    ///
+    /// # Errors
+    /// The handshake failed; the client was told by an alert.
+    pub async fn accept_there(
+        &self,
+        stream: TcpStream,
+        config: Arc<ServerConfig>,
+    ) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
+        let shaken = TlsAcceptor::from(config).accept(stream);
+        Awaited(self.runtime.spawn(shaken.into_future())).await
     }
 
     /// Shakes hands with PostgreSQL.
@@ -86,9 +105,9 @@ impl Handshakes {
         let connector = TlsConnector::from(config);
         let (there, called) = (connector.clone(), name.clone());
         let shaken = self.runtime.spawn(async move {
-            let socket = socket.registered()?;
-            let (socket, connection) = there.connect(called, socket).await?.into_inner();
-            Ok::<_, io::Error>((socket.loose(), connection))
+            let guest = Guest::new(socket)?;
+            let (guest, connection) = there.connect(called, guest).await?.into_inner();
+            Ok::<_, io::Error>((guest.loose()?, connection))
         });
         let (socket, connection): (_, ClientConnection) = Awaited(shaken).await?;
         let put = |fresh: &mut ClientConnection| *fresh = connection;
@@ -99,17 +118,71 @@ impl Handshakes {
     }
 }
 
+/// A socket while it is on this thread.
+struct Guest {
+    stream: TcpStream,
+    /// What was read of it before it came.
+    ahead: Box<[u8]>,
+}
+
+impl Guest {
+    fn new(loose: Loose) -> io::Result<Self> {
+        Ok(Self {
+            stream: TcpStream::from_std(loose.socket.into())?,
+            ahead: loose.ahead,
+        })
+    }
+
+    fn loose(self) -> io::Result<Loose> {
+        Ok(Loose {
+            socket: self.stream.into_std()?.into(),
+            ahead: self.ahead,
+        })
+    }
+}
+
+impl AsyncRead for Guest {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let count = self.ahead.len().min(buf.remaining());
+        buf.put_slice(&self.ahead[..count]);
+        self.ahead = self.ahead[count..].into();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Guest {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 /// A task that ends when nobody waits for it any more.
 struct Awaited<T>(JoinHandle<io::Result<T>>);
 
 impl<T> Future for Awaited<T> {
     type Output = io::Result<T>;
 
-    fn poll(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Self::Output> {
-        let joined = std::pin::Pin::new(&mut self.0).poll(cx);
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let joined = Pin::new(&mut self.0).poll(cx);
         joined.map(|joined| joined.unwrap_or_else(|error| Err(io::Error::other(error))))
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::TlsError;
 use crate::clock::timers;
+use crate::executor;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -103,7 +104,7 @@ impl<T> Reloaded<T> {
             ticks.tick().await;
             let this = self.clone();
             // A file system that hangs holds up nobody's handshake.
-            if let Err(error) = tokio::task::spawn_blocking(move || this.refresh()).await {
+            if let Err(error) = executor::aside(move || this.refresh()).await {
                 tracing::error!("the look at the certificates failed: {error}");
             }
         }

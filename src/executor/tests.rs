@@ -1,0 +1,198 @@
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+
+use tokio::sync::oneshot;
+
+use super::*;
+
+/// Runs a test as a data thread runs.
+pub(crate) fn on_executor<T: 'static>(test: impl Future<Output = T> + 'static) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let lender = runtime.handle().clone();
+    let (over, ended) = oneshot::channel::<()>();
+    let aside = std::thread::spawn(move || drop(runtime.block_on(ended)));
+    let output = block_on(lender, test).unwrap();
+    drop(over);
+    aside.join().unwrap();
+    output
+}
+
+fn pair() -> (UnixStream, UnixStream) {
+    let (near, far) = UnixStream::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    (near, far)
+}
+
+#[test]
+fn tasks_take_turns() {
+    let order = on_executor(async {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        for name in ["a", "b"] {
+            let order = order.clone();
+            spawn(async move {
+                for _ in 0..2 {
+                    order.borrow_mut().push(name);
+                    yield_now().await;
+                }
+            });
+        }
+        while order.borrow().len() < 4 {
+            yield_now().await;
+        }
+        order.take()
+    });
+    assert_eq!(order, ["a", "b", "a", "b"]);
+}
+
+#[test]
+fn whoever_yields_for_ever_does_not_keep_sockets_waiting() {
+    on_executor(async {
+        let (near, mut far) = pair();
+        let near = Registered::new(near).unwrap();
+        spawn(async {
+            loop {
+                yield_now().await;
+            }
+        });
+        far.write_all(b"x").unwrap();
+        poll_fn(|cx| near.poll_readable(cx)).await;
+    });
+}
+
+#[test]
+fn a_task_that_is_aborted_is_dropped_and_its_place_is_another_s() {
+    on_executor(async {
+        let (alive, mut gone) = oneshot::channel::<()>();
+        let waits = spawn(async move {
+            let _alive = alive;
+            std::future::pending::<()>().await;
+        });
+        yield_now().await;
+        assert!(gone.try_recv() == Err(oneshot::error::TryRecvError::Empty));
+        waits.abort();
+        assert!(gone.try_recv() == Err(oneshot::error::TryRecvError::Closed));
+        let (said, heard) = oneshot::channel();
+        spawn(async move { said.send(7).unwrap() });
+        assert_eq!(heard.await, Ok(7));
+    });
+}
+
+#[test]
+fn a_waker_of_a_task_that_ended_wakes_nobody() {
+    on_executor(async {
+        let kept = Rc::new(RefCell::new(None));
+        let keep = kept.clone();
+        spawn(poll_fn(move |cx| {
+            *keep.borrow_mut() = Some(cx.waker().clone());
+            Poll::Ready(())
+        }));
+        yield_now().await;
+        let polls = Rc::new(Cell::new(0));
+        let count = polls.clone();
+        spawn(poll_fn(move |_| {
+            count.set(count.get() + 1);
+            Poll::Pending
+        }));
+        yield_now().await;
+        kept.take().unwrap().wake();
+        yield_now().await;
+        assert_eq!(polls.get(), 1);
+    });
+}
+
+#[test]
+fn other_threads_wake_a_task_each_time() {
+    on_executor(async {
+        let (ask, asked) = mpsc::channel::<oneshot::Sender<u32>>();
+        let answering = std::thread::spawn(move || {
+            for (number, reply) in (0..).zip(asked) {
+                reply.send(number).unwrap();
+            }
+        });
+        for expected in 0..1000 {
+            let (reply, answer) = oneshot::channel();
+            ask.send(reply).unwrap();
+            assert_eq!(answer.await, Ok(expected));
+        }
+        drop(ask);
+        answering.join().unwrap();
+    });
+}
+
+#[test]
+fn a_panic_ends_its_task_alone() {
+    on_executor(async {
+        let (alive, gone) = oneshot::channel::<()>();
+        spawn(async move {
+            let _alive = alive;
+            panic!("on purpose");
+        });
+        assert!(gone.await.is_err());
+    });
+}
+
+#[test]
+fn what_still_runs_at_the_end_is_dropped() {
+    struct Last(mpsc::Sender<()>);
+    impl Drop for Last {
+        fn drop(&mut self) {
+            let said = self.0.clone();
+            // Nobody runs it, but it is dropped as well.
+            spawn(async move { drop(said) });
+        }
+    }
+    let (said, heard) = mpsc::channel();
+    on_executor(async move {
+        spawn(async move {
+            let _last = Last(said);
+            std::future::pending::<()>().await;
+        });
+        yield_now().await;
+    });
+    assert_eq!(heard.try_recv(), Err(mpsc::TryRecvError::Disconnected));
+}
+
+#[test]
+fn timers_and_work_aside_are_lent() {
+    on_executor(async {
+        let here = std::thread::current().id();
+        let there = aside(|| std::thread::current().id()).await.unwrap();
+        assert_ne!(here, there);
+        crate::clock::timers::sleep(std::time::Duration::from_millis(1)).await;
+    });
+}
+
+#[test]
+fn an_end_is_read_though_it_came_with_the_last_bytes() {
+    on_executor(async {
+        let (near, mut far) = pair();
+        let near = Registered::new(near).unwrap();
+        far.write_all(b"bye").unwrap();
+        drop(far);
+        poll_fn(|cx| near.poll_readable(cx)).await;
+        let mut buf = [0; 8];
+        assert_eq!(near.get_ref().read(&mut buf).unwrap(), 3);
+        near.nothing_to_read();
+        poll_fn(|cx| near.poll_readable(cx)).await;
+        assert_eq!(near.get_ref().read(&mut buf).unwrap(), 0);
+    });
+}
+
+#[test]
+fn an_event_for_a_socket_that_is_gone_reaches_no_other() {
+    on_executor(async {
+        let (near, mut far) = pair();
+        let first = Registered::new(near.try_clone().unwrap()).unwrap();
+        drop(first);
+        let (other, _quiet) = pair();
+        let other = Registered::new(other).unwrap();
+        // The kernel still knows the first: the description lives on.
+        far.write_all(b"x").unwrap();
+        yield_now().await;
+        assert!(!other.is_readable());
+    });
+}
