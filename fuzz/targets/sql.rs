@@ -130,6 +130,13 @@ fn calls(statement: &[Token<'_>], class: Class) {
 /// Whether what follows is the name of a table that is written: `INSERT INTO schema.`
 fn is_written(before: &[Token<'_>]) -> bool {
     let mut before = before;
+    // INTO is no name: with a dot behind it, PostgreSQL reads no further.
+    if let [.., into, dot] = before
+        && into.is("into")
+        && dot.is_sign(b'.')
+    {
+        return true;
+    }
     while let [rest @ .., schema, dot] = before
         && dot.is_sign(b'.')
         && matches!(schema.kind, Kind::Word | Kind::Quoted)

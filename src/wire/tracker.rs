@@ -250,7 +250,11 @@ impl Tracker {
         }
         match kind {
             b'Z' => self.seen_ready(body),
-            b'E' => self.seen_error(),
+            b'E' => {
+                // A stray ReadyForQuery is of a Sync that has nothing to commit: no error belongs to it.
+                self.settle_doubt();
+                self.seen_error()
+            }
             b'1' | b'3' => {
                 self.settle_doubt();
                 self.seen_complete(kind)

@@ -184,18 +184,20 @@ fn a_doubt_with_more_behind_it_is_never_settled() {
 
 #[test]
 fn a_failed_extended_copy_leaves_a_doubt_until_the_next_reply() {
-    let mut tracker = Tracker::default();
-    tracker.sent_extended();
-    tracker.sent_sync();
-    tracker.seen(b'G', b"");
-    tracker.seen(b'E', b"");
-    tracker.sent_copy_end();
-    tracker.sent_sync();
-    ready(&mut tracker);
-    tracker.sent_query();
-    tracker.seen(b'T', b"");
-    ready(&mut tracker);
-    assert!(tracker.is_settled());
+    for reply in *b"TE" {
+        let mut tracker = Tracker::default();
+        tracker.sent_extended();
+        tracker.sent_sync();
+        tracker.seen(b'G', b"");
+        tracker.seen(b'E', b"");
+        tracker.sent_copy_end();
+        tracker.sent_sync();
+        ready(&mut tracker);
+        tracker.sent_query();
+        tracker.seen(reply, b"");
+        ready(&mut tracker);
+        assert!(tracker.is_settled());
+    }
 }
 
 #[test]
