@@ -115,6 +115,11 @@ fn what_it_leaves(sql: &[u8], tokens: &[Token<'_>]) {
 }
 
 fn calls(statement: &[Token<'_>], class: Class) {
+    // INTO is no name: with a dot behind it, PostgreSQL reads no further.
+    let mut pairs = statement.windows(2);
+    if pairs.any(|pair| pair[0].kind == Kind::Word && pair[0].is("into") && pair[1].is_sign(b'.')) {
+        return;
+    }
     for (at, pair) in statement.windows(2).enumerate() {
         let [name, open] = pair else { continue };
         let leaves = LEAVING.iter().any(|known| name.is(known));
@@ -130,13 +135,6 @@ fn calls(statement: &[Token<'_>], class: Class) {
 /// Whether what follows is the name of a table that is written: `INSERT INTO schema.`
 fn is_written(before: &[Token<'_>]) -> bool {
     let mut before = before;
-    // INTO is no name: with a dot behind it, PostgreSQL reads no further.
-    if let [.., into, dot] = before
-        && into.is("into")
-        && dot.is_sign(b'.')
-    {
-        return true;
-    }
     while let [rest @ .., schema, dot] = before
         && dot.is_sign(b'.')
         && matches!(schema.kind, Kind::Word | Kind::Quoted)
