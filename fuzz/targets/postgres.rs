@@ -24,6 +24,13 @@ pub enum Message {
     CopyFail,
 }
 
+impl Message {
+    /// What belongs to COPY: outside of it PostgreSQL drops it without a word.
+    const fn is_of_copy(&self) -> bool {
+        matches!(self, Self::CopyData | Self::CopyDone | Self::CopyFail)
+    }
+}
+
 /// Whose message it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
@@ -90,14 +97,7 @@ impl Postgres {
 
     /// Whether it has nothing to do or to say until it is asked something, and asks for nothing itself.
     pub fn is_quiet(&self) -> bool {
-        // Outside of COPY, what belongs to it is dropped without an answer.
-        let copies = |message: &Message| {
-            matches!(
-                message,
-                Message::CopyData | Message::CopyDone | Message::CopyFail
-            )
-        };
-        self.unread.iter().all(|(message, _)| copies(message))
+        self.unread.iter().all(|(message, _)| message.is_of_copy())
             && self.replies.is_empty()
             && self.doing == Doing::Nothing
             && !self.skipping
@@ -152,6 +152,9 @@ impl Postgres {
         if self.skipping && message != Message::Sync {
             return;
         }
+        if message.is_of_copy() {
+            return;
+        }
         if choice.once_in(5) {
             self.say(b'N', b"\0");
         }
@@ -180,8 +183,10 @@ impl Postgres {
                 self.ready();
             }
             Message::Sync => {
+                // What it commits may fail; behind an error, and in a block, it commits nothing.
+                let commits = self.unsynced && !self.skipping && self.status == b'I';
                 self.skipping = false;
-                if fails {
+                if fails && commits {
                     self.status = b'I';
                     self.say(b'E', b"SERROR\0\0");
                 }

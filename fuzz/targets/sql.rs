@@ -115,6 +115,11 @@ fn what_it_leaves(sql: &[u8], tokens: &[Token<'_>]) {
 }
 
 fn calls(statement: &[Token<'_>], class: Class) {
+    // INTO is no name: with a dot behind it, PostgreSQL reads no further.
+    let mut pairs = statement.windows(2);
+    if pairs.any(|pair| pair[0].kind == Kind::Word && pair[0].is("into") && pair[1].is_sign(b'.')) {
+        return;
+    }
     for (at, pair) in statement.windows(2).enumerate() {
         let [name, open] = pair else { continue };
         let leaves = LEAVING.iter().any(|known| name.is(known));
@@ -203,8 +208,13 @@ fn what_is_named(sql: &[u8], tokens: &[Token<'_>]) {
                 );
             }
         }
-        for window in statement.windows(3) {
+        for (at, window) in statement.windows(3).enumerate() {
             let [call, open, name] = window else { continue };
+            // `0setseed(1)`: nothing calls a function right behind a number or a parameter, and PostgreSQL 15 and later
+            // don't even read it.
+            if at > 0 && is_behind_digits(&statement[at - 1], call) {
+                continue;
+            }
             if call.kind == Kind::Word && call.is("setseed") && open.is_sign(b'(') {
                 assert!(found.pins.contains(Pin::Setseed));
             }
@@ -220,6 +230,12 @@ fn what_is_named(sql: &[u8], tokens: &[Token<'_>]) {
             }
         }
     }
+}
+
+/// Whether a name stands right behind a number or a parameter.
+fn is_behind_digits(before: &Token<'_>, name: &Token<'_>) -> bool {
+    matches!(before.kind, Kind::Number | Kind::Parameter)
+        && before.at + before.text.len() == name.at
 }
 
 /// `a.b` with plain names, behind SET.

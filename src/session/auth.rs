@@ -23,6 +23,7 @@ const MOST_KNOWN: usize = 4;
 pub struct Verifiers {
     known: Mutex<HashMap<String, Vec<Known>>>,
     /// Makes salts of users that don't exist look like those of users that do.
+    /// Random: made of passwords or of verifiers, it would let anybody who asks for a salt try passwords at home.
     pepper: [u8; 32],
 }
 

@@ -371,7 +371,10 @@ impl Session {
         if let Some(words) = &words {
             self.shared.metrics.fault(words.fault, &words.code);
             tracing::info!(session = %self.id, sqlstate = %words.code, "session closed: {}", words.message);
-            self.to_client.push(&words.fatal());
+            // In the middle of a message they would pass for the rest of it.
+            if !self.outbound.is_within_forwarded() {
+                self.to_client.push(&words.fatal());
+            }
         }
         // The scrubbing must not wait for a slow reader.
         let farewell = farewell(&mut self.to_client, &mut self.client);

@@ -159,6 +159,12 @@ impl Cursor {
         self.skip == 0 && self.carry.is_empty()
     }
 
+    /// Whether the other side has the beginning of a frame, and waits for its rest.
+    #[must_use]
+    pub fn is_within_forwarded(&self) -> bool {
+        self.skip > 0 && !self.dropping
+    }
+
     /// Keeps the beginning of a frame.
     pub fn keep(&mut self, bytes: &[u8]) {
         if self.carry.is_empty() {

@@ -115,6 +115,8 @@ enum Doubt {
     None,
     /// One may come instead of the one that the client's next Sync asks for.
     Open,
+    /// The same, and then PostgreSQL carries out what was sent since, which isn't accounted for.
+    Unheard,
     /// One may come, though everything is answered.
     Lingering,
     /// One may come before the first reply to the request that was sent since.
@@ -222,12 +224,22 @@ impl Tracker {
 
     fn push(&mut self, pending: Pending) {
         if self.is_skipping() {
+            if !matches!(pending, Pending::CopyEnd) {
+                self.leave_unheard();
+            }
             return;
         }
         if self.doubt == Doubt::Lingering && self.pending.is_empty() {
             self.doubt = Doubt::Armed;
         }
         self.pending.push_back(pending);
+    }
+
+    /// Something is dropped from the account that PostgreSQL skips, unless it has read the Sync before that.
+    fn leave_unheard(&mut self) {
+        if self.doubt == Doubt::Open {
+            self.doubt = Doubt::Unheard;
+        }
     }
 
     /// A message of type `kind` came from PostgreSQL. `body` may be cut short for all but ReadyForQuery.
@@ -238,7 +250,11 @@ impl Tracker {
         }
         match kind {
             b'Z' => self.seen_ready(body),
-            b'E' => self.seen_error(),
+            b'E' => {
+                // A stray ReadyForQuery is of a Sync that has nothing to commit: no error belongs to it.
+                self.settle_doubt();
+                self.seen_error()
+            }
             b'1' | b'3' => {
                 self.settle_doubt();
                 self.seen_complete(kind)
@@ -299,8 +315,10 @@ impl Tracker {
         loop {
             match self.pending.pop_front() {
                 Some(Pending::Query | Pending::Function | Pending::Sync | Pending::Own) => {
-                    if self.doubt == Doubt::Open {
-                        self.doubt = Doubt::Lingering;
+                    match self.doubt {
+                        Doubt::Open => self.doubt = Doubt::Lingering,
+                        Doubt::Unheard => self.ambiguous = true,
+                        Doubt::None | Doubt::Lingering | Doubt::Armed => {}
                     }
                     break;
                 }
@@ -309,6 +327,7 @@ impl Tracker {
                     self.ambiguous = true
                 }
                 None => {
+                    self.ambiguous |= self.doubt == Doubt::Unheard;
                     self.doubt = Doubt::None;
                     self.sequence = Sequence::Synced;
                     break;
@@ -334,6 +353,10 @@ impl Tracker {
             self.pending.front(),
             None | Some(Pending::Query | Pending::Function)
         ) {
+            let ends = |pending: &&Pending| !matches!(pending, Pending::CopyEnd);
+            let mut within = self.pending.iter().take_while(ends);
+            // Whether PostgreSQL has read, and ignored, a Sync that came among the data can't be told.
+            self.ambiguous |= ignores_sync && within.any(|one| matches!(one, Pending::Sync));
             return Seen::Failed(Aftermath::default());
         }
         let makes = |at: usize| self.pending.get(at).is_some_and(Pending::makes_unnamed);
@@ -360,6 +383,9 @@ impl Tracker {
                 | Pending::Extended
                 | Pending::Parse(..)
                 | Pending::Close(..) => {}
+            }
+            if !matches!(front, Pending::Sync | Pending::CopyEnd) && self.doubt == Doubt::Open {
+                self.doubt = Doubt::Unheard;
             }
             self.pending.pop_front();
         }
@@ -390,15 +416,17 @@ impl Tracker {
 
     fn seen_command_complete(&mut self) -> Seen {
         if std::mem::take(&mut self.copy_in) {
-            let first = usize::from(matches!(self.pending.front(), Some(Pending::Query)));
-            if first == 0 {
+            let mut waiting = self.pending.iter();
+            let end = waiting.position(|pending| matches!(pending, Pending::CopyEnd));
+            let ahead = end.unwrap_or(self.pending.len());
+            // PostgreSQL takes no query while it reads COPY data: one that was sent before its end is the COPY itself.
+            let mut waiting = self.pending.range(..ahead);
+            let query = waiting.rposition(|pending| matches!(pending, Pending::Query));
+            if query.is_none() {
                 self.sequence = Sequence::Open;
             }
-            if let Some(end) = self
-                .pending
-                .iter()
-                .position(|pending| matches!(pending, Pending::CopyEnd))
-            {
+            if let Some(end) = end {
+                let first = query.map_or(0, |query| query + 1);
                 self.pending.drain(first..=end);
             }
         }

@@ -144,6 +144,24 @@ fn lib_pq() {
     });
 }
 
+#[test]
+fn ruby_pg() {
+    let has_pg = Command::new("ruby").args(["-e", "require 'pg'"]).output();
+    if !has_pg.is_ok_and(|output| output.status.success()) {
+        return skip("no Ruby with the gem pg");
+    }
+    let said = |port: u16, sslmode: &str| {
+        let mut ruby = client("ruby", port);
+        let said = run(ruby.env("PGSSLMODE", sslmode).arg(here("ruby_pg.rb")));
+        said.replace(&port.to_string(), "PORT")
+    };
+    in_each_mode(|postgres, port, sslmode, _| {
+        let straight = said(postgres.port(), "disable");
+        assert!(straight.lines().count() > 40, "{straight}");
+        assert_eq!(said(port, sslmode), straight);
+    });
+}
+
 fn here(name: &str) -> PathBuf {
     scripts().with_file_name("matrix").join(name)
 }

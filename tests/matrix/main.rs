@@ -21,6 +21,7 @@ mod stage;
 mod suites;
 #[path = "../support/mod.rs"]
 mod support;
+mod tokio_postgres;
 mod versions;
 
 use support::{Postgres, Valet};

@@ -10,7 +10,7 @@ use crate::MODES;
 use crate::certificates::{Authority, KeyKind, SSLMODES};
 use crate::programs::{client, everything, python, run};
 use crate::secured::secure;
-use crate::support::{Postgres, Valet, no_valet, skip};
+use crate::support::{Auth, Postgres, Valet, no_valet, skip};
 
 /// Whom PostgreSQL asks for what, by TCP; pgvalet has the same rules.
 const RULES: [(&str, &str, &str); 8] = [
@@ -40,12 +40,11 @@ impl Stage {
         clippy::too_many_lines,
         reason = "what both sides are told, side by side"
     )]
-    fn new(libraries: Option<OsString>) -> Self {
+    fn new(postgres: Postgres, libraries: Option<OsString>) -> Self {
         let authority = Authority::new("root");
         let pair = authority.issue("server", "localhost", KeyKind::Ec);
         let home = tempfile::tempdir().expect("a directory");
         let me = run(Command::new("id").arg("-un"));
-        let postgres = Postgres::start();
         let mut hba = format!("local all {me},by_peer peer\n");
         let mut config = format!(
             "auth_query = \"default\"\n[[logins]]\naddress = \"unix\"\nuser = [\"{me}\", \"by_peer\"]\nmethod = \"peer\"\n"
@@ -192,7 +191,7 @@ fn with(libraries: impl FnOnce() -> Result<Option<OsString>, String>, case: fn(&
         return;
     }
     match libraries() {
-        Ok(libraries) => case(&Stage::new(libraries)),
+        Ok(libraries) => case(&Stage::new(Postgres::start(), libraries)),
         Err(why) => skip(&format!("no libpq 18: {why}")),
     }
 }
@@ -217,6 +216,62 @@ fn libpq_18() -> Result<OsString, String> {
     std::os::unix::fs::symlink(library, &fresh).map_err(|error| error.to_string())?;
     std::fs::rename(&fresh, home.join("libpq.so.5")).map_err(|error| error.to_string())?;
     std::env::join_paths([home, PathBuf::from(packages)]).map_err(|error| error.to_string())
+}
+
+/// What PostgreSQL learnt since 15, with the libpq that knows it: TLS without asking first, and protocol 3.2.
+#[test]
+fn libpq_18_before_postgresql_18() {
+    if no_valet() {
+        return;
+    }
+    let libraries = match libpq_18() {
+        Ok(libraries) => libraries,
+        Err(why) => return skip(&format!("no libpq 18: {why}")),
+    };
+    let postgres = match Postgres::start_version(18, Auth::Trust, &[]) {
+        Ok(postgres) => postgres,
+        Err(why) => return skip(&format!("no PostgreSQL 18: {why}")),
+    };
+    let stage = Stage::new(postgres, Some(libraries));
+    let (root, other) = (stage.authority.root(), Authority::new("other"));
+    let pair = stage.authority.issue("good", "by_cert", KeyKind::Ec);
+    let mut ways = Vec::new();
+    for user in ["by_scram", "by_tls", "by_plain", "by_md5", "by_trust"] {
+        for mode in SSLMODES {
+            let way = format!("user={user} sslmode={mode} sslrootcert={root}");
+            ways.push((format!("{way} sslnegotiation=direct"), "pencil"));
+            ways.push((
+                format!("{way} min_protocol_version=3.2 max_protocol_version=3.2"),
+                "pencil",
+            ));
+        }
+    }
+    let direct = "sslnegotiation=direct";
+    let newest = "min_protocol_version=3.2 max_protocol_version=latest";
+    for more in [
+        format!(
+            "user=by_scram sslmode=verify-full sslrootcert={} {direct}",
+            other.root()
+        ),
+        format!("user=by_scram sslmode=verify-full sslrootcert={root} host=elsewhere {direct}"),
+        format!("user=by_scram sslmode=require {direct} channel_binding=require {newest}"),
+        format!("user=by_md5 sslmode=require {direct} channel_binding=require"),
+        format!("user=by_scram sslmode=require {direct} ssl_max_protocol_version=TLSv1.2"),
+        format!(
+            "user=by_cert sslmode=require {direct} {newest} sslcert={} sslkey={}",
+            pair.cert(),
+            pair.key()
+        ),
+        format!("user=by_cert sslmode=require {direct}"),
+        format!("user=nobody sslmode=require {direct}"),
+    ] {
+        ways.push((more, "pencil"));
+    }
+    ways.push((
+        format!("user=by_scram sslmode=require {direct} channel_binding=require"),
+        "eraser",
+    ));
+    assert!(stage.same(&stage.valets[..1], &ways, WHO) > 30);
 }
 
 const WHO: &str = "SELECT session_user, current_database()";
@@ -263,14 +318,9 @@ fn encryption(stage: &Stage) {
         "pencil",
     ));
     if stage.libraries.is_some() {
-        for more in [
-            "sslmode=require",
-            "sslmode=prefer",
-            "sslmode=require max_protocol_version=3.2",
-        ] {
-            // Direct negotiation, which PostgreSQL 15 has not: tests/tls/drivers.py.
-            ways.push((format!("user=by_scram {more}"), "pencil"));
-        }
+        // PostgreSQL 15 has it not; what does is asked below.
+        let newer = "user=by_scram sslmode=require max_protocol_version=3.2";
+        ways.push((newer.to_owned(), "pencil"));
     }
     assert!(stage.same(&stage.valets[..1], &ways, WHO) > 12);
 }

@@ -8,6 +8,7 @@ mod cancel;
 mod dialects;
 mod drain;
 mod front_door;
+mod garbage;
 mod hosts;
 mod isolation;
 mod login;

@@ -3,10 +3,13 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
+use socket2::{SockAddr, Socket};
 
-use crate::support::{Exit, Postgres, Raw, Valet, eventually, no_valet};
+use crate::support::{Exit, Postgres, Raw, Valet, eventually, no_valet, skip};
 
 const NOBODY: &str = "postgres://postgres@127.0.0.1:1/postgres";
 
@@ -117,4 +120,72 @@ fn keepalives_are_set_on_both_legs() {
         keepalives(valet.port(), 0).iter().any(soon)
             && keepalives(0, postgres.port()).iter().any(soon)
     });
+}
+
+/// Copies of the TCP sockets that pgvalet has, but for those that listen: to read their options back. Some containers
+/// forbid it.
+fn sockets_of(valet: &Valet) -> Result<Vec<Socket>, Errno> {
+    let pid = i32::try_from(valet.pid()).ok().and_then(Pid::from_raw);
+    let pid = pid.expect("a pid");
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it is our child");
+    let mut sockets = Vec::new();
+    for number in files.filter_map(|file| file.ok()?.file_name().to_str()?.parse().ok()) {
+        match pidfd_getfd(&process, number, PidfdGetfdFlags::empty()) {
+            Ok(copy) => sockets.push(Socket::from(copy)),
+            // It was closed meanwhile.
+            Err(Errno::BADF) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    sockets.retain(|socket| socket.peer_addr().is_ok_and(|peer| peer.is_ipv4()));
+    Ok(sockets)
+}
+
+#[test]
+fn dead_peers_are_given_up_on_both_legs() {
+    if no_valet() {
+        return;
+    }
+    let postgres = Postgres::start();
+    let flags = ["--tcp-user-timeout", "17s", "--tcp-keepalive-idle", "23s"];
+    let more = [
+        "--tcp-keepalive-interval",
+        "7s",
+        "--tcp-keepalive-count",
+        "3",
+    ];
+    let valet = Valet::front_with(&postgres, &[flags, more].concat());
+    let mut client = Raw::connect(valet.port());
+    client.value("SELECT 1");
+    let port = |address: std::io::Result<SockAddr>| {
+        address.ok()?.as_socket().map(|address| address.port())
+    };
+    let sockets = match sockets_of(&valet) {
+        Ok(sockets) => sockets,
+        Err(error) => return skip(&format!("sockets of a child can't be copied: {error}")),
+    };
+    let near = sockets
+        .iter()
+        .find(|socket| port(socket.local_addr()) == Some(valet.port()));
+    let far = sockets
+        .iter()
+        .find(|socket| port(socket.peer_addr()) == Some(postgres.port()));
+    for (leg, socket) in [("the client's", near), ("PostgreSQL's", far)] {
+        let socket = socket.unwrap_or_else(|| panic!("{leg} socket isn't among {sockets:?}"));
+        let seconds = |time: std::io::Result<Duration>| time.expect("it can be read").as_secs();
+        let unacknowledged = socket.tcp_user_timeout().expect("it can be read");
+        assert_eq!(unacknowledged, Some(Duration::from_secs(17)), "{leg}");
+        assert!(
+            socket.keepalive().expect("it can be read") && socket.tcp_nodelay().expect("too"),
+            "{leg}"
+        );
+        assert_eq!(seconds(socket.tcp_keepalive_time()), 23, "{leg}");
+        assert_eq!(seconds(socket.tcp_keepalive_interval()), 7, "{leg}");
+        assert_eq!(
+            socket.tcp_keepalive_retries().expect("it can be read"),
+            3,
+            "{leg}"
+        );
+    }
 }

@@ -210,6 +210,18 @@ impl Raw {
         }
     }
 
+    /// Everything up to the end, as it came.
+    #[track_caller]
+    pub fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        match self.stream.read_to_end(&mut rest) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            Err(error) => panic!("no end came within {DEADLINE:?}: {error}"),
+        }
+        rest
+    }
+
     #[track_caller]
     pub fn assert_closed(&mut self) {
         if let Some(message) = self.try_next() {

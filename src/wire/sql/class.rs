@@ -294,7 +294,7 @@ impl Reader<'_> {
         match memchr::memmem::find(&self.sql[self.at + 2..], b"*/") {
             // A comment within a comment: rare enough not to be followed.
             Some(end)
-                if memchr::memmem::find(&self.sql[self.at + 2..self.at + 2 + end], b"/*")
+                if memchr::memmem::find(&self.sql[self.at + 2..=self.at + 2 + end], b"/*")
                     .is_none() =>
             {
                 self.at += end + 4;
@@ -305,6 +305,8 @@ impl Reader<'_> {
 
     fn quoted(&mut self, quote: u8) {
         match memchr::memchr(quote, &self.sql[self.at + 1..]) {
+            // Under `standard_conforming_strings = off` the literal goes on.
+            Some(end) if self.sql[self.at + end] == b'\\' => self.class = Class::Unknown,
             Some(end) => self.at += end + 2,
             None => self.class = Class::Unknown,
         }
@@ -415,6 +417,7 @@ mod tests {
             "select count(*), max(x) from t where a in (1, 2) and b = 'it''s' -- (trailing f(x))",
         ),
         (Class::Read, "BEGIN"),
+        (Class::Read, "SELECT a LIKE 'b\\_%'"),
         (Class::Read, "/* app:web */ SELECT $1::int"),
         (
             Class::Write,
@@ -468,7 +471,9 @@ mod tests {
         (Class::Unknown, r#"SELECT """#),
         (Class::Unknown, "SELECT E'\\'', set_config('a', 'b', false)"),
         (Class::Unknown, "SELECT '\\', f('x')"),
+        (Class::Unknown, "SELECT '\\'', f('x') --'"),
         (Class::Unknown, "SELECT f/**/('x')"),
+        (Class::Unknown, "SELECT 1 /*/*/ ' */ */, f('x') --'"),
         (Class::Unknown, "EXECUTE p"),
         (Class::Unknown, "INSERT INTO t SELECT f(1)"),
         (Class::Unknown, "SELECT 'open"),

@@ -23,6 +23,11 @@ pub fn fingerprint(sql: &[u8]) -> String {
     }
 }
 
+/// What a name, begun, goes on with.
+const fn is_inner(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$') || byte >= 0x80
+}
+
 struct Scan<'a> {
     sql: &'a [u8],
     at: usize,
@@ -34,32 +39,28 @@ impl Scan<'_> {
         self.sql.get(self.at + ahead).copied().unwrap_or(0)
     }
 
+    /// Takes one token: what a `$` or a quote means depends on whether a name goes on there, so names are taken whole.
     fn step(&mut self) {
         match (self.peek(0), self.peek(1)) {
             (b'-', b'-') => self.skip_line(),
             (b'/', b'*') => self.skip_comment(),
             (b'\'', _) => self.literal(0, false),
-            (b'e' | b'E', b'\'') if !self.in_word() => self.literal(1, true),
-            (b'b' | b'B' | b'x' | b'X' | b'n' | b'N', b'\'') if !self.in_word() => {
-                self.literal(1, false)
-            }
+            (b'e' | b'E', b'\'') => self.literal(1, true),
+            (b'b' | b'B' | b'x' | b'X' | b'n' | b'N', b'\'') => self.literal(1, false),
             (b'"', _) => self.quoted_name(),
-            (b'$', next) if !self.in_word() && !next.is_ascii_digit() => self.dollar(),
-            (digit, _) if digit.is_ascii_digit() && !self.in_word() => self.number(),
-            (b'.', digit) if digit.is_ascii_digit() && !self.in_word() => self.number(),
+            (b'$', digit) if digit.is_ascii_digit() => {
+                self.plain(1);
+                self.plain_while(|byte| byte.is_ascii_digit());
+            }
+            (b'$', _) => self.dollar(),
+            (b'.', digit) if digit.is_ascii_digit() => self.number(),
+            (digit, _) if digit.is_ascii_digit() => self.number(),
             (space, _) if space.is_ascii_whitespace() => {
                 self.at += 1;
                 self.space();
             }
-            _ => self.plain(),
-        }
-    }
-
-    /// Whether the character before this one belongs to a name, a number or a parameter.
-    fn in_word(&self) -> bool {
-        self.at > 0 && {
-            let before = self.sql[self.at - 1];
-            before.is_ascii_alphanumeric() || before == b'_' || before == b'$' || before >= 0x80
+            (letter, _) if is_inner(letter) => self.plain_while(is_inner),
+            _ => self.plain(1),
         }
     }
 
@@ -69,19 +70,22 @@ impl Scan<'_> {
         }
     }
 
-    fn plain(&mut self) {
+    fn plain(&mut self, length: usize) {
         let start = self.at;
-        self.at += 1;
-        while self.at < self.sql.len() && self.sql[self.at] & 0xC0 == 0x80 {
-            self.at += 1;
-        }
+        self.at += length;
         self.out
             .push_str(&String::from_utf8_lossy(&self.sql[start..self.at]));
     }
 
+    fn plain_while(&mut self, goes_on: impl Fn(u8) -> bool) {
+        let rest = &self.sql[self.at..];
+        let end = rest.iter().position(|byte| !goes_on(*byte));
+        self.plain(end.unwrap_or(rest.len()));
+    }
+
     fn skip_line(&mut self) {
         let rest = &self.sql[self.at..];
-        self.at += memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+        self.at += memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
         self.space();
     }
 
@@ -136,18 +140,27 @@ impl Scan<'_> {
             .filter(|end| rest[1 + end] == b'$')
             .map(|end| &rest[..end + 2])
         else {
-            return self.plain();
+            return self.plain(1);
         };
         let body = &rest[tag.len()..];
         self.at += memchr::memmem::find(body, tag).map_or(rest.len(), |end| end + 2 * tag.len());
         self.out.push('?');
     }
 
+    /// A number, and the name that may stick to it, as PostgreSQL up to version 14 reads it.
     fn number(&mut self) {
-        while self.peek(0).is_ascii_alphanumeric() || self.peek(0) == b'.' || self.peek(0) == b'_' {
-            let exponent =
-                matches!(self.peek(0), b'e' | b'E') && matches!(self.peek(1), b'+' | b'-');
-            self.at += if exponent { 2 } else { 1 };
+        loop {
+            match (self.peek(0), self.peek(1)) {
+                (b'0'..=b'9' | b'.', _) => self.at += 1,
+                (b'e' | b'E', b'+' | b'-') if self.peek(2).is_ascii_digit() => self.at += 2,
+                (byte, next) if byte != b'$' && next != b'\'' && is_inner(byte) => {
+                    let rest = &self.sql[self.at..];
+                    let end = rest.iter().position(|byte| !is_inner(*byte));
+                    self.at += end.unwrap_or(rest.len());
+                    break;
+                }
+                _ => break,
+            }
         }
         self.out.push('?');
     }
@@ -181,6 +194,12 @@ mod tests {
             ("ALTER ROLE a PASSWORD 'sec", "ALTER ROLE a PASSWORD ?"),
             ("SELECT x'ff', 0x1F, .5", "SELECT ?, ?, ?"),
             ("SELECT $tag$ cut", "SELECT ?"),
+            // PostgreSQL refuses these, and yet they are shown.
+            ("SELECT $1$x$body$x$, 1$x$body$x$", "SELECT $1?, ??"),
+            ("SELECT $a$x$a$$b$y$b$ $a$x$a$e'\\'z'", "SELECT ?? ??"),
+            ("SELECT 1 -- a\r, 'b'", "SELECT ? , ?"),
+            ("SELECT a$x$b, 1e'\\'z'", "SELECT a$x$b, ??"),
+            ("SELECT 1e--\"\n1, 'b'", "SELECT ? ?, ?"),
             ("", ""),
         ];
         for (sql, expected) in cases {

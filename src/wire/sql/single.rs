@@ -67,7 +67,8 @@ pub(super) fn behind_blanks(sql: &[u8]) -> Option<&[u8]> {
         } else if rest.starts_with(b"/*") {
             let inside = &rest[2..];
             let end = memchr::memmem::find(inside, b"*/")?;
-            if memchr::memmem::find(&inside[..end], b"/*").is_some() {
+            // In `/*/*/` the second one begins with the last sign of what looks like an end.
+            if memchr::memmem::find(&inside[..=end], b"/*").is_some() {
                 return None;
             }
             end + 4

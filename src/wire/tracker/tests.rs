@@ -138,6 +138,37 @@ fn a_copy_in_one_query_ends_with_one_ready_even_if_its_end_comes_late() {
 }
 
 #[test]
+fn a_copy_in_one_query_behind_an_unsynced_message_is_the_query_s() {
+    let mut tracker = Tracker::default();
+    tracker.sent_extended();
+    tracker.sent_query();
+    tracker.sent_copy_end();
+    tracker.sent_query();
+    for (kind, body) in [
+        (b'2', &b""[..]),
+        (b'G', b""),
+        (b'C', b"COPY 1\0"),
+        (b'Z', b"I"),
+    ] {
+        tracker.seen(kind, body);
+    }
+    assert!(!tracker.is_answered(), "the second query isn't answered");
+    ready(&mut tracker);
+    assert!(tracker.is_settled());
+}
+
+#[test]
+fn a_sync_among_the_data_of_a_query_s_copy_that_fails_can_not_be_accounted_for() {
+    let mut tracker = Tracker::default();
+    tracker.sent_query();
+    tracker.sent_sync();
+    tracker.sent_copy_end();
+    tracker.seen(b'G', b"");
+    tracker.seen(b'E', b"");
+    assert!(tracker.is_ambiguous());
+}
+
+#[test]
 fn a_doubt_with_more_behind_it_is_never_settled() {
     let mut tracker = Tracker::default();
     tracker.sent_extended();
@@ -153,18 +184,40 @@ fn a_doubt_with_more_behind_it_is_never_settled() {
 
 #[test]
 fn a_failed_extended_copy_leaves_a_doubt_until_the_next_reply() {
-    let mut tracker = Tracker::default();
-    tracker.sent_extended();
-    tracker.sent_sync();
-    tracker.seen(b'G', b"");
-    tracker.seen(b'E', b"");
-    tracker.sent_copy_end();
-    tracker.sent_sync();
-    ready(&mut tracker);
-    tracker.sent_query();
-    tracker.seen(b'T', b"");
-    ready(&mut tracker);
-    assert!(tracker.is_settled());
+    for reply in *b"TE" {
+        let mut tracker = Tracker::default();
+        tracker.sent_extended();
+        tracker.sent_sync();
+        tracker.seen(b'G', b"");
+        tracker.seen(b'E', b"");
+        tracker.sent_copy_end();
+        tracker.sent_sync();
+        ready(&mut tracker);
+        tracker.sent_query();
+        tracker.seen(reply, b"");
+        ready(&mut tracker);
+        assert!(tracker.is_settled());
+    }
+}
+
+#[test]
+fn what_was_sent_behind_a_sync_that_may_have_counted_may_be_carried_out() {
+    for early in [true, false] {
+        let mut tracker = Tracker::default();
+        tracker.sent_extended();
+        tracker.sent_sync();
+        if early {
+            tracker.sent_extended();
+        }
+        tracker.seen(b'G', b"");
+        // A trigger failed before PostgreSQL read anything: the Sync is answered.
+        tracker.seen(b'E', b"");
+        if !early {
+            tracker.sent_extended();
+        }
+        tracker.seen(b'Z', b"I");
+        assert!(tracker.is_ambiguous());
+    }
 }
 
 #[test]
