@@ -14,6 +14,7 @@ mod random_programs;
 mod reloads;
 mod returns;
 mod settings;
+mod shapes;
 mod sql_prepared;
 mod stage;
 mod standby;
