@@ -367,9 +367,15 @@ impl Ledger {
         }
     }
 
-    /// Orders what the rules say about sessions that are parked.
-    pub fn sweep(&self, policies: &Policies<'_>) {
-        let overdue = self.book.borrow().overdue(self.now(), policies);
+    /// Where to look for sessions that were parked for too long.
+    #[must_use]
+    pub fn ripe(&self) -> Vec<Slot> {
+        self.book.borrow().ripe(self.now())
+    }
+
+    /// Orders what the rules say about the sessions at these places that are parked.
+    pub fn sweep(&self, places: &[Slot], policies: &Policies<'_>) {
+        let overdue = self.book.borrow().overdue(places, self.now(), policies);
         for (id, due) in overdue {
             let order = match due {
                 Due::End => Order::EndIdle(Cause::Parked),
@@ -387,16 +393,29 @@ impl Ledger {
 
     /// Begins to look who is parked now, for the memory of parks; and where to look.
     pub fn begin_look(&self) -> (Look, Vec<Slot>) {
-        let look = self.history.borrow_mut().begin(self.now());
-        (look, self.book.borrow().holders())
+        let mut book = self.book.borrow_mut();
+        let stirred = book.take_stirred();
+        let look = self.history.borrow_mut().begin(stirred, self.now());
+        (look, book.restless())
     }
 
     /// Looks at some of those places; gives what is new.
     #[must_use]
     pub fn look_at(&self, look: &Look, places: &[Slot], policies: &Policies<'_>) -> Turns {
         let (book, now) = (self.book.borrow(), self.now());
+        let mut seen = Vec::new();
         let parked = book.parked(places, now, policies);
-        self.history.borrow_mut().see(look, parked, now)
+        let parked = parked.map(|(slot, until, sight)| {
+            seen.push((slot, until));
+            sight
+        });
+        let turns = self.history.borrow_mut().see(look, parked, now);
+        drop(book);
+        let mut book = self.book.borrow_mut();
+        for (slot, until) in seen {
+            book.settle(slot, until);
+        }
+        turns
     }
 
     /// Every place was looked at; gives the parks that are over.

@@ -20,6 +20,7 @@ pub struct Metrics {
     restores: IntCounterVec,
     restored_same: IntCounter,
     restored_other: IntCounter,
+    probes: IntCounter,
     faults: IntCounterVec,
     refusals: IntCounterVec,
     reloads: IntCounter,
@@ -69,6 +70,11 @@ impl Default for Metrics {
             restored_same: restores.with_label_values(&["same"]),
             restored_other: restores.with_label_values(&["other"]),
             restores,
+            probes: IntCounter::new(
+                "pgvalet_probes_total",
+                "How often PostgreSQL was asked what state a session has, before its lease was returned",
+            )
+            .expect("the name is a constant"),
             faults: vec(
                 "pgvalet_faults_total",
                 "Errors told to clients, by whose fault and SQLSTATE",
@@ -123,6 +129,11 @@ impl Metrics {
         count.inc();
     }
 
+    /// PostgreSQL is asked what state a session has.
+    pub fn probed(&self) {
+        self.probes.inc();
+    }
+
     /// An error was told to a client.
     pub fn fault(&self, fault: Fault, code: &str) {
         let code = CODES
@@ -163,7 +174,9 @@ impl Metrics {
         ] {
             registry.register(Box::new(family.clone()))?;
         }
-        registry.register(Box::new(self.reloads.clone()))?;
+        for count in [&self.probes, &self.reloads] {
+            registry.register(Box::new(count.clone()))?;
+        }
         for histogram in [&self.reload_seconds, &self.acquire_seconds] {
             registry.register(Box::new(histogram.clone()))?;
         }

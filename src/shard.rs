@@ -43,8 +43,11 @@ pub use verify::{Verdict, Verified};
 /// How often pools are tended.
 const TEND_EVERY: Duration = Duration::from_secs(1);
 
-/// How many sessions are looked at before queries get their turn: some 200 µs.
-const AT_A_STRETCH: usize = 256;
+/// How many sessions are looked at before queries get their turn: some 100 µs.
+const AT_A_STRETCH: usize = 128;
+
+/// How many connections are taken in before queries get their turn.
+const AT_A_RUSH: usize = 32;
 
 /// How long to pause after an accept that failed: out of file descriptors must not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -184,7 +187,10 @@ fn shares(config: &Config, shards: &Shards, number: u32) -> Shares {
 /// Takes connections in until pgvalet drains.
 async fn accept(shared: Rc<Shared>, (place, listener): (usize, Listener), mut shutdown: Shutdown) {
     let accepting = async {
-        loop {
+        for taken in 1_usize.. {
+            if taken.is_multiple_of(AT_A_RUSH) {
+                executor::yield_now().await;
+            }
             match listener.accept().await {
                 Ok((stream, peer)) if shared.ledger.book().len() < shared.max_sessions => {
                     executor::spawn(serve(shared.clone(), stream, peer, place));
@@ -221,7 +227,7 @@ async fn tend(shared: Rc<Shared>) {
     loop {
         ticks.tick().await;
         if patience.is_some() {
-            shared.ledger.sweep(&policies);
+            sweep(&shared).await;
         }
         let now = shared.ledger.now();
         if now.since(tended) >= TEND_EVERY / 2 {
@@ -229,6 +235,18 @@ async fn tend(shared: Rc<Shared>) {
             look(&shared).await;
             shared.pools.tend();
         }
+    }
+}
+
+/// Orders what the rules say about parked sessions.
+async fn sweep(shared: &Shared) {
+    let policies = shared.config.policies();
+    let places = shared.ledger.ripe();
+    for (number, stretch) in places.chunks(AT_A_STRETCH).enumerate() {
+        if number > 0 {
+            executor::yield_now().await;
+        }
+        shared.ledger.sweep(stretch, &policies);
     }
 }
 

@@ -41,7 +41,12 @@ impl Crowd {
 
     /// Has each run a query.
     pub fn ask(&mut self) -> Result<(), Failure> {
-        let request = query(CHEAP);
+        self.say(CHEAP)
+    }
+
+    /// Has each run this statement.
+    pub fn say(&mut self, sql: &str) -> Result<(), Failure> {
+        let request = query(sql);
         let share = self.0.len().div_ceil(DOORS).max(1);
         thread::scope(|scope| {
             let some = |clients: &mut [Client]| {

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
+use serde::Serialize;
 
 use super::bodies::{self, ClaimsBody, ReturnBody};
 use super::problem::{Path, Problem};
@@ -22,6 +23,9 @@ use crate::events::Happening;
 use crate::lease::SessionId;
 use crate::lease::reload::Outcome;
 use crate::reload::Account;
+
+/// How many sessions an answer has at most that is made at once.
+const SHORT: usize = 200;
 
 /// How many owners an event names.
 const OWNERS: usize = 20;
@@ -98,18 +102,35 @@ pub(super) async fn metrics(State(desk): State<Desk>) -> Result<Response, Proble
         .into_response())
 }
 
-pub(super) async fn leases(State(desk): State<Desk>) -> Answer<Leases> {
+pub(super) async fn leases(State(desk): State<Desk>) -> Result<Response, Problem> {
     let (generation, mut leases) = desk.sessions().await?;
     leases.retain(|lease| lease.state != "none");
-    Ok(Json(Leases { generation, leases }))
+    Ok(list(leases.len(), Leases { generation, leases }).await)
 }
 
-pub(super) async fn sessions(State(desk): State<Desk>) -> Answer<Sessions> {
+pub(super) async fn sessions(State(desk): State<Desk>) -> Result<Response, Problem> {
     let (generation, sessions) = desk.sessions().await?;
-    Ok(Json(Sessions {
-        generation,
-        sessions,
-    }))
+    let list = list(
+        sessions.len(),
+        Sessions {
+            generation,
+            sessions,
+        },
+    );
+    Ok(list.await)
+}
+
+/// An answer with so many members. The text of a long one is made beside: this thread has the data threads' timers.
+async fn list<T: Serialize + Send + 'static>(members: usize, answer: T) -> Response {
+    if members <= SHORT {
+        return Json(answer).into_response();
+    }
+    let made = crate::executor::aside(move || Json(answer).into_response()).await;
+    let failed = |_| {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Problem::new(status, "the answer can't be made").into_response()
+    };
+    made.unwrap_or_else(failed)
 }
 
 pub(super) async fn owners(State(desk): State<Desk>) -> Answer<Owners> {

@@ -54,7 +54,10 @@ pub const MOST_CHANNELS: usize = 1_000;
 /// How many statements of SQL `PREPARE` are kept at most.
 const MOST_SQL: usize = 100;
 
-const STATE: &str = concat!(
+/// What statements make that say so.
+macro_rules! told {
+    () => {
+        concat!(
     "\
 SELECT CASE WHEN name OPERATOR(pg_catalog.=) ANY (",
     own_settings!(),
@@ -73,19 +76,45 @@ SELECT CASE WHEN name OPERATOR(pg_catalog.=) ANY (",
 UNION ALL SELECT 'superuser', pg_catalog.current_setting('is_superuser'), NULL \
 UNION ALL SELECT 'session_user', SESSION_USER::pg_catalog.text, NULL \
 UNION ALL SELECT 'custom', n, pg_catalog.current_setting(n, true) FROM pg_catalog.unnest($1::pg_catalog.text[]) AS names(n) \
-UNION ALL (SELECT 'advisory_lock', NULL, NULL FROM pg_catalog.pg_lock_status() \
- WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() AND locktype OPERATOR(pg_catalog.=) 'advisory' LIMIT 1) \
-UNION ALL (SELECT 'temp', NULL, NULL FROM pg_catalog.pg_depend \
- WHERE refclassid OPERATOR(pg_catalog.=) 2615 AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() \
-   AND pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 LIMIT 1) \
 UNION ALL (SELECT 'listen', c, NULL FROM pg_catalog.pg_listening_channels() AS channels(c) LIMIT 1001) \
-UNION ALL (SELECT 'cursor', NULL, NULL FROM pg_catalog.pg_cursor() WHERE is_holdable LIMIT 1) \
 UNION ALL (SELECT 'statement', name, NULL FROM pg_catalog.pg_prepared_statement() \
  WHERE NOT from_sql AND name OPERATOR(pg_catalog.<>) '_pgvalet_probe' LIMIT 20001) \
 UNION ALL (SELECT 'prepare', name, pg_catalog.concat(parameter_types::pg_catalog.oid[], ' ', \
  CASE WHEN pg_catalog.octet_length(statement) OPERATOR(pg_catalog.<=) 65536 THEN statement END) \
  FROM pg_catalog.pg_prepared_statement() WHERE from_sql LIMIT 101)"
+)
+    };
+}
+const TOLD: &str = told!();
+/// All there is. Locks are sought among everybody's: that takes longer than all else.
+const WHOLE: &str = concat!(
+    told!(),
+    " \
+UNION ALL (SELECT 'advisory_lock', NULL, NULL FROM pg_catalog.pg_lock_status() \
+ WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() AND locktype OPERATOR(pg_catalog.=) 'advisory' LIMIT 1) \
+UNION ALL (SELECT 'temp', NULL, NULL FROM pg_catalog.pg_depend \
+ WHERE refclassid OPERATOR(pg_catalog.=) 2615 AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() \
+   AND pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 LIMIT 1) \
+UNION ALL (SELECT 'cursor', NULL, NULL FROM pg_catalog.pg_cursor() WHERE is_holdable LIMIT 1)"
 );
+
+/// How far a probe looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Settings, roles, prepared statements and channels: what statements make that say so.
+    Told,
+    /// Whatever code may have made besides: locks, temporary tables, cursors.
+    Whole,
+}
+
+impl Reach {
+    const fn question(self) -> &'static str {
+        match self {
+            Self::Told => TOLD,
+            Self::Whole => WHOLE,
+        }
+    }
+}
 
 /// What the probe found.
 #[derive(Debug, Default)]
@@ -110,9 +139,10 @@ pub async fn capture(
     backend: &mut Backend,
     login: &str,
     custom: &BTreeSet<String>,
+    reach: Reach,
 ) -> Result<Found, Lost> {
     let mut request = Vec::new();
-    write_probe(&mut request, custom, backend.version());
+    write_probe(&mut request, custom, reach, backend.version());
     let answers = backend.exchange_within(PATIENCE, &request, 1).await?;
     if answers.error.is_some() || answers.status != Status::Idle {
         let mut notifications = answers.notifications;
@@ -253,7 +283,7 @@ fn millis(value: &str) -> Result<u64, &str> {
 }
 
 /// Appends the probe's pipeline: it ends in one ReadyForQuery.
-pub fn write_probe(out: &mut Vec<u8>, custom: &BTreeSet<String>, version: u32) {
+pub fn write_probe(out: &mut Vec<u8>, custom: &BTreeSet<String>, reach: Reach, version: u32) {
     for text in [BEGIN, PRIOR, PATIENT, NO_WAITING, AS_IT_IS] {
         write_statement(out, text, None);
     }
@@ -263,7 +293,7 @@ pub fn write_probe(out: &mut Vec<u8>, custom: &BTreeSet<String>, version: u32) {
     for text in [IN_UTF8, ROLE, AS_LOGIN] {
         write_statement(out, text, None);
     }
-    write_statement(out, STATE, Some(&array(custom)));
+    write_statement(out, reach.question(), Some(&array(custom)));
     write_statement(out, COMMIT, None);
     write_frame(out, b'S', b"");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::backend::capture::{self, Found, write_statement, write_statement_with};
+use crate::backend::capture::{self, Found, Reach, write_statement, write_statement_with};
 use crate::backend::state::SqlPrepared;
 use crate::backend::{Answers, Backend, Lost, State};
 use crate::wire::extended::write_frame;
@@ -67,7 +67,7 @@ pub async fn restore(
 async fn attempt(backend: &mut Backend, wanted: &Wanted<'_>) -> Result<Answers, Lost> {
     let mut request = Vec::new();
     write_restore(&mut request, wanted.state, &["COMMIT"]);
-    capture::write_probe(&mut request, wanted.custom, backend.version());
+    capture::write_probe(&mut request, wanted.custom, Reach::Whole, backend.version());
     backend.exchange(&request, 2).await
 }
 

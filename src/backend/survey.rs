@@ -196,6 +196,30 @@ pub struct Surveyed {
     definers: Definers,
     /// Of how many of these it knows.
     seen: Cell<u64>,
+    /// Counts what was found: it stays while the catalogs do.
+    edition: Cell<Edition>,
+    /// How many are looking again right now.
+    looking: Cell<usize>,
+}
+
+/// Which of the findings about a database something rests on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Edition(u64);
+
+/// Somebody looks again, as long as this lives.
+struct Looking<'a>(&'a Cell<usize>);
+
+impl<'a> Looking<'a> {
+    fn begin(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 impl Surveyed {
@@ -212,6 +236,31 @@ impl Surveyed {
     #[must_use]
     pub fn hazards(&self) -> Rc<Hazards> {
         self.hazards.borrow().clone()
+    }
+
+    /// Whether no text means that PostgreSQL has to be asked.
+    #[must_use]
+    pub fn knows_no_hazards(&self) -> bool {
+        self.hazards.borrow().are_none()
+    }
+
+    /// What is known now, to be compared with later on.
+    #[must_use]
+    pub fn edition(&self) -> Edition {
+        self.edition.get()
+    }
+
+    /// Whether the catalogs, compared after `moment`, are as they were when `edition` was found out: what ran in between met
+    /// what was known of it.
+    #[must_use]
+    pub fn was_still(&self, edition: Edition, moment: Moment) -> bool {
+        self.edition.get() == edition && self.looking.get() == 0 && !self.is_older(moment)
+    }
+
+    /// Whether somebody may have defined something since the last look, and before `moment`.
+    fn is_older(&self, moment: Moment) -> bool {
+        self.definers.load(Ordering::Acquire) != self.seen.get()
+            || (self.of.borrow().as_ref()).is_none_or(|(_, since)| *since <= moment)
     }
 
     /// A session defined something, or somebody says that others did: every pool of the database looks again.
@@ -233,9 +282,39 @@ impl Surveyed {
     /// # Errors
     /// The backend is lost; from then on anything is taken for hazardous.
     pub async fn refresh(&self, backend: &mut Backend, now: Moment) -> Result<(), Lost> {
-        if !self.is_due(now) {
-            return Ok(());
+        if self.is_due(now) {
+            // Nobody listens on this backend: there is nothing to hear.
+            self.look(backend, now, &mut Vec::new()).await?;
         }
+        Ok(())
+    }
+
+    /// Looks again, unless somebody has after `moment`; gives the notifications that came meanwhile.
+    ///
+    /// Not cancel safe: a survey that is broken off loses the backend.
+    ///
+    /// # Errors
+    /// As [`Surveyed::refresh`].
+    pub async fn refresh_after(
+        &self,
+        backend: &mut Backend,
+        now: Moment,
+        moment: Moment,
+    ) -> Result<Vec<u8>, Lost> {
+        let mut heard = Vec::new();
+        if self.is_due(now) || self.is_older(moment) {
+            self.look(backend, now, &mut heard).await?;
+        }
+        Ok(heard)
+    }
+
+    async fn look(
+        &self,
+        backend: &mut Backend,
+        now: Moment,
+        heard: &mut Vec<u8>,
+    ) -> Result<(), Lost> {
+        let _looking = Looking::begin(&self.looking);
         self.seen.set(self.definers.load(Ordering::Acquire));
         let known = self
             .of
@@ -244,7 +323,7 @@ impl Surveyed {
             .map(|(version, _)| version.clone());
         // Others needn't ask the same meanwhile.
         *self.of.borrow_mut() = Some((known.clone().unwrap_or_default(), now));
-        let found = survey(backend, known.as_deref()).await;
+        let found = survey(backend, known.as_deref(), heard).await;
         let Survey { version, hazards } = match found {
             Ok(None) => return Ok(()),
             Ok(Some(found)) => found,
@@ -265,6 +344,7 @@ impl Surveyed {
         if found.are_anywhere() {
             found.settings.clone_from(&self.hazards.borrow().settings);
         }
+        self.edition.set(Edition(self.edition.get().0 + 1));
         *self.hazards.borrow_mut() = Rc::new(found);
     }
 }
@@ -283,8 +363,12 @@ struct Survey {
 ///
 /// # Errors
 /// The backend is lost.
-async fn survey(backend: &mut Backend, known: Option<&str>) -> Result<Option<Survey>, Lost> {
-    let Some(rows) = ask(backend, VERSION).await? else {
+async fn survey(
+    backend: &mut Backend,
+    known: Option<&str>,
+    heard: &mut Vec<u8>,
+) -> Result<Option<Survey>, Lost> {
+    let Some(rows) = ask(backend, VERSION, heard).await? else {
         return Ok(Some(Survey::of_nothing_known()));
     };
     let version = rows.into_iter().flatten().flatten().next();
@@ -293,7 +377,7 @@ async fn survey(backend: &mut Backend, known: Option<&str>) -> Result<Option<Sur
         return Ok(None);
     }
     let text = definitions(backend.version());
-    let Some(rows) = ask(backend, &text).await? else {
+    let Some(rows) = ask(backend, &text, heard).await? else {
         return Ok(Some(Survey::of_nothing_known()));
     };
     if rows.len() > MOST {
@@ -323,8 +407,12 @@ fn definition(row: Vec<Option<String>>) -> Option<Definition> {
     Some(Definition { name, text })
 }
 
-/// Asks one question in a transaction of its own; `None` where PostgreSQL refuses it.
-async fn ask(backend: &mut Backend, text: &str) -> Result<Option<Vec<Vec<Option<String>>>>, Lost> {
+/// Asks one question in a transaction of its own; `None` where PostgreSQL refuses it. Notifications go to `heard`.
+async fn ask(
+    backend: &mut Backend,
+    text: &str,
+    heard: &mut Vec<u8>,
+) -> Result<Option<Vec<Vec<Option<String>>>>, Lost> {
     let mut request = Vec::new();
     for text in [
         capture::BEGIN,
@@ -340,12 +428,13 @@ async fn ask(backend: &mut Backend, text: &str) -> Result<Option<Vec<Vec<Option<
     }
     write_frame(&mut request, b'S', b"");
     let answers = backend.exchange_within(PATIENCE, &request, 1).await?;
+    heard.extend(answers.notifications);
     if let Some(error) = answers.error {
         tracing::warn!(
             "the database's functions can't be looked at, so any statement may leave state: {}",
             error.message
         );
-        capture::abort(backend).await?;
+        heard.extend(capture::abort(backend).await?);
         return Ok(None);
     }
     Ok(Some(answers.rows))

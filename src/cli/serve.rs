@@ -11,6 +11,10 @@ use crate::config::{self, Config, LogFormat, Sources};
 use crate::drain::{self, Trigger, Wish};
 use crate::{Certificates, Listeners, RunError};
 
+/// How much less than others a thread is that can wait.
+#[cfg(target_os = "linux")]
+const LOWER: i32 = 10;
+
 /// Serves until a signal ends it. Without huge pages, which would make megabytes of memory of what sessions need only
 /// kilobytes of.
 pub(super) fn serve(sources: Sources) -> Exit {
@@ -35,6 +39,15 @@ pub(super) fn serve(sources: Sources) -> Exit {
     }
 }
 
+/// Threads of this runtime read `/proc` and write long answers of the admin API: data threads go first.
+fn stand_back() {
+    #[cfg(target_os = "linux")]
+    {
+        // Linux counts priorities by thread. Where none may be lowered, all are alike.
+        let _ = rustix::process::setpriority_process(None, LOWER);
+    }
+}
+
 /// Log lines go to stderr: stdout is for what a command answers.
 fn log_to_stderr(config: &Config) {
     let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
@@ -54,6 +67,7 @@ fn log_to_stderr(config: &Config) {
 fn start(config: Config, sources: Sources) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_start(stand_back)
         .build();
     runtime.map_err(RunError::Start)?.block_on(async {
         let signals = Signals::install().map_err(RunError::Start)?;

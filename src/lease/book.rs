@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
+use std::ops::Range;
 use std::rc::Rc;
 
 use crate::lease::history::Sight;
@@ -17,7 +18,9 @@ mod entry;
 mod tests;
 
 pub use declared::Declared;
-pub use entry::{Claim, ClaimState, Entry, Evidence, LastStatement, Pin, Pins, Process, Profile};
+pub use entry::{
+    Claim, ClaimState, ClientAddress, Entry, Evidence, LastStatement, Pin, Pins, Process, Profile,
+};
 
 /// Where a session's entry stands. Valid from `open` to `close`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,11 @@ pub struct Book {
     by_id: HashMap<SessionId, Slot, BuildHasherDefault<IdHasher>>,
     holders: HashMap<BackendId, Slot, BuildHasherDefault<IdHasher>>,
     generation: Generation,
+    /// By slot: of a parked lease that was looked at, until when nothing happens to it by itself. The first moment for all
+    /// others, and for those that were touched since.
+    calm: Vec<Moment>,
+    /// The sessions of which that was so until they were touched.
+    stirred: Vec<SessionId>,
 }
 
 impl Book {
@@ -59,6 +67,7 @@ impl Book {
             Slot(index)
         } else {
             self.entries.push(Some(entry));
+            self.calm.push(Moment::default());
             Slot(u32::try_from(self.entries.len() - 1).expect("max_sessions is far below 2^32"))
         };
         self.by_id.insert(id, slot);
@@ -67,6 +76,7 @@ impl Book {
 
     /// Strikes a session out. Its backend, if it holds one, is free for others from here on.
     pub fn close(&mut self, slot: Slot) {
+        self.stir(slot);
         if let Some(entry) = self.entries[slot.0 as usize].take() {
             if let Some(backend) = entry.state.backend() {
                 self.holders.remove(&backend);
@@ -133,10 +143,31 @@ impl Book {
     ///
     /// # Panics
     /// As [`Book::entry`].
+    #[inline]
     pub fn entry_mut(&mut self, slot: Slot) -> &mut Entry {
+        self.stir(slot);
         self.entries[slot.0 as usize]
             .as_mut()
             .expect("a slot lives as long as its session")
+    }
+
+    /// Something is about to change: whoever looks at leases looks at this one again.
+    #[inline]
+    fn stir(&mut self, slot: Slot) {
+        if std::mem::take(&mut self.calm[slot.index()]) != Moment::default() {
+            let id = self.entries[slot.index()].as_ref().map(|entry| entry.id);
+            self.stirred.extend(id);
+        }
+    }
+
+    /// The lease at `slot` was looked at, and is parked: nothing happens to it by itself until then.
+    pub fn settle(&mut self, slot: Slot, until: Moment) {
+        self.calm[slot.index()] = until;
+    }
+
+    /// The sessions that were settled and have been touched since, or are gone.
+    pub fn take_stirred(&mut self) -> Vec<SessionId> {
+        std::mem::take(&mut self.stirred)
     }
 
     /// Every session, in no order.
@@ -147,9 +178,15 @@ impl Book {
             .filter_map(|(index, entry)| Some((Slot(u32::try_from(index).ok()?), entry.as_ref()?)))
     }
 
-    /// Every session that holds a backend, in no order: however many sessions there are, these are few.
-    fn held(&self) -> impl Iterator<Item = &Entry> {
-        self.holders.values().map(|slot| self.entry(*slot))
+    /// How many places there are, empty ones included.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The sessions at some of the places, empty ones left out.
+    pub fn entries_at(&self, places: Range<usize>) -> impl Iterator<Item = &Entry> {
+        self.entries[places].iter().flatten()
     }
 
     /// The id of every session, in no order.
@@ -189,14 +226,17 @@ impl Book {
         claims: Vec<(SessionId, Claim)>,
     ) -> Vec<SessionId> {
         if let Some(source) = source {
-            for entry in self.entries.iter_mut().flatten() {
-                if entry
-                    .claim
-                    .as_ref()
-                    .is_some_and(|claim| claim.source.as_ref() == Some(source))
-                {
-                    entry.claim = None;
-                }
+            let claims = |(_, entry): &(Slot, &Entry)| {
+                let claim = entry.claim.as_ref();
+                claim.is_some_and(|claim| claim.source.as_ref() == Some(source))
+            };
+            let claimed: Vec<Slot> = self
+                .entries()
+                .filter(claims)
+                .map(|(slot, _)| slot)
+                .collect();
+            for slot in claimed {
+                self.entry_mut(slot).claim = None;
             }
         }
         let mut unknown = Vec::new();
@@ -209,49 +249,68 @@ impl Book {
         unknown
     }
 
-    /// What is due by the rules for sessions that are parked: what the sweep orders.
+    /// Where the sessions are that hold a backend, and may be due something by the rules.
     #[must_use]
-    pub fn overdue(&self, now: Moment, policies: &Policies<'_>) -> Vec<(SessionId, Due)> {
+    pub fn ripe(&self, now: Moment) -> Vec<Slot> {
+        let ripe = |slot: &Slot| now >= self.calm[slot.index()];
+        self.holders.values().copied().filter(ripe).collect()
+    }
+
+    /// What is due by the rules for the sessions at these places that are parked: what the sweep orders. A place may be
+    /// empty by now.
+    #[must_use]
+    pub fn overdue(
+        &self,
+        places: &[Slot],
+        now: Moment,
+        policies: &Policies<'_>,
+    ) -> Vec<(SessionId, Due)> {
         let soonest = policies.soonest();
-        let idle = |entry: &Entry| now.since(entry.state.since());
-        let ripe = self.held().filter(|entry| idle(entry) >= soonest);
+        let entries = places.iter().filter_map(|slot| self.at(*slot));
+        let ripe = entries.filter(|entry| now.since(entry.state.since()) >= soonest);
         ripe.filter_map(|entry| {
             let policy = policies.of(entry);
             let parked = entry.verdict(now, policy.park_after).is_parked();
-            let due = rules::due(entry, policy, idle(entry)).filter(|_| parked)?;
+            let due = rules::due(entry, policy, now).filter(|_| parked)?;
             Some((entry.id, due))
         })
         .collect()
     }
 
-    /// Where the sessions are that hold a backend.
-    #[must_use]
-    pub fn holders(&self) -> Vec<Slot> {
-        self.holders.values().copied().collect()
+    fn at(&self, slot: Slot) -> Option<&Entry> {
+        self.entries.get(slot.index())?.as_ref()
     }
 
-    /// Which of the sessions at these places hold a lease that is parked now. A place may be empty by now.
+    /// Where the sessions are that hold a backend, but for those of which is known that they are parked.
+    #[must_use]
+    pub fn restless(&self) -> Vec<Slot> {
+        let restless = |slot: &Slot| self.calm[slot.index()] == Moment::default();
+        self.holders.values().copied().filter(restless).collect()
+    }
+
+    /// Which of the sessions at these places hold a lease that is parked now, and until when nothing happens to it by
+    /// itself. A place may be empty by now.
     pub fn parked(
         &self,
         places: &[Slot],
         now: Moment,
         policies: &Policies<'_>,
-    ) -> impl Iterator<Item = Sight<impl FnOnce() -> Rc<str>>> {
+    ) -> impl Iterator<Item = (Slot, Moment, Sight<impl FnOnce() -> Rc<str>>)> {
         let soonest = policies.soonest();
-        let entry = |slot: &Slot| self.entries.get(slot.0 as usize)?.as_ref();
+        let entry = |slot: &Slot| Some((*slot, self.at(*slot)?));
         let held = places.iter().filter_map(entry);
-        let held = held.filter(|entry| entry.state.backend().is_some());
-        let ripe = held.filter(move |entry| entry.idle(now) >= soonest);
-        let parked = ripe.filter(move |entry| {
-            entry
-                .verdict(now, policies.of(entry).park_after)
-                .is_parked()
-        });
-        parked.map(|entry| Sight {
-            session: entry.id,
-            since: entry.state.since(),
-            claimed: entry.claim.as_ref().and_then(|claim| claim.owner.clone()),
-            owner: || entry.owner().0,
+        let held = held.filter(|(_, entry)| entry.state.backend().is_some());
+        let ripe = held.filter(move |(_, entry)| entry.idle(now) >= soonest);
+        ripe.filter_map(move |(slot, entry)| {
+            let policy = policies.of(entry);
+            let parked = entry.verdict(now, policy.park_after).is_parked();
+            let sight = Sight {
+                session: entry.id,
+                since: entry.state.since(),
+                claimed: entry.claim.as_ref().and_then(|claim| claim.owner.clone()),
+                owner: || entry.owner().0,
+            };
+            parked.then(|| (slot, rules::due_from(entry, policy), sight))
         })
     }
 

@@ -3,6 +3,7 @@
 //! It is fed by looking at the book now and then: a park shorter than the time between two looks isn't counted.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::BuildHasherDefault;
 use std::rc::Rc;
 use std::time::Duration;
@@ -98,14 +99,17 @@ pub struct Look {
     number: u64,
     /// When the look before this one was.
     before: Moment,
+    /// The sessions whose parks may be over.
+    stirred: Vec<SessionId>,
 }
 
 impl History {
-    /// Begins to look.
-    pub fn begin(&mut self, now: Moment) -> Look {
+    /// Begins to look. Only the parks of sessions that were `stirred` since the last look may be over.
+    pub fn begin(&mut self, stirred: Vec<SessionId>, now: Moment) -> Look {
         self.looks += 1;
         Look {
             number: self.looks,
+            stirred,
             before: std::mem::replace(&mut self.looked, now),
         }
     }
@@ -149,13 +153,22 @@ impl History {
         turns
     }
 
-    /// Every lease was looked at: gives the parks that are over.
+    /// Every lease that may have changed was looked at: gives the parks that are over.
     pub fn finish(&mut self, look: Look, now: Moment) -> Vec<Parked> {
-        let Look { number, before } = look;
-        // Another look may have begun meanwhile: what it has seen is parked, too.
-        let gone = self.parked.extract_if(|_, park| park.seen < number);
-        let ended = gone.map(|(session, park)| self.owners.end(session, park, before));
-        let ended = ended.collect();
+        let Look {
+            number,
+            before,
+            stirred,
+        } = look;
+        let mut ended = Vec::new();
+        for session in stirred {
+            // Another look may have begun meanwhile: what it has seen is parked, too.
+            if let Entry::Occupied(park) = self.parked.entry(session)
+                && park.get().seen < number
+            {
+                ended.push(self.owners.end(session, park.remove(), before));
+            }
+        }
         self.owners.tidy(now);
         ended
     }
@@ -291,7 +304,7 @@ mod tests {
             parked: impl Iterator<Item = Sight<F>>,
             now: Moment,
         ) -> Turns {
-            let look = self.begin(now);
+            let look = self.begin(self.parked.keys().copied().collect(), now);
             let mut turns = self.see(&look, parked, now);
             turns.ended.extend(self.finish(look, now));
             turns
@@ -347,8 +360,8 @@ mod tests {
     fn two_looks_at_a_time_end_no_park_that_goes_on() {
         let mut history = History::default();
         history.look([parked("a", 1, 100)].into_iter(), at(105));
-        let one = history.begin(at(106));
-        let two = history.begin(at(106));
+        let one = history.begin(vec![SessionId::new(1)], at(106));
+        let two = history.begin(Vec::new(), at(106));
         history.see(&two, [parked("a", 1, 100)].into_iter(), at(106));
         history.see(&one, [parked("b", 2, 101)].into_iter(), at(106));
         assert!(history.finish(one, at(106)).is_empty());

@@ -54,6 +54,9 @@ impl Generation {
 pub struct Moment(u64);
 
 impl Moment {
+    /// The end of time.
+    pub const LAST: Self = Self(u64::MAX);
+
     /// The moment this many microseconds after the clock began.
     #[must_use]
     pub const fn from_micros(micros: u64) -> Self {

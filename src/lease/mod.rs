@@ -12,8 +12,8 @@ pub mod rules;
 pub mod state;
 
 pub use book::{
-    Book, BookError, Claim, ClaimState, Entry, Evidence, LastStatement, Pin, Pins, Process,
-    Profile, Slot,
+    Book, BookError, Claim, ClaimState, ClientAddress, Entry, Evidence, LastStatement, Pin, Pins,
+    Process, Profile, Slot,
 };
 pub use id::{BackendId, Generation, Moment, SessionId};
 pub use policy::{Basis, Verdict};

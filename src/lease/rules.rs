@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::lease::book::Entry;
+use crate::lease::id::Moment;
 use crate::lease::reload::Method;
 use crate::lease::state::LeaseState;
 
@@ -171,18 +172,37 @@ pub enum Due {
     End,
 }
 
-/// What is due for a session at `now`, when it is parked and idle since `idle`.
+/// From when on something is due for a parked session if nothing changes; the last moment where nothing ever is.
 #[must_use]
-pub fn due(entry: &Entry, policy: Policy, idle: Duration) -> Option<Due> {
+pub fn due_from(entry: &Entry, policy: Policy) -> Moment {
+    let Policy {
+        park_after,
+        return_after,
+        ..
+    } = policy;
+    let closes = policy.idle_in_transaction == IdleInTransaction::Close;
     match entry.state {
-        LeaseState::InTransaction { .. } => {
-            (policy.idle_in_transaction == IdleInTransaction::Close).then_some(Due::End)
+        LeaseState::InTransaction { since, .. } if closes => since.after(park_after),
+        LeaseState::Idle { since, .. } if !return_after.is_zero() && entry.pins.is_empty() => {
+            since.after(park_after.saturating_add(return_after))
         }
-        LeaseState::Idle { .. } => {
-            let ripe = !policy.return_after.is_zero()
-                && idle >= policy.park_after.saturating_add(policy.return_after);
-            (ripe && entry.pins.is_empty()).then_some(Due::Return(policy.return_method))
-        }
+        LeaseState::InTransaction { .. }
+        | LeaseState::Idle { .. }
+        | LeaseState::Ended { .. }
+        | LeaseState::Active { .. }
+        | LeaseState::Returning { .. } => Moment::LAST,
+    }
+}
+
+/// What is due at `now` for a session that is parked.
+#[must_use]
+pub fn due(entry: &Entry, policy: Policy, now: Moment) -> Option<Due> {
+    if now < due_from(entry, policy) {
+        return None;
+    }
+    match entry.state {
+        LeaseState::InTransaction { .. } => Some(Due::End),
+        LeaseState::Idle { .. } => Some(Due::Return(policy.return_method)),
         LeaseState::Ended { .. } | LeaseState::Active { .. } | LeaseState::Returning { .. } => None,
     }
 }
@@ -244,7 +264,7 @@ mod tests {
             database: "d".into(),
             user: "u".into(),
             application: "job-7".into(),
-            client: "unix".into(),
+            client: crate::lease::ClientAddress::Unix,
         };
         let slot = book.open(SessionId::new(1), profile, Moment::default());
         let entry = book.entry(slot);

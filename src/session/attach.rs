@@ -20,7 +20,7 @@ use crate::session::leg::Spill;
 use crate::session::relay::{End, Flow};
 use crate::session::returning::lost_by;
 use crate::session::virtual_settings::{LONGEST_FRAME, Own};
-use crate::session::{Name, Phase, Refusal, Session, Shared};
+use crate::session::{Name, Phase, Refusal, Session, Shared, Trail};
 use crate::wire::extended::write_frame;
 use crate::wire::frame::{HEADER, Header};
 use crate::wire::reply::{self, ClientError, Fault};
@@ -145,6 +145,10 @@ impl Session {
             .ledger
             .aim(self.slot, self.id, backend.cancel_target());
         self.phase = Phase::Active;
+        self.rare.trail = Trail {
+            edition: self.pool.surveyed.edition(),
+            ..Trail::default()
+        };
         self.lent = Some(lent);
         let backend = &mut self.lent.as_mut().expect("it was just put there").backend;
         backend.home = Home::Of(self.id);

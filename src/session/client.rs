@@ -165,6 +165,7 @@ impl Session {
                 let text = body.strip_suffix(b"\0").unwrap_or(body);
                 let whole = body.len() == header.body;
                 let extra = self.note_text(text, whole, words);
+                self.note_class(text, whole);
                 self.note_prepare(text, whole);
                 self.tracker.sent_query();
                 return extra.map_or(Verdict::Pass, Verdict::After);
@@ -229,6 +230,11 @@ impl Session {
         let text = extended::parse_text(body).unwrap_or_default();
         let mut extra = self.note_text(text, whole, words);
         let name = extended::parse_name(body).unwrap_or_default();
+        // A named one counts whenever it runs.
+        if name.is_empty() {
+            self.note_class(text, whole);
+            self.rare.trail.unnamed_is_read = true;
+        }
         let naming = std::mem::take(&mut self.rare.naming);
         if !self.statements.sent_naming(name, naming) {
             self.rare.sticky.add(Pin::UnreadableSetting);
@@ -261,6 +267,10 @@ impl Session {
         self.rare.bound = None;
         if name.is_empty() {
             extra = self.recall_unnamed();
+            if !self.rare.trail.unnamed_is_read {
+                // Its text came before the last probe: what it does now isn't known.
+                self.rare.class = Class::Unknown;
+            }
         } else {
             if let Some(verdict) = self.before_use(b'B', name, &mut extra) {
                 return verdict;
@@ -305,9 +315,17 @@ impl Session {
             self.rare.class = Class::Unknown;
             return;
         };
-        let statement = &made.statement;
-        self.rare.class = self.rare.class.max(statement.class);
+        let statement = made.statement.clone();
         let text = statement.text.clone();
+        if self.rare.class != Class::Unknown {
+            let known = self.pool.surveyed.knows_no_hazards() || self.may_read();
+            let class = if known {
+                statement.class
+            } else {
+                Class::Unknown
+            };
+            self.rare.class = self.rare.class.max(class);
+        }
         if !statement.bracket {
             let mut book = self.shared.ledger.book_mut();
             book.entry_mut(self.slot).statement = LastStatement::Prepared(text.clone());
@@ -340,15 +358,6 @@ impl Session {
             self.rare.sticky = self.rare.sticky.union(found.pins);
             self.rare.naming = found.naming;
         }
-        if self.rare.class != Class::Unknown && self.shared.config.mode == Mode::Transaction {
-            let class = if whole {
-                sql::class(text)
-            } else {
-                Class::Unknown
-            };
-            self.rare.class = self.rare.class.max(class);
-        }
-        self.note_hazards(text);
         if sql::changes_databases(text) {
             self.shared.pools.make_way(text);
         }
@@ -361,18 +370,40 @@ impl Session {
 }
 
 impl Session {
+    /// What a text that runs may leave.
+    fn note_class(&mut self, text: &[u8], whole: bool) {
+        if self.rare.class != Class::Unknown && !sql::is_mere_bracket(text) {
+            let class = if whole && self.may_read() {
+                sql::class(text)
+            } else {
+                Class::Unknown
+            };
+            self.rare.class = self.rare.class.max(class);
+        }
+        self.note_hazards(text);
+    }
+
+    /// Whether one more text may be read. In mode `session` only the first few of a lease are: it lasts, and what its
+    /// texts have left matters once, if ever.
+    fn may_read(&mut self) -> bool {
+        match (self.shared.config.mode, self.rare.trail.unread) {
+            (Mode::Transaction, _) => true,
+            (Mode::Session, 0) => false,
+            (Mode::Session, left) => {
+                self.rare.trail.unread = left - 1;
+                true
+            }
+        }
+    }
+
     /// The database's own code may do something behind a text.
     fn note_hazards(&mut self, text: &[u8]) {
         let hazards = self.pool.surveyed.hazards();
-        let config = &self.shared.config;
-        if config.mode == Mode::Transaction
-            && self.rare.class != Class::Unknown
-            && hazards.are_named_in(text)
-        {
+        if self.rare.class != Class::Unknown && hazards.are_named_in(text) {
             self.rare.class = Class::Unknown;
         }
         // Whoever lists the settings to preserve has said which ones there are.
-        if config.preserve_settings.is_empty() && hazards.are_untold_in(text) {
+        if self.shared.config.preserve_settings.is_empty() && hazards.are_untold_in(text) {
             self.rare.sticky.add(Pin::UnreadableSetting);
         }
     }

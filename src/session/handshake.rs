@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use crate::backend::{Baseline, Lent, Parameters};
 use crate::config::Knock;
 use crate::lease::book::Process;
-use crate::lease::{Profile, Status};
+use crate::lease::{ClientAddress, Profile, Status};
 use crate::net::Stream;
 use crate::net::listen::Peer;
 use crate::session::first::{self, Line, Opened};
@@ -331,17 +331,17 @@ fn whom(
 }
 
 /// The client's address, and its process where the kernel says so.
-fn describe(peer: &Peer) -> (Rc<str>, Option<Rc<Process>>) {
+fn describe(peer: &Peer) -> (ClientAddress, Option<Rc<Process>>) {
     match peer {
-        Peer::Tcp(address) => (address.to_string().into(), None),
-        Peer::Unix { pid: 0, .. } => ("unix".into(), None),
+        Peer::Tcp(address) => (ClientAddress::Tcp(*address), None),
+        Peer::Unix { pid: 0, .. } => (ClientAddress::Unix, None),
         Peer::Unix { pid, .. } => {
             let process = Process {
                 pid: *pid,
                 started: crate::process::started(*pid).unwrap_or(0),
                 command: crate::process::command(*pid),
             };
-            ("unix".into(), Some(Rc::new(process)))
+            (ClientAddress::Unix, Some(Rc::new(process)))
         }
     }
 }

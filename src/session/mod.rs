@@ -32,6 +32,7 @@ use std::time::Duration;
 use tokio::time::Sleep;
 
 use crate::backend::ears::Ear;
+use crate::backend::survey::Edition;
 use crate::backend::{Baseline, Grant, Lent, Parameters, Pool, Pools, State};
 use crate::clock::timers;
 use crate::config::Config;
@@ -55,6 +56,9 @@ use handshake::Greeted;
 use leg::Spill;
 use statements::Statements;
 use virtual_settings::Virtuals;
+
+/// How many texts of a lease are read in mode `session`; after more, PostgreSQL is asked what they have left.
+const MOST_READ: u8 = 64;
 
 /// How long a connection that is turned away may take to say hello.
 const TURNING_AWAY: Duration = Duration::from_secs(2);
@@ -244,6 +248,7 @@ struct Rare {
     saved: Rc<State>,
     /// What its statements may have left since then.
     class: Class,
+    trail: Trail,
     /// It made, changed or dropped a definition since then.
     defined: bool,
     /// The last probe found something that pins it.
@@ -277,6 +282,27 @@ struct Rare {
     ear: Option<Box<Ear>>,
 }
 
+/// What its `class` rests on.
+#[derive(Debug)]
+struct Trail {
+    /// What was known of the database when the lease began.
+    edition: Edition,
+    /// In mode `session`: how many texts of this lease are still read.
+    unread: u8,
+    /// The unnamed statement was made in this lease, so that its text counts already.
+    unnamed_is_read: bool,
+}
+
+impl Default for Trail {
+    fn default() -> Self {
+        Self {
+            edition: Edition::default(),
+            unread: MOST_READ,
+            unnamed_is_read: false,
+        }
+    }
+}
+
 impl Rare {
     /// What a session begins with.
     fn new(
@@ -292,6 +318,7 @@ impl Rare {
             told,
             saved,
             class: Class::Read,
+            trail: Trail::default(),
             defined: false,
             pinned: false,
             at_home: true,

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 
-use crate::backend::capture::{self, Found};
+use crate::backend::capture::{self, Found, Reach};
 use crate::backend::reset::reset;
 use crate::backend::{Home, Lent, Lost, cancel};
 use crate::clock::timers;
-use crate::config::Mode;
+use crate::config::{ChaosReturn, Mode};
 use crate::events::Happening;
 use crate::lease::reload::{Method, Outcome, Pinned};
-use crate::lease::{Event, Pin, Pins};
+use crate::lease::{Event, Moment, Pin, Pins};
 use crate::ledger::{Cause, Order};
 use crate::session::Session;
 use crate::session::listening::Channels;
@@ -141,10 +141,21 @@ impl Session {
         let Some(mut lent) = self.lent.take() else {
             return (Outcome::Returned(Some("held no backend")), Ok(()));
         };
+        let quiet = self.quiet_since();
         self.step(Event::ReturnBegan);
-        let code = self.rare.class == Class::Unknown;
-        lent.backend.opaque |=
-            code || self.shared.config.mode == Mode::Session || self.statements.have_lost();
+        let known = match self.knew_the_database(&mut lent, quiet).await {
+            Ok(known) => known,
+            Err(error) => return self.lost_asked(&error),
+        };
+        if known && self.left_nothing() {
+            lent.backend.spent |= self.rare.class == Class::Write;
+            self.let_go(lent, cause);
+            return (Outcome::Returned(None), Ok(()));
+        }
+        let reach = if known { Reach::Told } else { Reach::Whole };
+        let code =
+            self.rare.class == Class::Unknown || self.shared.config.mode == Mode::Session && !known;
+        lent.backend.opaque |= code || self.statements.have_lost();
         if std::mem::take(&mut self.rare.defined) {
             self.pool.surveyed.outdate();
         }
@@ -158,7 +169,8 @@ impl Session {
                 Err(error) => return self.lost_asked(&error),
             }
         }
-        let found = capture::capture(&mut lent.backend, &self.pool.user, &custom).await;
+        self.shared.metrics.probed();
+        let found = capture::capture(&mut lent.backend, &self.pool.user, &custom, reach).await;
         let mut found = match found {
             Ok(found) => found,
             Err(error) => return self.lost_asked(&error),
@@ -193,6 +205,46 @@ impl Session {
             return (Outcome::Pinned(pins.words()), Ok(()));
         }
         self.part(lent, found, cause).await
+    }
+
+    /// Whether the texts of this lease are known for what they did: all were read, and the database's own code was all the
+    /// while what it was taken for.
+    async fn knew_the_database(&mut self, lent: &mut Lent, quiet: Moment) -> Result<bool, Lost> {
+        if !self.was_read() {
+            return Ok(false);
+        }
+        let (surveyed, now) = (&self.pool.surveyed, self.shared.ledger.now());
+        let heard = surveyed
+            .refresh_after(&mut lent.backend, now, quiet)
+            .await?;
+        let known = surveyed.was_still(self.rare.trail.edition, quiet);
+        self.notify(heard, &lent.backend.key);
+        Ok(known)
+    }
+
+    /// Whether every text of this lease was read, and makes nothing that doesn't say so. What pins a session may have been
+    /// made in an earlier one.
+    fn was_read(&self) -> bool {
+        // That mode is there to show what the probe finds.
+        let always = self.shared.config.chaos_return == ChaosReturn::Always;
+        self.rare.class <= Class::Visible && !self.rare.pinned && !always
+    }
+
+    /// Whether texts that were read leave nothing that moves: then PostgreSQL needn't be asked.
+    fn left_nothing(&self) -> bool {
+        self.rare.class < Class::Visible
+            && self.rare.sticky.is_empty()
+            && self.rare.ear.is_none()
+            && self.statements.are_known()
+    }
+
+    /// Since when what has run in this lease is over. Mode `transaction` doesn't ask: it looks at the database every few
+    /// seconds.
+    fn quiet_since(&self) -> Moment {
+        match self.shared.config.mode {
+            Mode::Session => self.shared.ledger.book().entry(self.slot).state.since(),
+            Mode::Transaction => Moment::default(),
+        }
     }
 
     /// The backend is gone, in a conversation of ours.

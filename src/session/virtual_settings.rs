@@ -165,7 +165,7 @@ impl Session {
                 let mut out = Vec::new();
                 self.describe(&mut out, &found);
                 self.execute(&mut out, &found);
-                self.answer(out, reply::ready(self.tracker.status()));
+                self.answer(out, reply::ready(self.tracker.status()).to_vec());
                 Own::Done
             }
             Turn::Later => Own::Hold,
@@ -190,7 +190,7 @@ impl Session {
                 known.prepared.forget(&name);
                 let mut out = Vec::new();
                 rows::command_complete(&mut out, "DEALLOCATE");
-                self.answer(out, reply::ready(self.tracker.status()));
+                self.answer(out, reply::ready(self.tracker.status()).to_vec());
                 self.virtuals.tidy();
                 return Own::Done;
             }

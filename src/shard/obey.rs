@@ -29,7 +29,7 @@ fn obey(shared: &Rc<Shared>, command: Command) {
     match command {
         Command::Sessions(reply) => {
             let shared = shared.clone();
-            executor::spawn(async move { drop(reply.send(sessions(&shared).await)) });
+            later(reply, async move { sessions(&shared).await });
         }
         Command::Claim {
             source,
@@ -41,51 +41,60 @@ fn obey(shared: &Rc<Shared>, command: Command) {
                 fence::raise(shared, &wish, hold);
             }
             let shared = shared.clone();
-            executor::spawn(async move {
-                drop(reply.send(carry_out(&shared, *wish).await));
-            });
+            later(reply, async move { carry_out(&shared, *wish).await });
         }
         Command::Reap(id, reply) => {
             let shared = shared.clone();
-            executor::spawn(async move { drop(reply.send(reap(&shared.ledger, id).await)) });
+            later(reply, async move { reap(&shared.ledger, id).await });
         }
         Command::Verify(reply) => {
             let shared = shared.clone();
-            executor::spawn(async move { drop(reply.send(verify::verify(&shared).await)) });
+            later(reply, async move { verify::verify(&shared).await });
         }
         Command::Return { id, method, reply } => {
             let shared = shared.clone();
-            executor::spawn(async move {
-                drop(reply.send(give_back(&shared.ledger, id, method).await))
-            });
+            later(
+                reply,
+                async move { give_back(&shared.ledger, id, method).await },
+            );
         }
         Command::Processes(found, reply) => {
-            note_processes(ledger, found);
-            let _ = reply.send(());
+            let shared = shared.clone();
+            later(reply, async move {
+                note_processes(&shared.ledger, found).await;
+            });
         }
-        Command::Sample(reply) => drop(reply.send(sample(shared))),
+        Command::Sample(reply) => {
+            let shared = shared.clone();
+            later(reply, async move { sample(&shared).await });
+        }
         Command::Parks(reply) => {
             let shared = shared.clone();
-            executor::spawn(async move {
+            later(reply, async move {
                 look(&shared).await;
                 let parks = shared.ledger.parks().into_iter();
-                drop(reply.send(parks.map(OwnerParks::from).collect()));
+                parks.map(OwnerParks::from).collect()
             });
         }
         Command::Console(ask) => console::obey(shared, ask),
         Command::Cancel(key, reply) => {
             let forwarded = shared.cancels.forward(key);
-            executor::spawn(async move {
-                forwarded.await;
-                let _ = reply.send(());
-            });
+            later(reply, forwarded);
         }
     }
 }
 
-fn note_processes(ledger: &Ledger, found: Vec<(SessionId, Process)>) {
-    let mut book = ledger.book_mut();
-    for (id, process) in found {
+/// Answers as soon as `work` is done, beside everything else.
+fn later<T: 'static>(reply: oneshot::Sender<T>, work: impl Future<Output = T> + 'static) {
+    executor::spawn(async move { drop(reply.send(work.await)) });
+}
+
+async fn note_processes(ledger: &Ledger, found: Vec<(SessionId, Process)>) {
+    for (number, (id, process)) in found.into_iter().enumerate() {
+        if number % AT_A_STRETCH == AT_A_STRETCH - 1 {
+            executor::yield_now().await;
+        }
+        let mut book = ledger.book_mut();
         if let Some(slot) = book.find(id) {
             book.entry_mut(slot).process = Some(Rc::new(process));
         }

@@ -3,10 +3,8 @@
 use bytes::BytesMut;
 use pgwire::error::ErrorInfo;
 use pgwire::messages::Message;
-use pgwire::messages::response::{ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus};
-use pgwire::messages::startup::{
-    Authentication, BackendKeyData, NegotiateProtocolVersion, SecretKey,
-};
+use pgwire::messages::response::{ErrorResponse, NoticeResponse};
+use pgwire::messages::startup::{Authentication, NegotiateProtocolVersion};
 
 use crate::lease::Status;
 use crate::wire::frame::{HEADER, Header};
@@ -133,8 +131,8 @@ pub fn sign(frames: &mut [u8], sender: impl Fn(u32) -> Option<u32>) {
 
 /// AuthenticationOk.
 #[must_use]
-pub fn authentication_ok() -> Vec<u8> {
-    encode(&Authentication::Ok)
+pub const fn authentication_ok() -> [u8; 9] {
+    [b'R', 0, 0, 0, 8, 0, 0, 0, 0]
 }
 
 /// AuthenticationSASL, AuthenticationSASLContinue or AuthenticationSASLFinal.
@@ -177,19 +175,17 @@ pub fn parameter_status(out: &mut Vec<u8>, name: &str, value: &str) {
 
 /// Appends a BackendKeyData.
 pub fn backend_key_data(out: &mut Vec<u8>, pid: u32, secret: &[u8]) {
-    let pid = i32::try_from(pid).expect("session ids stay within 31 bits");
-    let secret = SecretKey::Bytes(bytes::Bytes::copy_from_slice(secret));
-    out.extend_from_slice(&encode(&BackendKeyData::new(pid, secret)));
+    let length = u32::try_from(8 + secret.len()).expect("a secret has at most 256 bytes");
+    out.push(b'K');
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(&pid.to_be_bytes());
+    out.extend_from_slice(secret);
 }
 
 /// A ReadyForQuery with this status.
 #[must_use]
-pub fn ready(status: Status) -> Vec<u8> {
-    encode(&ReadyForQuery::new(match status {
-        Status::Idle => TransactionStatus::Idle,
-        Status::InTransaction => TransactionStatus::Transaction,
-        Status::Failed => TransactionStatus::Error,
-    }))
+pub const fn ready(status: Status) -> [u8; 6] {
+    [b'Z', 0, 0, 0, 5, status.as_byte()]
 }
 
 fn encode<M: Message>(message: &M) -> Vec<u8> {

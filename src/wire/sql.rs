@@ -12,6 +12,18 @@ pub mod virtual_setting;
 mod watch;
 mod words;
 
+/// Whether a text is nothing but the word that opens or closes a transaction.
+#[must_use]
+pub fn is_mere_bracket(sql: &[u8]) -> bool {
+    let word = sql.strip_suffix(b";").unwrap_or(sql);
+    match word.len() {
+        5 => word.eq_ignore_ascii_case(b"begin"),
+        6 => word.eq_ignore_ascii_case(b"commit"),
+        8 => word.eq_ignore_ascii_case(b"rollback"),
+        _ => false,
+    }
+}
+
 /// Whether a text only opens or closes a transaction, or is empty: it is no work of its own.
 #[must_use]
 pub fn is_bracket(sql: &[u8]) -> bool {
@@ -111,7 +123,26 @@ pub fn names_statements(sql: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{defines, is_bracket};
+    use super::{Class, class, defines, is_bracket, is_mere_bracket};
+
+    #[test]
+    fn a_mere_bracket_leaves_nothing() {
+        for sql in ["BEGIN", "commit;", "Rollback", "COMMIT"] {
+            assert!(is_mere_bracket(sql.as_bytes()), "{sql}");
+            assert_eq!(class(sql.as_bytes()), Class::Read, "{sql}");
+        }
+        for sql in [
+            "",
+            ";",
+            "ABORT",
+            "BEGIN; SELECT f()",
+            "RELEASE a",
+            "COMMIT;;",
+            "LISTEN",
+        ] {
+            assert!(!is_mere_bracket(sql.as_bytes()), "{sql}");
+        }
+    }
 
     #[test]
     fn a_tag_tells_whether_code_may_run_from_then_on() {

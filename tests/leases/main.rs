@@ -9,6 +9,7 @@ mod hazards;
 mod listen_shared;
 mod moves;
 mod pins;
+mod probes;
 mod problems;
 mod random_programs;
 mod reloads;

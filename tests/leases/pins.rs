@@ -148,12 +148,15 @@ fn a_pinned_session_keeps_what_pins_it_until_it_lets_go() {
     );
 }
 
+/// What nobody can read from its text: PostgreSQL is asked about all that it may have left.
+const UNREAD: &str = "DO $$ BEGIN PERFORM set_config('work_mem', '3MB', false); END $$; SELECT 1";
+
 #[test]
 fn a_probe_that_would_have_to_wait_pins_until_it_need_not() {
     let Some((postgres, valet)) = stage(&[]) else {
         return;
     };
-    let mut client = idle_after(&valet, "app", "SET work_mem = '3MB'");
+    let mut client = idle_after(&valet, "app", UNREAD);
     let mut locker = Raw::connect(postgres.port());
     locker.query("BEGIN; LOCK TABLE pg_catalog.pg_depend");
     let (status, answer) = give_back(&valet, &client);
@@ -173,7 +176,7 @@ fn a_backend_that_answers_no_probe_is_said_to_be_late() {
     let Some((_postgres, valet)) = stage(&[]) else {
         return;
     };
-    let mut client = idle_after(&valet, "app", "SELECT 1");
+    let mut client = idle_after(&valet, "app", UNREAD);
     let pid: i32 = backend(&mut client).parse().expect("a process id");
     let pid = Pid::from_raw(pid).expect("a process");
     kill_process(pid, Signal::STOP).expect("the backend stops");

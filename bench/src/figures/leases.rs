@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::accounting::{allow_files, files_at_most, thread};
-use crate::crowd::{Crowd, Watch};
+use crate::crowd::{CHEAP, Crowd, Watch};
 use crate::fleet::{self, Guests, Mode, PGVALET, Setup, Target};
 use crate::pgbench::percentile;
 use crate::report::{Figure, Goal};
@@ -17,23 +17,16 @@ const DATA_THREAD: &str = "pgvalet-data-0";
 /// What may hold up a query.
 #[derive(Clone, Copy, Debug)]
 enum Burden {
-    Nothing,
     Scrape,
     Leases,
     ParkDetection,
 }
 
-const BURDENS: [Burden; 4] = [
-    Burden::Nothing,
-    Burden::Scrape,
-    Burden::Leases,
-    Burden::ParkDetection,
-];
+const BURDENS: [Burden; 3] = [Burden::Scrape, Burden::Leases, Burden::ParkDetection];
 
 impl Burden {
     fn name(self) -> &'static str {
         match self {
-            Self::Nothing => "for comparison: nothing else happens",
             Self::Scrape => "one scrape of /metrics",
             Self::Leases => "one GET /v1/leases",
             Self::ParkDetection => "one pass of park detection",
@@ -42,7 +35,6 @@ impl Burden {
 
     fn bear(self, target: &Target) -> Result<(), Failure> {
         match self {
-            Self::Nothing => std::thread::sleep(Duration::from_millis(30)),
             Self::Scrape => drop(http::call(target.metrics, "GET", "/metrics", "")?),
             Self::Leases => drop(http::call(target.admin, "GET", "/v1/leases", "")?),
             // It passes once a second.
@@ -75,32 +67,36 @@ pub fn delays(stage: &mut Stage) -> Result<(), Failure> {
         flags: vec!["--park-after".into(), "1s".into()],
         ..Setup::new(Mode::Session, count + 100)
     };
-    let target = pgvalet(stage, &setup)?;
+    let (target, empty) = (pgvalet(stage, &setup)?, pgvalet(stage, &setup)?);
     let mut crowd = Crowd::gather(&target, &target.login, count)?;
     crowd.ask()?;
+    let goal = Goal::AtMost {
+        must: 1.0,
+        aim: 1.0,
+    };
     for burden in BURDENS {
-        let goal = match burden {
-            Burden::Nothing => None,
-            Burden::Scrape | Burden::Leases | Burden::ParkDetection => Some(Goal::AtMost {
-                must: 1.0,
-                aim: 1.0,
-            }),
-        };
-        let name = format!(
-            "longest delay of a query, {count} leases: {}",
-            burden.name()
+        let about = format!("{count} leases: {}", burden.name());
+        let figure =
+            |what: &str, goal| Figure::new("leases", &format!("{what}, {about}"), "ms", goal);
+        let mut added = figure(
+            "longest delay of a query beyond that without leases",
+            Some(goal),
         );
-        let mut figure = Figure::new("leases", &name, "ms", goal);
+        let mut longest = figure("longest delay of a query", None);
+        let mut floor = figure("longest delay of a query without leases, instead of", None);
+        let mut time = figure("time of the data thread", None);
+        // One after the other: what else the machine does meets both.
         for round in 0..stage.rounds() {
-            figure.note(PGVALET, round, delay(&target, burden)?);
-        }
-        let name = format!("time of the data thread, {count} leases: {}", burden.name());
-        let mut time = Figure::new("leases", &name, "ms", None);
-        for round in 0..stage.rounds() {
+            let without = delay(&empty, burden)?;
+            let with = delay(&target, burden)?;
+            added.note(PGVALET, round, (with - without).max(0.0));
+            longest.note(PGVALET, round, with);
+            floor.note(PGVALET, round, without);
             time.note(PGVALET, round, taken(&target, burden)?);
         }
-        stage.report.add(figure);
-        stage.report.add(time);
+        for figure in [added, longest, floor, time] {
+            stage.report.add(figure);
+        }
     }
     Ok(())
 }
@@ -129,6 +125,12 @@ fn delay(target: &Target, burden: Burden) -> Result<f64, Failure> {
     Ok((slowest - usual) / 1e3)
 }
 
+/// What a session of the crowd says before it parks, and what is said of it.
+const SAID: [(&str, &str); 2] = [
+    ("", CHEAP),
+    (" that made a setting", "SET work_mem = '5MB'"),
+];
+
 /// Sessions that a reload returns, while others go on.
 pub fn reload(stage: &mut Stage) -> Result<(), Failure> {
     let count = stage.either(200, 1000);
@@ -142,35 +144,41 @@ pub fn reload(stage: &mut Stage) -> Result<(), Failure> {
         ..Login::default()
     };
     let mut crowd = Crowd::gather(&target, &parked, count)?;
-    let name = format!("p99 of queries during a reload of {count} parked leases, to before");
-    let goal = Goal::AtMost {
-        must: 1.5,
-        aim: 1.1,
-    };
-    let mut ratio = Figure::new("reload", &name, "×", Some(goal));
-    let name = format!("p99 of queries in the second after it, {count} leases, to before");
-    let mut afterwards = Figure::new("reload", &name, "×", None);
-    let mut took = Figure::new(
-        "reload",
-        &format!("reload of {count} parked leases"),
-        "ms",
-        None,
-    );
-    for round in 0..stage.rounds() {
-        crowd.ask()?;
-        std::thread::sleep(Duration::from_millis(500));
-        let (times, watch) = Watch::during(&target, 4, || reload_once(&target, count))?;
-        let [begin, from, to, end] = times;
-        let before = percentile(&watch.between(begin, from), 0.99);
-        let during = percentile(&watch.between(from, to), 0.99);
-        let after = percentile(&watch.between(to, end), 0.99);
-        ratio.note(PGVALET, round, during / before);
-        afterwards.note(PGVALET, round, after / before);
-        took.note(PGVALET, round, (to - from).as_secs_f64() * 1e3);
+    for (which, sql) in SAID {
+        let about = format!("{count} parked leases{which}");
+        let figure =
+            |what: &str, unit, goal| Figure::new("reload", &format!("{what} {about}"), unit, goal);
+        let goal = Goal::AtMost {
+            must: 1.5,
+            aim: 1.1,
+        };
+        let mut ratio = figure(
+            "p99 of queries, to before, during a reload of",
+            "×",
+            Some(goal),
+        );
+        let mut afterwards = figure(
+            "p99 of queries, to before, in the second after a reload of",
+            "×",
+            None,
+        );
+        let mut took = figure("duration of a reload of", "ms", None);
+        for round in 0..stage.rounds() {
+            crowd.say(sql)?;
+            std::thread::sleep(Duration::from_millis(500));
+            let (times, watch) = Watch::during(&target, 4, || reload_once(&target, count))?;
+            let [begin, from, to, end] = times;
+            let before = percentile(&watch.between(begin, from), 0.99);
+            let during = percentile(&watch.between(from, to), 0.99);
+            let after = percentile(&watch.between(to, end), 0.99);
+            ratio.note(PGVALET, round, during / before);
+            afterwards.note(PGVALET, round, after / before);
+            took.note(PGVALET, round, (to - from).as_secs_f64() * 1e3);
+        }
+        for figure in [ratio, afterwards, took] {
+            stage.report.add(figure);
+        }
     }
-    stage.report.add(ratio);
-    stage.report.add(afterwards);
-    stage.report.add(took);
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! Owns what the book knows of one session: its lease, its claim, its pins, and its last statement.
 
+use core::net::SocketAddr;
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,8 +17,23 @@ pub struct Profile {
     pub user: Rc<str>,
     /// `application_name` as last reported; empty when it has none.
     pub application: Rc<str>,
-    /// The client's address, or `unix`.
-    pub client: Rc<str>,
+    pub client: ClientAddress,
+}
+
+/// Where a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAddress {
+    Tcp(SocketAddr),
+    Unix,
+}
+
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
 }
 
 /// The client's process, where the machine can tell.

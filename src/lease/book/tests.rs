@@ -13,7 +13,7 @@ fn profile(application: &str) -> Profile {
         database: "app".into(),
         user: "app".into(),
         application: application.into(),
-        client: "unix".into(),
+        client: ClientAddress::Unix,
     }
 }
 
@@ -171,12 +171,84 @@ fn only_leases_parked_beyond_return_after_are_overdue() {
     let (park, give) = (Duration::from_secs(5), Duration::from_secs(2));
 
     let policies = policies(park, give);
-    assert!(book.overdue(at(7_999), &policies).is_empty());
+    assert!(overdue(&book, 7_999, &policies).is_empty());
     let due = Due::Return(Method::Detach);
-    assert_eq!(
-        book.overdue(at(8_000), &policies),
-        [(SessionId::new(1), due)]
-    );
+    assert_eq!(overdue(&book, 8_000, &policies), [(SessionId::new(1), due)]);
+}
+
+/// What the sweep orders.
+fn overdue(book: &Book, now: u64, policies: &Policies<'_>) -> Vec<(SessionId, Due)> {
+    book.overdue(&book.ripe(at(now)), at(now), policies)
+}
+
+/// Whether the look of `now` finds the lease at `slot` parked; it is settled then.
+fn look(book: &mut Book, now: u64, policies: &Policies<'_>) -> Vec<Slot> {
+    let places = book.restless();
+    let parked = book.parked(&places, at(now), policies);
+    let parked: Vec<_> = parked.map(|(slot, until, _)| (slot, until)).collect();
+    for (slot, until) in &parked {
+        book.settle(*slot, *until);
+    }
+    parked.into_iter().map(|(slot, _)| slot).collect()
+}
+
+/// A session with an idle lease, since the beginning.
+fn idle(book: &mut Book, id: u32) -> Slot {
+    let slot = book.open(SessionId::new(id), profile("puma"), at(0));
+    for event in [
+        Event::Granted(BackendId(id.into())),
+        Event::Ready(Status::Idle),
+    ] {
+        book.step(slot, event, at(0)).unwrap();
+    }
+    slot
+}
+
+#[test]
+fn a_lease_that_was_seen_parked_is_looked_at_again_when_it_is_due() {
+    let mut book = Book::default();
+    let slot = idle(&mut book, 1);
+    let policies = policies(Duration::from_secs(5), Duration::from_secs(2));
+    assert!(look(&mut book, 4_999, &policies).is_empty());
+    assert_eq!(look(&mut book, 5_000, &policies), [slot]);
+    assert!(book.restless().is_empty() && book.ripe(at(6_999)).is_empty());
+    let due = Due::Return(Method::Detach);
+    assert_eq!(overdue(&book, 7_000, &policies), [(SessionId::new(1), due)]);
+}
+
+#[test]
+fn a_lease_that_was_seen_parked_is_looked_at_again_when_anything_touches_it() {
+    let policies = policies(Duration::from_secs(5), Duration::ZERO);
+    let rests = || Claim {
+        owner: None,
+        state: ClaimState::Resting,
+        since: None,
+        place: None,
+        source: Some("pool".into()),
+    };
+    let touches: [fn(&mut Book, Slot, Claim); 4] = [
+        |book, slot, _| {
+            book.step(slot, Event::Requested, at(6_000)).unwrap();
+        },
+        |book, slot, _| book.entry_mut(slot).pins.add(Pin::Temp),
+        |book, _, rests| drop(book.claim(None, vec![(SessionId::new(1), rests)])),
+        |book, slot, _| book.close(slot),
+    ];
+    for touch in touches {
+        let mut book = Book::default();
+        let slot = idle(&mut book, 1);
+        assert_eq!(look(&mut book, 5_000, &policies), [slot]);
+        assert!(book.take_stirred().is_empty());
+        touch(&mut book, slot, rests());
+        assert_eq!(book.take_stirred(), [SessionId::new(1)]);
+        assert!(book.restless().len() == book.len());
+    }
+    let mut book = Book::default();
+    let slot = idle(&mut book, 1);
+    book.claim(Some(&"pool".into()), vec![(SessionId::new(1), rests())]);
+    assert!(look(&mut book, 5_000, &policies).is_empty(), "it rests");
+    book.claim(Some(&"pool".into()), Vec::new());
+    assert_eq!(look(&mut book, 5_000, &policies), [slot]);
 }
 
 fn policies(park_after: Duration, return_after: Duration) -> Policies<'static> {
@@ -210,9 +282,9 @@ fn a_transaction_that_idles_is_parked_and_never_returned() {
         book.entry(slot).verdict(at(5_000), park),
         Verdict::Parked(Basis::Inferred)
     );
-    let overdue = book.overdue(at(60_000), &policies(park, give));
-    assert_eq!(overdue, [(SessionId::new(1), Due::End)]);
+    let due = overdue(&book, 60_000, &policies(park, give));
+    assert_eq!(due, [(SessionId::new(1), Due::End)]);
     let mut report = policies(park, give);
     report.general.idle_in_transaction = IdleInTransaction::Report;
-    assert!(book.overdue(at(60_000), &report).is_empty());
+    assert!(overdue(&book, 60_000, &report).is_empty());
 }

@@ -47,6 +47,12 @@ impl Hazards {
         self.everywhere
     }
 
+    /// Whether PostgreSQL has to be asked after no text at all.
+    #[must_use]
+    pub fn are_none(&self) -> bool {
+        !self.everywhere && self.ask.is_empty()
+    }
+
     /// Whether PostgreSQL has to be asked after this text.
     #[must_use]
     pub fn are_named_in(&self, sql: &[u8]) -> bool {

@@ -1,0 +1,180 @@
+//! Before a return PostgreSQL is asked for the session's state, unless all that the session said leaves none.
+
+use crate::stage::{detach, idle_after, reload, session, stage};
+use crate::support::messages::{bind, execute, parse, query, sync};
+use crate::support::{Postgres, Raw, Valet, tags};
+
+use serde_json::json;
+
+const TENANT: &str = "SELECT coalesce(current_setting('app.tenant', true), '')";
+
+fn probes(valet: &Valet) -> f64 {
+    valet.metric("pgvalet_probes_total")
+}
+
+/// Returns a session's lease, and gives whether PostgreSQL was asked for its state.
+#[track_caller]
+fn is_asked(valet: &Valet, client: &Raw) -> bool {
+    let before = probes(valet);
+    detach(valet, client);
+    probes(valet) > before
+}
+
+/// A database in which `log_in` sets a custom setting, and a pgvalet with one backend.
+fn one_backend() -> Option<(Postgres, Valet)> {
+    let (postgres, valet) = stage(&["--max-backends", "1"])?;
+    postgres.sql(
+        "CREATE FUNCTION log_in() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM set_config('app.tenant', NEW.name, false); RETURN NEW; END $$",
+    );
+    Some((postgres, valet))
+}
+
+const TRIGGER: &str =
+    "CREATE TRIGGER t BEFORE INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION log_in()";
+
+/// Runs a statement that was prepared under this name.
+#[track_caller]
+fn run(client: &mut Raw, name: &str, value: &str) {
+    client.send(&[bind("", name, &[value]), execute("", 0), sync()].concat());
+    client.until_ready();
+}
+
+#[track_caller]
+fn prepare(client: &mut Raw, name: &str, sql: &str) {
+    client.send(&[parse(name, sql), sync()].concat());
+    assert_eq!(tags(&client.until_ready()), "1Z");
+}
+
+#[test]
+fn a_session_that_left_nothing_is_returned_without_a_question() {
+    let Some((_postgres, valet)) = stage(&[]) else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    let insert = r#"INSERT INTO "jobs" ("name") VALUES ($1) RETURNING "id""#;
+    prepare(&mut client, "a1", insert);
+    for round in 0..3 {
+        client.query("BEGIN");
+        client.query("INSERT INTO jobs (name) VALUES ('one')");
+        run(&mut client, "a1", "another");
+        client.query("COMMIT");
+        assert!(!is_asked(&valet, &client), "round {round}");
+    }
+    assert_eq!(client.value(r#"SELECT count(*) FROM "jobs""#), "6");
+}
+
+#[test]
+fn sessions_that_left_nothing_are_reloaded_without_a_question() {
+    let Some((_postgres, valet)) = stage(&[]) else {
+        return;
+    };
+    let parked = (0..8).map(|_| idle_after(&valet, "app", "INSERT INTO jobs (name) VALUES ('x')"));
+    let parked: Vec<Raw> = parked.collect();
+    let mut set = idle_after(&valet, "app", "SET app.tenant = 'acme'");
+    let report = reload(&valet, &json!({"deadline": "5s"}));
+    assert_eq!(report["counts"]["returned"], 9, "{report}");
+    // Who comes while the catalogs are compared is asked as well.
+    assert!(probes(&valet) < 6.0, "{} of 9", probes(&valet));
+    assert_eq!(set.value(TENANT), "acme");
+    drop(parked);
+}
+
+#[test]
+fn whoever_may_have_left_something_is_asked() {
+    let Some((_postgres, valet)) = stage(&[]) else {
+        return;
+    };
+    for sql in [
+        "SET work_mem = '5MB'",
+        "SELECT set_config('app.tenant', 'acme', false)",
+        r#"SELECT "lower"('A')"#,
+        "DO $$ BEGIN PERFORM set_config('app.tenant', 'acme', false); END $$",
+    ] {
+        let client = idle_after(&valet, "app", sql);
+        assert!(is_asked(&valet, &client), "{sql}");
+    }
+    let mut client = session(&valet, "app");
+    prepare(
+        &mut client,
+        "s",
+        "SELECT set_config('app.tenant', $1, false)",
+    );
+    assert!(!is_asked(&valet, &client), "nothing has run");
+    run(&mut client, "s", "acme");
+    assert!(is_asked(&valet, &client));
+}
+
+#[test]
+fn a_lease_of_very_many_texts_is_asked() {
+    let Some((_postgres, valet)) = stage(&[]) else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    for number in 0..100 {
+        client.value(&format!("SELECT {number}"));
+    }
+    assert!(is_asked(&valet, &client));
+    client.value("SELECT 1");
+    assert!(!is_asked(&valet, &client), "a new lease");
+}
+
+#[test]
+fn what_a_trigger_of_later_sets_stays_with_its_session() {
+    let Some((postgres, valet)) = one_backend() else {
+        return;
+    };
+    let mut client = idle_after(&valet, "app", "INSERT INTO jobs (name) VALUES ('nobody')");
+    // Nobody tells pgvalet: it has looked at the database before.
+    postgres.sql(TRIGGER);
+    client.query("INSERT INTO jobs (name) VALUES ('acme')");
+    assert!(is_asked(&valet, &client));
+    let mut other = session(&valet, "other");
+    assert_eq!(other.value(TENANT), "");
+    detach(&valet, &other);
+    assert_eq!(client.value(TENANT), "acme");
+}
+
+#[test]
+fn what_a_trigger_has_set_that_is_gone_by_now_reaches_nobody_else() {
+    let Some((postgres, valet)) = one_backend() else {
+        return;
+    };
+    postgres.sql(TRIGGER);
+    let mut client = session(&valet, "app");
+    client.query("INSERT INTO jobs (name) VALUES ('acme')");
+    postgres.sql("DROP TRIGGER t ON jobs; DROP FUNCTION log_in()");
+    assert!(is_asked(&valet, &client));
+    let mut other = session(&valet, "other");
+    assert_eq!(other.value(TENANT), "");
+}
+
+#[test]
+fn an_unnamed_statement_of_an_earlier_lease_counts_when_it_runs_again() {
+    for mode in ["session", "transaction"] {
+        let Some((_postgres, valet)) = stage(&["--max-backends", "1", "--mode", mode]) else {
+            return;
+        };
+        let mut client = session(&valet, "app");
+        prepare(
+            &mut client,
+            "",
+            "SELECT set_config('app.tenant', $1, false)",
+        );
+        let returned = |client: &Raw| {
+            if mode == "session" {
+                detach(&valet, client);
+            }
+        };
+        returned(&client);
+        run(&mut client, "", "acme");
+        returned(&client);
+        let mut other = session(&valet, "other");
+        assert_eq!(other.value(TENANT), "", "{mode}");
+        returned(&other);
+        client.send(&query(TENANT));
+        let answer = client.until_ready();
+        let row = answer.iter().find(|message| message.tag == b'D');
+        assert_eq!(row.expect("a row").columns()[0], "acme", "{mode}");
+    }
+}
