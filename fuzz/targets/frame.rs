@@ -197,7 +197,7 @@ fn naively(stream: &[u8]) -> Outcome {
                 out.end = End::Stopped;
                 return out;
             }
-            Verdict::Hold => unreachable!("no type has it for good"),
+            Verdict::Hold | Verdict::HoldBehind(_) => unreachable!("no type has it for good"),
         }
         at += there;
         if there < total {

@@ -148,7 +148,11 @@ impl Session {
             }
             Seen::Closed(name) => drop(self.statements.remove(&*name)),
             Seen::Ready(status) => assert_eq!(status.letter(), body[0]),
-            Seen::Plain | Seen::Ours | Seen::UnnamedPrepared | Seen::Failed(_) => {}
+            Seen::Plain
+            | Seen::Shaped(..)
+            | Seen::Ours
+            | Seen::UnnamedPrepared
+            | Seen::Failed(_) => {}
         }
     }
 

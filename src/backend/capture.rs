@@ -24,7 +24,7 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY N
 /// What the probe itself changes, in its own transaction.
 macro_rules! own_settings {
     () => {
-        "ARRAY['statement_timeout', 'transaction_timeout', 'client_encoding', 'jit']"
+        "ARRAY['statement_timeout', 'transaction_timeout', 'lock_timeout', 'client_encoding', 'jit']"
     };
 }
 /// Asked for before the probe changes it.
@@ -34,6 +34,8 @@ const PRIOR: &str = concat!(
     ") AS names(n)"
 );
 pub(super) const UNHURRIED: &str = "SET LOCAL statement_timeout = 0";
+/// PostgreSQL itself ends a question that takes too long: the session is then pinned, and goes on.
+const PATIENT: &str = "SET LOCAL statement_timeout = '5s'";
 /// From PostgreSQL 17 on.
 const UNHURRIED_ALL: &str = "SET LOCAL transaction_timeout = 0";
 /// What the planner thinks of the probe depends on the session's settings: compiling it would take longer than running it.
@@ -64,7 +66,8 @@ SELECT CASE WHEN name OPERATOR(pg_catalog.=) ANY (",
  CASE WHEN name OPERATOR(pg_catalog.=) ANY (",
     own_settings!(),
     ") \
- THEN reset_val ELSE setting END FROM pg_catalog.pg_show_all_settings() \
+ THEN reset_val WHEN pg_catalog.strpos(name, '.') OPERATOR(pg_catalog.>) 0 THEN pg_catalog.current_setting(name) \
+ ELSE setting END FROM pg_catalog.pg_show_all_settings() \
  WHERE name OPERATOR(pg_catalog.=) ANY (",
     own_settings!(),
     ") \
@@ -163,7 +166,7 @@ pub async fn capture(
 /// The backend is lost.
 pub async fn are_sound(backend: &mut Backend, names: &[&str]) -> Result<(bool, Vec<u8>), Lost> {
     let mut request = Vec::new();
-    for text in [BEGIN, UNHURRIED, NO_WAITING, IN_UTF8] {
+    for text in [BEGIN, PATIENT, NO_WAITING, IN_UTF8] {
         write_statement(&mut request, text, None);
     }
     for name in names {
@@ -195,6 +198,8 @@ pub fn found(answers: Answers, login: &str) -> Result<Found, Lost> {
     found.state.settings.extend(own.changed());
     found.state.settings.sort();
     found.state.custom.sort();
+    // The same setting, by its name and among all.
+    found.state.custom.dedup();
     found.state.prepared.sort();
     if restricted {
         found.pins.add(Pin::SuperuserSetting);
@@ -279,7 +284,7 @@ fn millis(value: &str) -> Result<u64, &str> {
 
 /// Appends the probe's pipeline: it ends in one ReadyForQuery.
 pub fn write_probe(out: &mut Vec<u8>, custom: &BTreeSet<String>, reach: Reach, version: u32) {
-    for text in [BEGIN, PRIOR, UNHURRIED, AS_IT_IS] {
+    for text in [BEGIN, PRIOR, PATIENT, NO_WAITING, AS_IT_IS] {
         write_statement(out, text, None);
     }
     if version >= 17 {
@@ -343,11 +348,16 @@ impl Found {
             "superuser" => own.superuser = name == "on",
             "reset" => own.reset.push((name, value.unwrap_or_default())),
             "role" => self.state.role = Some(name).filter(|role| role != "none"),
-            "restricted" => {
-                own.restricted = true;
-                self.state.settings.push((name, value.unwrap_or_default()));
+            "restricted" | "setting" => {
+                own.restricted |= kind == "restricted";
+                let value = value.unwrap_or_default();
+                // Where its library isn't loaded, it is a custom setting.
+                if name.contains('.') {
+                    self.state.custom.push((name, value));
+                } else {
+                    self.state.settings.push((name, value));
+                }
             }
-            "setting" => self.state.settings.push((name, value.unwrap_or_default())),
             "custom" => self.state.custom.extend(value.map(|value| (name, value))),
             "session_user" if name != login => self.pins.add(Pin::SessionAuthorization),
             "session_user" => {}

@@ -21,6 +21,10 @@ pub enum Lost {
     Io(#[from] io::Error),
     #[error("PostgreSQL closed the connection")]
     Closed,
+    #[error("PostgreSQL ended the connection: {0}")]
+    Ended(String),
+    #[error("PostgreSQL didn't answer within {}", humantime::format_duration(*.0))]
+    Late(Duration),
     #[error("PostgreSQL sent something that the protocol doesn't allow here")]
     Protocol,
 }
@@ -52,7 +56,7 @@ impl Backend {
         readies: usize,
     ) -> Result<Answers, Lost> {
         let answers = timers::timeout(patience, self.exchange(request, readies)).await;
-        answers.map_err(|_| Lost::Closed)?
+        answers.map_err(|_| Lost::Late(patience))?
     }
 
     /// Sends `request` and reads until `readies` ReadyForQuery have come.
@@ -148,7 +152,7 @@ impl Answers {
             b'E' => {
                 let fields = Fields::read(body);
                 if matches!(fields.severity.as_str(), "FATAL" | "PANIC") {
-                    return Err(Lost::Closed);
+                    return Err(Lost::Ended(fields.message));
                 }
                 self.error.get_or_insert(fields);
             }

@@ -1,17 +1,65 @@
 //! Owns the account of the protocol-level prepared statements that a backend has, whoever made them.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::rc::{Rc, Weak};
 
 use crate::backend::Parameters;
 use crate::wire::extended::Statement;
+use crate::wire::frame::cstr;
 
 /// A statement, and the reported settings that its text was read under.
 #[derive(Clone, Debug)]
 pub struct Made {
     pub statement: Rc<Statement>,
     pub under: Rc<Parameters>,
+    /// What its rows looked like when its text was read.
+    pub shape: Shape,
+}
+
+/// What a statement's rows look like, as far as PostgreSQL said so. It keeps what it said first, and refuses to run a statement
+/// whose rows would look otherwise by now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shape(u64);
+
+impl Shape {
+    /// Nobody asked.
+    pub const UNKNOWN: Self = Self(0);
+    /// Another one than any that is known.
+    pub const OTHER: Self = Self(1);
+
+    /// That of a RowDescription's body; `None` is that of NoData.
+    #[must_use]
+    pub fn of(description: Option<&[u8]>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        let fields = description.map(shape_fields);
+        let known = fields.is_none_or(|fields| {
+            fields.is_some_and(|fields| {
+                fields.hash(&mut hasher);
+                true
+            })
+        });
+        if known {
+            Self(hasher.finish() | 2)
+        } else {
+            Self::OTHER
+        }
+    }
+}
+
+/// Names, types and modifiers of the columns; not where they come from, nor their format.
+fn shape_fields(body: &[u8]) -> Option<Vec<(&[u8], [u8; 10])>> {
+    let (count, mut rest) = body.split_first_chunk::<2>()?;
+    let mut fields = Vec::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let (name, tail) = cstr(rest)?;
+        let (numbers, tail) = tail.split_first_chunk::<18>()?;
+        // Others come in the encoding that is set at the time.
+        let name = if name.is_ascii() { name } else { b"?" };
+        fields.push((name, *numbers[6..].first_chunk::<10>()?));
+        rest = tail;
+    }
+    Some(fields)
 }
 
 /// The reported settings that literals in a text are read by. PostgreSQL keeps what it read; a new Parse reads again.
@@ -30,7 +78,13 @@ pub fn reads_alike(one: &Rc<Parameters>, other: &Rc<Parameters>) -> bool {
 }
 
 impl Made {
-    /// Whether one is as good as the other.
+    /// Whether what `there` is on a backend does for this one, which a session has: also where it would be refused by now.
+    #[must_use]
+    pub fn is_served_by(&self, there: &Self) -> bool {
+        self.is_like(there) && (self.shape == Shape::UNKNOWN || self.shape == there.shape)
+    }
+
+    /// Whether one is as good as the other, but for what their rows look like.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         (Rc::ptr_eq(&self.statement, &other.statement) || self.statement == other.statement)
@@ -99,6 +153,13 @@ impl Prepared {
         match entry {
             Entry::Made(made) => Some(made),
             Entry::Doubtful => None,
+        }
+    }
+
+    /// What a statement's rows look like was found out.
+    pub fn shape(&mut self, name: &[u8], shape: Shape) {
+        if let Some(Entry::Made(made)) = self.entries.get_mut(name) {
+            made.shape = shape;
         }
     }
 
@@ -210,6 +271,7 @@ mod tests {
         Made {
             statement: Rc::new(Statement::read(body.as_bytes()).unwrap()),
             under: Rc::default(),
+            shape: Shape::UNKNOWN,
         }
     }
 

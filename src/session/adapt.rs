@@ -5,10 +5,11 @@
 
 use std::rc::Rc;
 
-use crate::backend::prepared::{Made, There};
+use crate::backend::prepared::{Made, Shape, There};
 use crate::lease::Status;
 use crate::session::Session;
 use crate::session::unnamed::Ahead;
+use crate::wire::cut::Verdict;
 use crate::wire::extended::{Statement, write_frame};
 use crate::wire::sql::Class;
 use crate::wire::tracker::Origin;
@@ -35,6 +36,10 @@ pub(super) struct AtWork {
     adapted: Vec<Box<[u8]>>,
     /// Statements that the client closes, as long as it isn't answered.
     closing: Vec<Made>,
+    /// What is about to be run or described has rows that would look otherwise by now.
+    changed: bool,
+    /// PostgreSQL was made to refuse such a statement.
+    refuses: bool,
 }
 
 impl Moving {
@@ -46,6 +51,8 @@ impl Moving {
     pub fn answered(&mut self) {
         if let Some(work) = &mut self.0 {
             work.adapted.clear();
+            work.changed = false;
+            work.refuses = false;
             if work.closing.is_empty() {
                 self.0 = None;
             }
@@ -99,6 +106,80 @@ impl Session {
         }
     }
 
+    /// The client is about to run or describe a statement: as [`Session::adapt`]. Where the statement is made anew, and what its
+    /// rows looked like is known, PostgreSQL is asked first what they look like now; where that has changed, it refuses, as it
+    /// would have without a move.
+    pub(super) fn before_use(
+        &mut self,
+        kind: u8,
+        name: &[u8],
+        extra: &mut Option<Vec<u8>>,
+    ) -> Option<Verdict> {
+        if self.rare.at_home || self.tracker.is_skipping() {
+            return None;
+        }
+        let mine = self.statements.get(name);
+        let known = mine.filter(|mine| mine.shape != Shape::UNKNOWN);
+        let known = known.filter(|_| self.tracker.status() != Status::Failed);
+        let Some(Made { statement, .. }) = known else {
+            self.adapt(name, extra);
+            return None;
+        };
+        let statement = statement.clone();
+        if let Some(work) = &mut self.rare.moving.0
+            && std::mem::take(&mut work.changed)
+        {
+            work.refuses = true;
+            self.tracker.sent_extended();
+            return Some(Verdict::Instead(refused(kind)));
+        }
+        if let Need::Nothing = self.need(name) {
+            return None;
+        }
+        let mut out = extra.take();
+        self.adapt(name, &mut out);
+        let mut out = out.unwrap_or_default();
+        write_frame(&mut out, b'D', &[b"S", name, b"\0"].concat());
+        write_frame(&mut out, b'H', b"");
+        self.tracker.sent_extended();
+        self.tracker.sent_shape(statement, Origin::Proxy);
+        Some(Verdict::HoldBehind(out))
+    }
+
+    /// The statement of this name, if it isn't known what its rows look like.
+    pub(super) fn unshaped(&self, name: &[u8]) -> Option<Rc<Statement>> {
+        if let Some(statement) = self.tracker.sent_statement(name) {
+            return Some(statement.clone());
+        }
+        let mine = self.statements.get(name);
+        let unknown = mine.filter(|mine| mine.shape == Shape::UNKNOWN);
+        unknown.map(|mine| mine.statement.clone())
+    }
+
+    /// PostgreSQL said what a statement's rows look like, to whoever asked.
+    pub(super) fn note_shape(&mut self, statement: &Rc<Statement>, shape: Shape, origin: Origin) {
+        let name = &statement.name;
+        let mine = self.statements.get(name);
+        let Some(mine) = mine.filter(|mine| Rc::ptr_eq(&mine.statement, statement)) else {
+            return;
+        };
+        let before = mine.shape;
+        if let Some(lent) = &mut self.lent {
+            lent.backend.prepared.shape(name, shape);
+        }
+        match origin {
+            Origin::Client | Origin::Adopted if shape == Shape::OTHER => {}
+            Origin::Client | Origin::Adopted => self.statements.shape(name, shape),
+            Origin::Proxy => self.rare.moving.at_work().changed = shape != before,
+        }
+    }
+
+    /// Whether an error is PostgreSQL's answer to what stands for a statement whose rows would look otherwise by now.
+    pub(super) fn is_refusal(&self, body: &[u8]) -> bool {
+        let refuses = self.rare.moving.0.as_ref().is_some_and(|work| work.refuses);
+        refuses && body.windows(REFUSED.len()).any(|part| part == REFUSED)
+    }
+
     fn need(&self, name: &[u8]) -> Need {
         let Some(lent) = &self.lent else {
             return Need::Nothing;
@@ -106,7 +187,7 @@ impl Session {
         match (self.statements.get(name), lent.backend.prepared.there(name)) {
             (None, There::Nothing) => Need::Nothing,
             (None, There::Made(_) | There::Doubtful) => Need::Closed,
-            (Some(mine), There::Made(there)) if mine.is_like(there) => Need::Nothing,
+            (Some(mine), There::Made(there)) if mine.is_served_by(there) => Need::Nothing,
             (Some(mine), _) => Need::Made(mine.statement.clone()),
         }
     }
@@ -116,7 +197,7 @@ impl Session {
         let Some(lent) = &mut self.lent else { return };
         match self.statements.get(name).filter(|_| made) {
             Some(mine) => {
-                lent.backend.prepared.insert(mine.clone());
+                lent.backend.prepared.insert(unasked(mine));
                 self.rare.moving.at_work().adapted.push(name.into());
             }
             None => drop(lent.backend.prepared.remove(name)),
@@ -207,10 +288,25 @@ impl Session {
     /// Brings the session home to a backend that it takes over, where that is little work: it will find there just what
     /// it would have found on its own.
     pub(super) fn settle_in(&mut self) {
-        if !self.rare.at_home && self.statements.len() <= FEW {
+        if !self.rare.at_home && self.statements.len() <= FEW && self.may_come_unasked() {
             let out = self.come_home().unwrap_or_default();
             self.to_backend.push(&out);
         }
+    }
+
+    /// Whether no statement has to be made of which it is known what its rows looked like: PostgreSQL is asked about such a
+    /// one before it runs.
+    fn may_come_unasked(&self) -> bool {
+        let there = self.lent.iter().map(|lent| &lent.backend.prepared);
+        let serves = |mine: &Made| {
+            let mut there = there.clone();
+            there.any(|there| {
+                (there.get(&mine.statement.name)).is_some_and(|there| mine.is_served_by(there))
+            })
+        };
+        self.statements
+            .all()
+            .all(|mine| mine.shape == Shape::UNKNOWN || serves(mine))
     }
 
     /// Makes the backend have all of the session's statements, and no others: SQL is about to name some.
@@ -219,9 +315,9 @@ impl Session {
         if self.tracker.status() == Status::Failed || self.tracker.is_skipping() {
             return None;
         }
-        self.rare.at_home = true;
         let lent = self.lent.as_mut()?;
         let mut out = Vec::new();
+        let mut all = Vec::new();
         let left = lent
             .backend
             .prepared
@@ -230,26 +326,49 @@ impl Session {
         left.for_each(|name| write_close(&mut out, name));
         for mine in self.statements.all() {
             let name = &mine.statement.name;
-            if !lent
-                .backend
-                .prepared
-                .get(name)
-                .is_some_and(|there| there.is_like(mine))
-            {
-                write_close(&mut out, name);
-                mine.statement.write_parse(&mut out);
-            }
+            let there = lent.backend.prepared.get(name);
+            all.push(match there.filter(|there| mine.is_like(there)) {
+                Some(there) => there.clone(),
+                None => {
+                    write_close(&mut out, name);
+                    mine.statement.write_parse(&mut out);
+                    unasked(mine)
+                }
+            });
         }
         lent.backend.prepared.clear();
-        for mine in self.statements.all() {
-            lent.backend.prepared.insert(mine.clone());
+        for made in all {
+            lent.backend.prepared.insert(made);
         }
+        self.rare.at_home = self.may_come_unasked();
         if out.is_empty() {
             return None;
         }
         write_frame(&mut out, b'S', b"");
         self.tracker.sent_own();
         Some(out)
+    }
+}
+
+/// The name of a statement that doesn't exist: running it fails just where a statement whose rows have changed would have.
+const REFUSED: &[u8] = b"_pgvalet_changed";
+
+/// A Bind or Describe that PostgreSQL refuses.
+fn refused(kind: u8) -> Vec<u8> {
+    let mut out = Vec::new();
+    let body = match kind {
+        b'B' => [b"\0", REFUSED, b"\0\0\0\0\0\0\0"].concat(),
+        _ => [b"S", REFUSED, b"\0"].concat(),
+    };
+    write_frame(&mut out, kind, &body);
+    out
+}
+
+/// The same statement, made anew.
+fn unasked(made: &Made) -> Made {
+    Made {
+        shape: Shape::UNKNOWN,
+        ..made.clone()
     }
 }
 

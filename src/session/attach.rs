@@ -18,6 +18,7 @@ use crate::lease::{Event, SessionId, Status};
 use crate::session::client::words;
 use crate::session::leg::Spill;
 use crate::session::relay::{End, Flow};
+use crate::session::returning::lost_by;
 use crate::session::virtual_settings::{LONGEST_FRAME, Own};
 use crate::session::{Name, Phase, Refusal, Session, Shared, Trail};
 use crate::wire::extended::write_frame;
@@ -281,8 +282,19 @@ impl Session {
         if self.is_ready_made(&lent) {
             return Ok(lent);
         }
-        self.restore(&mut lent).await?;
-        Ok(lent)
+        let Err(error) = self.restore(&mut lent).await else {
+            return Ok(lent);
+        };
+        tracing::info!(session = %self.id, "another backend is tried: {error}");
+        // A library that an earlier session had loaded there may refuse what it had not seen when it was set; what PostgreSQL
+        // takes at a login, it takes there.
+        let Lent { backend, permit } = lent;
+        drop(backend);
+        let mut lent = self.open(permit).await?;
+        match self.restore(&mut lent).await {
+            Ok(()) => Ok(lent),
+            Err(error) => Err(self.unrestored(&error)),
+        }
     }
 
     /// Gives the backend the session's own application_name again, after a RESET went back to its opener's. In
@@ -298,7 +310,7 @@ impl Session {
         write_frame(&mut request, b'S', b"");
         let before = lent.backend.parameters.clone();
         let renamed = lent.backend.exchange(&request, 1).await;
-        let answers = renamed.map_err(|_| End::Backend(Some(super::returning::lost())))?;
+        let answers = renamed.map_err(|error| End::Backend(Some(lost_by(&error))))?;
         push_news(&mut self.to_client, &lent.backend.parameters, &before);
         let backend = lent.backend.cancel_target();
         self.notify(answers.notifications, &backend);
@@ -322,7 +334,7 @@ impl Session {
         opened.map_err(|error| NoBackend::Refused(Box::new(error)))
     }
 
-    async fn restore(&mut self, lent: &mut Lent) -> Result<(), NoBackend> {
+    async fn restore(&mut self, lent: &mut Lent) -> Result<(), NotRestored> {
         let mut state = (*self.rare.saved).clone();
         let application = self.rare.told.get("application_name").unwrap_or_default();
         let set = state
@@ -344,20 +356,23 @@ impl Session {
             custom: &custom,
             login: &self.pool.user,
         };
-        match restore::restore(&mut lent.backend, &wanted).await {
-            Ok(lost) => {
-                self.rare.saved = Rc::new(state);
-                lent.backend.carries = self.rare.saved.clone();
-                // Only this session knows what is missing there.
-                lent.backend.opaque |= !lost.is_empty();
-                self.statements.lost(lost);
-                Ok(())
-            }
-            Err(NotRestored::Lost(error)) => {
+        let lost = restore::restore(&mut lent.backend, &wanted).await?;
+        self.rare.saved = Rc::new(state);
+        lent.backend.carries = self.rare.saved.clone();
+        // Only this session knows what is missing there.
+        lent.backend.opaque |= !lost.is_empty();
+        self.statements.lost(lost);
+        Ok(())
+    }
+
+    /// Even a backend that was opened for it can't have the session's state.
+    fn unrestored(&self, error: &NotRestored) -> NoBackend {
+        match error {
+            NotRestored::Lost(error) => {
                 tracing::warn!(session = %self.id, "a backend was lost while a session was restored on it: {error}");
-                Err(NoBackend::Refused(super::returning::lost()))
+                NoBackend::Refused(lost_by(error))
             }
-            Err(error @ (NotRestored::Refused(_) | NotRestored::Different(_))) => {
+            NotRestored::Refused(_) | NotRestored::Different(_) => {
                 tracing::warn!(session = %self.id, "{error}");
                 let told = ClientError::new(
                     Fault::Proxy,
@@ -366,10 +381,10 @@ impl Session {
                 )
                 .detail(error.to_string())
                 .hint("Reconnect; the session is closed rather than continued on a guess.");
-                Err(NoBackend::Ended(Box::new(End::Told(
+                NoBackend::Ended(Box::new(End::Told(
                     Box::new(told),
                     crate::ledger::Cause::Lost,
-                ))))
+                )))
             }
         }
     }

@@ -84,6 +84,10 @@ fn behind(mut extra: Vec<u8>, verdict: Verdict) -> Verdict {
             Verdict::Instead(extra)
         }
         Verdict::Hold => Verdict::Hold,
+        Verdict::HoldBehind(more) => {
+            extra.extend_from_slice(&more);
+            Verdict::HoldBehind(extra)
+        }
         Verdict::Stop => Verdict::Stop,
     }
 }
@@ -195,6 +199,7 @@ impl Session {
             }
             b'S' => {
                 self.begin(1);
+                self.rare.bound = None;
                 self.tracker.sent_sync();
             }
             b'F' => {
@@ -259,6 +264,7 @@ impl Session {
         let name = extended::bind_statement(body).unwrap_or_default();
         let mut extra = None;
         self.note_named_settings(name, body);
+        self.rare.bound = None;
         if name.is_empty() {
             extra = self.recall_unnamed();
             if !self.rare.trail.unnamed_is_read {
@@ -266,8 +272,14 @@ impl Session {
                 self.rare.class = Class::Unknown;
             }
         } else {
-            self.adapt(name, &mut extra);
+            if let Some(verdict) = self.before_use(b'B', name, &mut extra) {
+                return verdict;
+            }
             self.note_bind(name);
+            if self.tracker.sent_extended() && body.starts_with(b"\0") {
+                self.rare.bound = self.unshaped(name);
+            }
+            return extra.map_or(Verdict::Pass, Verdict::After);
         }
         self.tracker.sent_extended();
         extra.map_or(Verdict::Pass, Verdict::After)
@@ -275,12 +287,25 @@ impl Session {
 
     fn judge_describe(&mut self, body: &[u8]) -> Verdict {
         let mut extra = None;
-        match extended::target(body) {
-            Some(Target::Statement([])) => extra = self.recall_unnamed(),
-            Some(Target::Statement(name)) => self.adapt(name, &mut extra),
-            Some(Target::Portal(_)) | None => {}
+        let bound = self.rare.bound.take();
+        let (alone, described) = match extended::target(body) {
+            Some(Target::Statement([])) => {
+                extra = self.recall_unnamed();
+                (self.tracker.sent_extended(), None)
+            }
+            Some(Target::Statement(name)) => {
+                if let Some(verdict) = self.before_use(b'D', name, &mut extra) {
+                    return verdict;
+                }
+                (self.tracker.sent_extended(), self.unshaped(name))
+            }
+            // Its Bind was told from what came before.
+            Some(Target::Portal([])) => (true, bound.filter(|_| !self.tracker.sent_extended())),
+            Some(Target::Portal(_)) | None => (self.tracker.sent_extended(), None),
+        };
+        if let Some(statement) = described.filter(|_| alone) {
+            self.tracker.sent_shape(statement, Origin::Client);
         }
-        self.tracker.sent_extended();
         extra.map_or(Verdict::Pass, Verdict::After)
     }
 

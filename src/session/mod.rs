@@ -45,6 +45,7 @@ use crate::net::Stream;
 use crate::net::listen::Peer;
 use crate::net::tls::{ClientTls, Handshakes};
 use crate::wire::cut::Cursor;
+use crate::wire::extended::Statement;
 use crate::wire::reply::ClientError;
 use crate::wire::sql::Class;
 use crate::wire::tracker::Tracker;
@@ -255,6 +256,8 @@ struct Rare {
     /// The backend that is held has just the session's own named statements, no others.
     at_home: bool,
     moving: Moving,
+    /// The statement of the last Bind, where it isn't known what its rows look like: a Describe of its portal will tell.
+    bound: Option<Rc<Statement>>,
     /// Names of custom settings seen in its traffic.
     custom: Rc<BTreeSet<String>>,
     /// Parameters that name settings in the text that was read last, on their way to its statement.
@@ -320,6 +323,7 @@ impl Rare {
             pinned: false,
             at_home: true,
             moving: Moving::default(),
+            bound: None,
             custom: Rc::default(),
             naming: Vec::new(),
             sticky: Pins::default(),

@@ -5,7 +5,7 @@ use std::task::Context;
 
 use crate::backend::parameters;
 use crate::backend::pool::add;
-use crate::backend::prepared::Made;
+use crate::backend::prepared::{Made, Shape};
 use crate::lease::{Event, SessionId, Status};
 use crate::ledger::CancelTarget;
 use crate::session::relay::End;
@@ -15,7 +15,7 @@ use crate::wire::extended::{Statement, write_frame};
 use crate::wire::frame::{HEADER, Header};
 use crate::wire::reply::{self, Fault, Fields};
 use crate::wire::sql::{self, Class};
-use crate::wire::tracker::{Aftermath, Seen};
+use crate::wire::tracker::{Aftermath, Origin, Seen};
 
 /// Messages that we read whole are awaited up to this length; longer ones pass unread.
 const HOLD: usize = 16 << 10;
@@ -43,7 +43,10 @@ impl Judge for FromBackend<'_> {
 
     #[inline]
     fn needed(&self, kind: u8) -> usize {
-        hold(kind)
+        match kind {
+            b'T' if self.0.tracker.is_shaping() => HOLD,
+            kind => hold(kind),
+        }
     }
 
     #[inline]
@@ -116,7 +119,26 @@ impl Session {
             }
             Seen::Closed(name) if name.is_empty() => self.statements.unnamed.closed(),
             Seen::Closed(name) => self.note_closed(&name),
-            Seen::Failed(aftermath) => self.hear_failure(aftermath),
+            Seen::Shaped(statement, origin) => {
+                let whole = body.len() == header.body;
+                let shape = match kind {
+                    b'n' => Shape::of(None),
+                    _ if whole => Shape::of(Some(body)),
+                    // Too long to be known.
+                    _ => Shape::OTHER,
+                };
+                self.note_shape(&statement, shape, origin);
+                if origin == Origin::Proxy {
+                    return Verdict::Drop;
+                }
+            }
+            Seen::Failed(aftermath) => {
+                let refusal = self.is_refusal(body);
+                self.hear_failure(aftermath);
+                if refusal {
+                    return Verdict::Instead(reply::changed_plan());
+                }
+            }
         }
         Verdict::Pass
     }
@@ -138,6 +160,7 @@ impl Session {
             let made = Made {
                 statement,
                 under: lent.backend.parameters.clone(),
+                shape: Shape::UNKNOWN,
             };
             if self.statements.made(made.clone()) {
                 lent.backend.prepared.insert(made);

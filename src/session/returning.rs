@@ -33,6 +33,21 @@ pub(super) fn lost() -> Box<ClientError> {
     Box::new(error.hint("The database may have restarted; reconnect, and try again."))
 }
 
+/// The same, where it is known how it was lost.
+pub(super) fn lost_by(error: &Lost) -> Box<ClientError> {
+    match error {
+        Lost::Late(patience) => {
+            let patience = humantime::format_duration(*patience);
+            let text = format!("PostgreSQL did not answer pgvalet within {patience}");
+            let error = ClientError::new(Fault::Backend, "08006", text);
+            Box::new(
+                error.hint("The database may be overloaded or stopped; reconnect, and try again."),
+            )
+        }
+        Lost::Io(_) | Lost::Closed | Lost::Ended(_) | Lost::Protocol => lost(),
+    }
+}
+
 /// What a client hears whose lease is returned by close.
 fn closed(cause: Cause) -> Box<ClientError> {
     let why = match cause {
@@ -145,11 +160,14 @@ impl Session {
             self.pool.surveyed.outdate();
         }
         let custom = self.custom();
-        if self.statements.unnamed.is_in_doubt()
-            && let Ok((exists, frames)) = capture::has_unnamed(&mut lent.backend).await
-        {
-            self.statements.unnamed.settle(exists);
-            self.notify(frames, &lent.backend.key);
+        if self.statements.unnamed.is_in_doubt() {
+            match capture::has_unnamed(&mut lent.backend).await {
+                Ok((exists, frames)) => {
+                    self.statements.unnamed.settle(exists);
+                    self.notify(frames, &lent.backend.key);
+                }
+                Err(error) => return self.lost_asked(&error),
+            }
         }
         self.shared.metrics.probed();
         let found = capture::capture(&mut lent.backend, &self.pool.user, &custom, reach).await;
@@ -158,6 +176,13 @@ impl Session {
             Err(error) => return self.lost_asked(&error),
         };
         self.notify(std::mem::take(&mut found.notifications), &lent.backend.key);
+        // A library's setting may be there as one of those, or as a custom one: elsewhere it is asked for by its name.
+        let named = found.state.custom.iter().map(|(name, _)| name);
+        let named: Vec<String> = named
+            .filter(|name| !custom.contains(*name))
+            .cloned()
+            .collect();
+        self.note_settings(named);
         // On a backend where somebody else once made it, a setting reads as empty.
         let own = &self.rare.custom;
         let custom = &mut found.state.custom;
@@ -226,7 +251,7 @@ impl Session {
     fn lost_asked(&self, error: &Lost) -> (Outcome, Result<(), End>) {
         tracing::warn!(session = %self.id, "a backend was lost while it was asked for its state: {error}");
         self.tell_lost();
-        (Outcome::Gone, Err(End::Backend(Some(lost()))))
+        (Outcome::Gone, Err(End::Backend(Some(lost_by(error)))))
     }
 
     /// Parts from a backend of which everything is known that would be lost with it.
@@ -263,13 +288,13 @@ impl Session {
             Err(error) => {
                 tracing::warn!(session = %self.id, "a backend was lost as it gave its channels away: {error}");
                 self.tell_lost();
-                return (Outcome::Gone, Err(End::Backend(Some(lost()))));
+                return (Outcome::Gone, Err(End::Backend(Some(lost_by(&error)))));
             }
         };
         let now = self.shared.ledger.now();
         if let Err(error) = self.pool.surveyed.refresh(&mut lent.backend, now).await {
             tracing::warn!(session = %self.id, "a backend was lost while its database was looked at: {error}");
-            return (Outcome::Gone, Err(End::Backend(Some(lost()))));
+            return (Outcome::Gone, Err(End::Backend(Some(lost_by(&error)))));
         }
         self.let_go(lent, cause);
         (Outcome::Returned(None), Ok(()))
@@ -280,7 +305,12 @@ impl Session {
         self.shared.metrics.pinned(pins);
         self.shared.ledger.book_mut().entry_mut(self.slot).pins = pins;
         self.rare.pinned = true;
-        self.rare.class = Class::Read;
+        // What could not be asked now is asked at the next quiet point.
+        self.rare.class = if pins.contains(Pin::ProbeFailed) {
+            Class::Unknown
+        } else {
+            Class::Read
+        };
         self.step(Event::ReturnRefused);
         self.lent = Some(lent);
         if cause != Cause::Voluntary {

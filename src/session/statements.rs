@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
-use crate::backend::prepared::{Made, Prepared, reads_alike};
+use crate::backend::prepared::{Made, Prepared, Shape, reads_alike};
 use crate::backend::state::{Scene, SqlPrepared};
 use crate::backend::{Parameters, State};
 use crate::session::unnamed::Unnamed;
@@ -194,6 +194,13 @@ impl Statements {
         naming
             .filter(move |(known, _)| **known == *name)
             .flat_map(|(_, parameters)| parameters.iter().copied())
+    }
+
+    /// What a named statement's rows look like was found out.
+    pub fn shape(&mut self, name: &[u8], shape: Shape) {
+        if let Some(named) = &mut self.named {
+            named.shape(name, shape);
+        }
     }
 
     /// Whether every statement would mean the same if its text were read again under these reported settings.

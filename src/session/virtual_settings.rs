@@ -153,7 +153,7 @@ impl Session {
 
     /// Whether a frame that was held back may go on.
     pub(super) fn may_go_on(&self) -> bool {
-        self.inbound.held && self.turn() != Turn::Later
+        self.inbound.held && !self.tracker.asks() && self.turn() != Turn::Later
     }
 
     fn own_query(&mut self, text: &[u8]) -> Own {

@@ -19,6 +19,8 @@ pub enum Verdict {
     Instead(Vec<u8>),
     /// It waits, and all behind it.
     Hold,
+    /// The same, and these bytes go meanwhile.
+    HoldBehind(Vec<u8>),
     /// Neither it nor anything behind it goes on.
     Stop,
 }
@@ -89,8 +91,12 @@ pub fn cut<'a, J: Judge>(judge: &mut J, bytes: &'a [u8]) -> Result<Cut<'a>, BadL
                 true
             }
             Verdict::Hold => {
-                judge.cursor().keep(rest);
-                judge.cursor().held = true;
+                judge.cursor().hold(rest);
+                break;
+            }
+            Verdict::HoldBehind(meanwhile) => {
+                edits.insert(at, &meanwhile);
+                judge.cursor().hold(rest);
                 break;
             }
             Verdict::Stop => {
@@ -163,6 +169,12 @@ impl Cursor {
     #[must_use]
     pub fn is_within_forwarded(&self) -> bool {
         self.skip > 0 && !self.dropping
+    }
+
+    /// Keeps a frame, and what is there behind it, until everything before it is answered.
+    fn hold(&mut self, bytes: &[u8]) {
+        self.keep(bytes);
+        self.held = true;
     }
 
     /// Keeps the beginning of a frame.

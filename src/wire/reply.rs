@@ -94,6 +94,16 @@ impl ClientError {
     }
 }
 
+/// PostgreSQL's own words for a prepared statement whose rows would look otherwise by now; drivers look for each of them.
+#[must_use]
+pub fn changed_plan() -> Vec<u8> {
+    let text = "cached plan must not change result type";
+    let mut info = ClientError::new(Fault::Client, "0A000", text).info("ERROR");
+    info.file_name = Some("plancache.c".to_owned());
+    info.routine = Some("RevalidateCachedQuery".to_owned());
+    encode(&ErrorResponse::from(info))
+}
+
 /// A NoticeResponse of severity NOTICE.
 #[must_use]
 pub fn notice(message: &str, hint: &str) -> Vec<u8> {

@@ -30,6 +30,8 @@ enum Pending {
     Sync,
     /// One or more extended-protocol messages whose replies need no decision.
     Extended,
+    /// A Describe of this statement, or its Bind and a Describe of the portal: the reply tells what its rows look like.
+    Shape(Rc<Statement>, Origin),
     Parse(Rc<Statement>, Origin),
     UnnamedParse,
     /// Close of the named statement; `None` for a portal.
@@ -46,6 +48,7 @@ impl Pending {
         match self {
             Self::Query | Self::Function | Self::Sync | Self::Own => true,
             Self::Extended
+            | Self::Shape(..)
             | Self::Parse(..)
             | Self::UnnamedParse
             | Self::Close(..)
@@ -63,6 +66,7 @@ impl Pending {
             | Self::Function
             | Self::Sync
             | Self::Extended
+            | Self::Shape(..)
             | Self::Close(..)
             | Self::CopyEnd
             | Self::Own => false,
@@ -91,6 +95,8 @@ pub enum Seen {
     Adopted(Rc<Statement>),
     /// The unnamed statement exists now.
     UnnamedPrepared,
+    /// The message says what this statement's rows look like. It answers our own question where that says so.
+    Shaped(Rc<Statement>, Origin),
     /// This statement is gone.
     Closed(Rc<[u8]>),
     /// A request failed.
@@ -145,6 +151,8 @@ pub struct Tracker {
     copy_in: bool,
     doubt: Doubt,
     ambiguous: bool,
+    /// A reply that tells what a statement's rows look like may be on its way.
+    shaping: bool,
 }
 
 impl Default for Tracker {
@@ -156,6 +164,7 @@ impl Default for Tracker {
             copy_in: false,
             doubt: Doubt::None,
             ambiguous: false,
+            shaping: false,
         }
     }
 }
@@ -182,11 +191,45 @@ impl Tracker {
         self.push(Pending::Sync);
     }
 
-    /// A Bind, Describe, Execute or Flush was sent.
-    pub fn sent_extended(&mut self) {
-        if !matches!(self.pending.back(), Some(Pending::Extended)) {
-            self.push(Pending::Extended);
+    /// A Bind, Describe, Execute or Flush was sent. Whether it is told from those before it.
+    pub fn sent_extended(&mut self) -> bool {
+        if matches!(self.pending.back(), Some(Pending::Extended)) {
+            return false;
         }
+        self.push(Pending::Extended);
+        !self.is_skipping()
+    }
+
+    /// What was just sent, and is told from what came before it, makes PostgreSQL say what this statement's rows look like.
+    pub fn sent_shape(&mut self, statement: Rc<Statement>, origin: Origin) {
+        if let Some(last @ Pending::Extended) = self.pending.back_mut() {
+            *last = Pending::Shape(statement, origin);
+            self.shaping = true;
+        }
+    }
+
+    /// The statement of this name that was sent last, if it isn't answered.
+    #[must_use]
+    pub fn sent_statement(&self, name: &[u8]) -> Option<&Rc<Statement>> {
+        self.pending.iter().rev().find_map(|pending| match pending {
+            Pending::Parse(statement, Origin::Client) if *statement.name == *name => {
+                Some(statement)
+            }
+            _ => None,
+        })
+    }
+
+    /// Whether a question of ours is unanswered that a message of the client waits for.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        let ours = |pending: &Pending| matches!(pending, Pending::Shape(_, Origin::Proxy));
+        self.shaping && self.pending.iter().any(ours)
+    }
+
+    /// Whether a reply may tell what a statement's rows look like.
+    #[must_use]
+    pub const fn is_shaping(&self) -> bool {
+        self.shaping
     }
 
     /// A Parse of a named statement was sent.
@@ -268,9 +311,26 @@ impl Tracker {
                 self.copy_in = true;
                 Seen::Plain
             }
+            b'T' | b'n' | b't' if self.shaping => {
+                self.settle_doubt();
+                self.seen_shape(kind)
+            }
             b'T' | b'D' | b'2' | b'n' | b't' | b'I' | b's' | b'H' | b'V' => {
                 self.settle_doubt();
                 Seen::Plain
+            }
+            _ => Seen::Plain,
+        }
+    }
+
+    fn seen_shape(&mut self, kind: u8) -> Seen {
+        match self.pending.front() {
+            Some(Pending::Shape(_, Origin::Proxy)) if kind == b't' => Seen::Ours,
+            Some(Pending::Shape(statement, origin)) if kind != b't' => {
+                let shaped = Seen::Shaped(statement.clone(), *origin);
+                self.sequence = Sequence::Open;
+                self.pending.pop_front();
+                shaped
             }
             _ => Seen::Plain,
         }
@@ -322,7 +382,7 @@ impl Tracker {
                     }
                     break;
                 }
-                Some(Pending::Extended | Pending::CopyEnd) => {}
+                Some(Pending::Extended | Pending::Shape(..) | Pending::CopyEnd) => {}
                 Some(Pending::Parse(..) | Pending::UnnamedParse | Pending::Close(..)) => {
                     self.ambiguous = true
                 }
@@ -341,8 +401,11 @@ impl Tracker {
             // Whether the next one is the stray one, or answers what is pending, can't be told.
             self.ambiguous = true;
         }
-        if self.pending.is_empty() && self.pending.capacity() > Self::KEPT {
-            self.pending = VecDeque::new();
+        if self.pending.is_empty() {
+            self.shaping = false;
+            if self.pending.capacity() > Self::KEPT {
+                self.pending = VecDeque::new();
+            }
         }
     }
 
@@ -363,7 +426,7 @@ impl Tracker {
         let mut aftermath = Aftermath {
             unmade: makes(0),
             // Replies to Bind, Describe and Execute aren't counted.
-            doubtful: matches!(self.pending.front(), Some(Pending::Extended)) && makes(1),
+            doubtful: self.is_before_decisions() && makes(1),
             dropped: 0,
         };
         while let Some(front) = self.pending.front() {
@@ -381,6 +444,7 @@ impl Tracker {
                 front if front.is_about_unnamed() => aftermath.dropped += 1,
                 Pending::UnnamedParse
                 | Pending::Extended
+                | Pending::Shape(..)
                 | Pending::Parse(..)
                 | Pending::Close(..) => {}
             }
@@ -393,9 +457,17 @@ impl Tracker {
         Seen::Failed(aftermath)
     }
 
+    /// Whether the first that is unanswered has replies that aren't counted.
+    fn is_before_decisions(&self) -> bool {
+        matches!(
+            self.pending.front(),
+            Some(Pending::Extended | Pending::Shape(..))
+        )
+    }
+
     fn seen_complete(&mut self, kind: u8) -> Seen {
         self.sequence = Sequence::Open;
-        while matches!(self.pending.front(), Some(Pending::Extended)) {
+        while self.is_before_decisions() {
             self.pending.pop_front();
         }
         match (kind, self.pending.pop_front()) {
@@ -454,7 +526,7 @@ impl Tracker {
     /// Whether messages that only carry data can pass without being told here.
     #[must_use]
     pub fn hears_plainly(&self) -> bool {
-        self.doubt != Doubt::Armed && !self.hears_own()
+        self.doubt != Doubt::Armed && !self.shaping && !self.hears_own()
     }
 
     /// Whether nothing is unanswered, and no answer waits for its Sync, as far as the account knows.

@@ -15,6 +15,7 @@ mod random_programs;
 mod reloads;
 mod returns;
 mod settings;
+mod shapes;
 mod sql_prepared;
 mod stage;
 mod standby;

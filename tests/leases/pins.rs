@@ -2,8 +2,10 @@
 
 use serde_json::json;
 
-use crate::stage::{idle_after, lease, outcome, reload, stage};
-use crate::support::eventually;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::stage::{backend, detach, give_back, idle_after, lease, outcome, reload, stage};
+use crate::support::{Raw, eventually};
 
 /// The account of one idle session of which `sql` was the last statement.
 #[track_caller]
@@ -144,4 +146,49 @@ fn a_pinned_session_keeps_what_pins_it_until_it_lets_go() {
         outcome(&reload(&valet, &again), client.session()).0,
         "returned"
     );
+}
+
+/// What nobody can read from its text: PostgreSQL is asked about all that it may have left.
+const UNREAD: &str = "DO $$ BEGIN PERFORM set_config('work_mem', '3MB', false); END $$; SELECT 1";
+
+#[test]
+fn a_probe_that_would_have_to_wait_pins_until_it_need_not() {
+    let Some((postgres, valet)) = stage(&[]) else {
+        return;
+    };
+    let mut client = idle_after(&valet, "app", UNREAD);
+    let mut locker = Raw::connect(postgres.port());
+    locker.query("BEGIN; LOCK TABLE pg_catalog.pg_depend");
+    let (status, answer) = give_back(&valet, &client);
+    assert_eq!(
+        (status, &answer["reason"]),
+        (409, &json!("probe_failed")),
+        "{answer}"
+    );
+    assert_eq!(client.value("SHOW work_mem"), "3MB");
+    locker.query("ROLLBACK");
+    detach(&valet, &client);
+    assert_eq!(client.value("SHOW work_mem"), "3MB");
+}
+
+#[test]
+fn a_backend_that_answers_no_probe_is_said_to_be_late() {
+    let Some((_postgres, valet)) = stage(&[]) else {
+        return;
+    };
+    let mut client = idle_after(&valet, "app", UNREAD);
+    let pid: i32 = backend(&mut client).parse().expect("a process id");
+    let pid = Pid::from_raw(pid).expect("a process");
+    kill_process(pid, Signal::STOP).expect("the backend stops");
+    give_back(&valet, &client);
+    kill_process(pid, Signal::CONT).expect("the backend goes on");
+    let told = client.until_error();
+    let text = told.field(b'M').expect("a message");
+    assert!(
+        text.contains("did not answer") && text.contains("10s"),
+        "{text}"
+    );
+    eventually("the log says so, too", || {
+        valet.log().contains("didn't answer within 10s")
+    });
 }

@@ -3,30 +3,42 @@
 use crate::differential::{MODES, no_difference, no_relapse, seeds};
 use crate::support::Postgres;
 
-/// How many programs of 8 sessions a test runs by default.
-const ROUNDS: u64 = 100;
+/// How many programs are run in a mode by default, in hundreds.
+const ROUNDS: [u64; 4] = [10, 6, 4, 1];
 
 mod differential {
     use super::*;
 
     #[test]
     fn sessions_whose_leases_are_returned_at_random() {
-        no_difference(Postgres::start(), seeds(0, 2 * ROUNDS), MODES[0]);
+        no_difference(Postgres::start(), seeds(0, 100 * ROUNDS[0]), MODES[0]);
     }
 
     #[test]
     fn sessions_in_transaction_mode() {
-        no_difference(Postgres::start(), seeds(1_000_000, ROUNDS), MODES[1]);
+        no_difference(
+            Postgres::start(),
+            seeds(1_000_000, 100 * ROUNDS[1]),
+            MODES[1],
+        );
     }
 
     #[test]
     fn sessions_that_are_moved_at_every_quiet_point() {
-        no_difference(Postgres::start(), seeds(2_000_000, ROUNDS), MODES[2]);
+        no_difference(
+            Postgres::start(),
+            seeds(2_000_000, 100 * ROUNDS[2]),
+            MODES[2],
+        );
     }
 
     #[test]
     fn sessions_that_are_moved_and_share_a_listener() {
-        no_difference(Postgres::start(), seeds(3_000_000, ROUNDS / 4), MODES[3]);
+        no_difference(
+            Postgres::start(),
+            seeds(3_000_000, 100 * ROUNDS[3]),
+            MODES[3],
+        );
     }
 
     #[test]

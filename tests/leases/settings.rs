@@ -2,9 +2,9 @@
 
 use crate::moves::{evict, survives, two_backends};
 use crate::pins::is_pinned;
-use crate::stage::{detach, give_back, idle_after, session, stage};
+use crate::stage::{backend, detach, give_back, idle_after, session, stage};
 use crate::support::messages::{bind, execute, extended, frame, parse, sync};
-use crate::support::{Postgres, Raw, Valet};
+use crate::support::{Postgres, Raw, Valet, eventually};
 
 const TENANT: &str = "SELECT coalesce(current_setting('app.tenant', true), '')";
 
@@ -192,4 +192,57 @@ fn a_large_object_s_descriptor_ends_with_its_transaction() {
         "42704"
     );
     detach(&valet, &client);
+}
+
+#[test]
+fn a_placeholder_that_a_loaded_library_refuses_is_restored_on_a_backend_without_it() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = idle_after(&valet, "app", "SET plpgsql.unheard_of = 'kept'");
+    let pid = backend(&mut client);
+    detach(&valet, &client);
+    // Whoever comes next loads PL/pgSQL into both backends, and leaves them.
+    let others = ["one", "two"].map(|name| {
+        idle_after(
+            &valet,
+            name,
+            "BEGIN; DO $$ BEGIN PERFORM 1; END $$; SELECT 1",
+        )
+    });
+    for mut other in others {
+        assert_eq!(other.failure("SET plpgsql.unheard_of = 'x'"), "42602");
+        other.query("ROLLBACK");
+        other.goodbye();
+    }
+    eventually("both backends are free", || {
+        valet.get("/v1/leases")["leases"] == serde_json::json!([])
+    });
+    assert_eq!(client.value("SHOW plpgsql.unheard_of"), "kept");
+    assert_ne!(backend(&mut client), pid);
+}
+
+#[test]
+fn a_loaded_library_s_setting_survives_a_move_to_a_backend_without_it() {
+    survives(
+        "DO $$ BEGIN PERFORM 1; END $$; SET plpgsql.variable_conflict = 'use_column'",
+        "SELECT current_setting('plpgsql.variable_conflict', true)",
+        "use_column",
+    );
+}
+
+#[test]
+fn a_library_s_setting_survives_many_moves_with_and_without_the_library() {
+    let Some((_postgres, valet)) = stage(&["--max-backends", "2", "--chaos-return", "always"])
+    else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    client.value("DO $$ BEGIN PERFORM 1; END $$; SET plpgsql.variable_conflict = 'use_column'");
+    let mut other = session(&valet, "other");
+    for _ in 0..10 {
+        other.value("DO $$ BEGIN PERFORM 1; END $$; SELECT 1");
+        let look = "SELECT current_setting('plpgsql.variable_conflict', true)";
+        assert_eq!(client.value(look), "use_column");
+    }
 }

@@ -284,7 +284,7 @@ impl Work {
                     None => return Ok(()),
                     Some(wish) => {
                         let done = timers::timeout(PATIENCE, carry_out(listener, wish)).await;
-                        done.unwrap_or(Err(Lost::Closed))?;
+                        done.unwrap_or(Err(Lost::Late(PATIENCE)))?;
                     }
                 }
             }

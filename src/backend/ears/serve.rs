@@ -129,6 +129,6 @@ async fn ask(listener: &mut Listener, command: &str, channels: &[String]) -> Res
         .map(|name| format!("{command} {}; ", quoted(name)))
         .collect();
     let asked = timers::timeout(PATIENCE, listener.ask(&text)).await;
-    let answers = asked.map_err(|_| Lost::Closed)??;
+    let answers = asked.map_err(|_| Lost::Late(PATIENCE))??;
     Ok(answers.error.is_none())
 }

@@ -30,6 +30,7 @@ impl Dice {
 pub const SCHEMA: &str = "
     CREATE ROLE alice LOGIN; CREATE TABLE t (a int); GRANT ALL ON t TO alice; CREATE SCHEMA side;
     CREATE TABLE side.t (a int); GRANT USAGE ON SCHEMA side TO alice; GRANT ALL ON side.t TO alice;
+    CREATE TABLE shifting (a int); INSERT INTO shifting VALUES (1); GRANT ALL ON shifting TO alice;
     CREATE TABLE logins (tenant text); GRANT ALL ON logins TO alice;
     CREATE FUNCTION log_in(tenant text) RETURNS text LANGUAGE plpgsql AS
       $$ BEGIN RETURN set_config('app.tenant', tenant, false); END $$;
@@ -44,8 +45,12 @@ pub const SCHEMA: &str = "
       $$ BEGIN EXECUTE 'PREPARE inside (int) AS SELECT $1 * 2'; END $$;
     CREATE VIEW zoned AS SELECT in_zone('Asia/Kabul') AS zone; GRANT SELECT ON zoned TO alice";
 
+/// Undoes what a program has changed of that.
+pub const AS_AT_FIRST: &str = "DO $$ BEGIN IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'shifting'::regclass AND attname = 'b')
+    THEN ALTER TABLE shifting DROP COLUMN b; END IF; END $$; SELECT 1";
+
 /// What leaves nothing that pins, so that eight sessions do with few backends.
-const ROAMING: [&str; 66] = [
+const ROAMING: [&str; 68] = [
     "SELECT 1",
     "SELECT 1; SELECT 2; SELECT 3",
     "",
@@ -112,10 +117,12 @@ const ROAMING: [&str; 66] = [
     "COPY (SELECT generate_series(1, 3)) TO stdout",
     "COPY nothing TO stdout",
     "DO $$ BEGIN PERFORM log_in('done'); END $$",
+    "BEGIN; LOCK TABLE shifting NOWAIT; ALTER TABLE shifting ADD COLUMN IF NOT EXISTS b int; COMMIT",
+    "BEGIN; LOCK TABLE shifting NOWAIT; ALTER TABLE shifting DROP COLUMN IF EXISTS b; COMMIT",
 ];
 
 /// What may pin a session, or keep a transaction open.
-const HOLDING: [&str; 33] = [
+const HOLDING: [&str; 37] = [
     "BEGIN",
     "BEGIN",
     "BEGIN ISOLATION LEVEL SERIALIZABLE",
@@ -138,6 +145,10 @@ const HOLDING: [&str; 33] = [
     "CLOSE ALL",
     "SELECT pg_try_advisory_lock(1)",
     "SELECT pg_advisory_lock_shared(2)",
+    "SELECT pg_advisory_xact_lock_shared(3)",
+    "SELECT pg_advisory_unlock_shared(2)",
+    "SET SESSION AUTHORIZATION alice",
+    "RESET SESSION AUTHORIZATION",
     "SELECT pg_advisory_unlock(1)",
     "SELECT pg_advisory_unlock_all()",
     "CREATE TEMP TABLE IF NOT EXISTS mine (a int)",
@@ -193,7 +204,7 @@ pub fn request(dice: &mut Dice, kind: Kind) -> Vec<u8> {
     let text = dice.pick(texts);
     let value = dice.pick(&["v", "app.tenant"]);
     let run = |limit| [bind("", name, &[value]), execute("", limit)].concat();
-    match dice.roll(20) {
+    match dice.roll(24) {
         0 | 1 => [parse(name, text), sync()].concat(),
         2 | 3 => [run(0), sync()].concat(),
         4 => [run(2), execute("", 0), sync()].concat(),
@@ -240,8 +251,35 @@ pub fn request(dice: &mut Dice, kind: Kind) -> Vec<u8> {
         ]
         .concat(),
         14 => query(dice.pick(&SQL_PREPARED)),
+        which @ 16..=19 => longer(dice, which, (name, text, value)),
         15 => [extended(dice.pick(&SQL_PREPARED), &[]), sync()].concat(),
         _ if kind == Kind::Any && dice.roll(2) == 0 => query(dice.pick(&HOLDING)),
         _ => query(dice.pick(&ROAMING)),
+    }
+}
+
+/// Statements whose table changes, and several requests at once.
+fn longer(dice: &mut Dice, which: usize, (name, text, value): (&str, &str, &str)) -> Vec<u8> {
+    let run = |name| [bind("", name, &[value]), execute("", 0)].concat();
+    match which {
+        16 => {
+            let name = dice.pick(&["s1", "s2", "s3"]);
+            let text = "SELECT *, $1::text FROM shifting";
+            let described = [parse(name, text), describe_statement(name)].concat();
+            [close_statement(name), described, run(name), sync()].concat()
+        }
+        17 => [
+            extended(text, &[value]),
+            sync(),
+            run(name),
+            sync(),
+            extended("SELECT 1/0", &[]),
+            run(name),
+            sync(),
+            query(dice.pick(&ROAMING)),
+        ]
+        .concat(),
+        18 => [query(dice.pick(&ROAMING)), query(dice.pick(&ROAMING))].concat(),
+        _ => [describe_statement(name), run(name), sync()].concat(),
     }
 }

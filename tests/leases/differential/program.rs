@@ -21,6 +21,8 @@ pub struct Shape {
     /// How many of them, the first ones, may do what pins them.
     pub holding: usize,
     pub steps: usize,
+    /// One step of so many takes a lease back.
+    pub returns: usize,
 }
 
 /// The program of a seed.
@@ -33,7 +35,7 @@ pub fn generate(seed: u64, shape: Shape) -> Vec<Step> {
         } else {
             Kind::Roaming
         };
-        let request = if dice.roll(6) == 0 {
+        let request = if dice.roll(shape.returns) == 0 {
             Vec::new()
         } else {
             request(&mut dice, kind)
@@ -128,6 +130,7 @@ fn a_program_is_read_as_it_was_written() {
         sessions: 8,
         holding: 2,
         steps: 500,
+        returns: 6,
     };
     let program = generate(7, shape);
     assert_eq!(read(&write(&program)), program);
@@ -139,6 +142,7 @@ fn a_failing_program_is_shrunk_to_what_fails() {
         sessions: 3,
         holding: 3,
         steps: 200,
+        returns: 6,
     };
     let program = generate(1, shape);
     let needed = [program[17].clone(), program[150].clone()];
