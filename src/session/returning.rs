@@ -159,34 +159,10 @@ impl Session {
         if std::mem::take(&mut self.rare.defined) {
             self.pool.surveyed.outdate();
         }
-        let custom = self.custom();
-        if self.statements.unnamed.is_in_doubt() {
-            match capture::has_unnamed(&mut lent.backend).await {
-                Ok((exists, frames)) => {
-                    self.statements.unnamed.settle(exists);
-                    self.notify(frames, &lent.backend.key);
-                }
-                Err(error) => return self.lost_asked(&error),
-            }
-        }
-        self.shared.metrics.probed();
-        let found = capture::capture(&mut lent.backend, &self.pool.user, &custom, reach).await;
-        let mut found = match found {
+        let mut found = match self.ask(&mut lent, reach).await {
             Ok(found) => found,
             Err(error) => return self.lost_asked(&error),
         };
-        self.notify(std::mem::take(&mut found.notifications), &lent.backend.key);
-        // A library's setting may be there as one of those, or as a custom one: elsewhere it is asked for by its name.
-        let named = found.state.custom.iter().map(|(name, _)| name);
-        let named: Vec<String> = named
-            .filter(|name| !custom.contains(*name))
-            .cloned()
-            .collect();
-        self.note_settings(named);
-        // On a backend where somebody else once made it, a setting reads as empty.
-        let own = &self.rare.custom;
-        let custom = &mut found.state.custom;
-        custom.retain(|(name, value)| !value.is_empty() || own.contains(name));
         let mut pins = self.pins(&mut found, &lent);
         let at_hand = self.statements.at_hand(&found.state);
         if pins.is_empty() && !at_hand.is_empty() {
@@ -205,6 +181,32 @@ impl Session {
             return (Outcome::Pinned(pins.words()), Ok(()));
         }
         self.part(lent, found, cause).await
+    }
+
+    /// Asks PostgreSQL what the session's state is.
+    async fn ask(&mut self, lent: &mut Lent, reach: Reach) -> Result<Found, Lost> {
+        let custom = self.custom();
+        if self.statements.unnamed.is_in_doubt() {
+            let (exists, frames) = capture::has_unnamed(&mut lent.backend).await?;
+            self.statements.unnamed.settle(exists);
+            self.notify(frames, &lent.backend.key);
+        }
+        self.shared.metrics.probed();
+        let mut found =
+            capture::capture(&mut lent.backend, &self.pool.user, &custom, reach).await?;
+        self.notify(std::mem::take(&mut found.notifications), &lent.backend.key);
+        // A library's setting may be there as one of those, or as a custom one: elsewhere it is asked for by its name.
+        let named = found.state.custom.iter().map(|(name, _)| name);
+        let named: Vec<String> = named
+            .filter(|name| !custom.contains(*name))
+            .cloned()
+            .collect();
+        self.note_settings(named);
+        // On a backend where somebody else once made it, a setting reads as empty.
+        let own = &self.rare.custom;
+        let custom = &mut found.state.custom;
+        custom.retain(|(name, value)| !value.is_empty() || own.contains(name));
+        Ok(found)
     }
 
     /// Whether the texts of this lease are known for what they did: all were read, and the database's own code was all the
