@@ -197,6 +197,7 @@ impl Executor {
     }
 
     /// Takes events in: waits for them if nobody is due any more.
+    #[inline]
     fn wait(&self) -> io::Result<()> {
         let idle = self.due.borrow().is_empty() && self.yielded.borrow().is_empty();
         if self.reactor.wait(idle)? {
@@ -207,6 +208,7 @@ impl Executor {
         Ok(())
     }
 
+    #[inline]
     fn poll(&self, id: TaskId) {
         let Some(mut running) = self.tasks.borrow_mut().take(id) else {
             return;

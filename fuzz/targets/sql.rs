@@ -57,7 +57,9 @@ fn statements<'a, 'b>(tokens: &'b [Token<'a>]) -> Vec<&'b [Token<'a>]> {
 
 fn what_it_leaves(sql: &[u8], tokens: &[Token<'_>]) {
     let class = class(sql);
-    if class == Class::Unknown {
+    // A control character that stands for itself is refused.
+    let odd = |byte: u8| byte.is_ascii_control() && !byte.is_ascii_whitespace();
+    if class == Class::Unknown || sql.iter().any(|byte| odd(*byte)) {
         return;
     }
     for statement in statements(tokens) {

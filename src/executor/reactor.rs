@@ -62,6 +62,7 @@ impl Reactor {
     }
 
     /// Takes events in, and wakes whom they concern; waits for them if `idle`. Whether somebody knocked.
+    #[inline]
     pub fn wait(&self, idle: bool) -> io::Result<bool> {
         const AT_ONCE: Timespec = Timespec {
             tv_sec: 0,

@@ -137,6 +137,7 @@ impl Stream {
     ///
     /// # Errors
     /// `WouldBlock` when nothing fits; else the kernel's, or that of TLS.
+    #[inline]
     pub fn try_write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) | Self::Unix(stream) => stream.send(buf).into(),
@@ -151,6 +152,7 @@ impl Stream {
     ///
     /// # Errors
     /// The kernel's, or that of TLS.
+    #[inline]
     pub fn poll_recv(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) | Self::Unix(stream) => stream.poll_receive(cx, buf),
@@ -229,6 +231,7 @@ impl AsyncWrite for Stream {
     }
 
     /// What TLS has taken may not have reached the socket yet: only a flush says that it has.
+    #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),

@@ -63,6 +63,7 @@ impl Spill {
     }
 
     /// Writes `bytes` at once, as far as the socket takes them; the rest waits.
+    #[inline]
     pub fn poll_write(
         &mut self,
         stream: &mut Stream,

@@ -1,8 +1,8 @@
 //! Before a return PostgreSQL is asked for the session's state, unless all that the session said leaves none.
 
-use crate::stage::{detach, idle_after, reload, session, stage};
+use crate::stage::{detach, idle_after, lease, reload, session, stage};
 use crate::support::messages::{bind, execute, parse, query, sync};
-use crate::support::{Postgres, Raw, Valet, tags};
+use crate::support::{Postgres, Raw, Valet, eventually, tags};
 
 use serde_json::json;
 
@@ -13,8 +13,15 @@ fn probes(valet: &Valet) -> f64 {
 }
 
 /// Returns a session's lease, and gives whether PostgreSQL was asked for its state.
+///
+/// What is known of the database counts for what was over before it was looked at, by a clock that ticks every few
+/// milliseconds: so the lease idles for a tick first.
 #[track_caller]
 fn is_asked(valet: &Valet, client: &Raw) -> bool {
+    eventually("the clock has ticked", || {
+        let lease = lease(valet, client).expect("a lease");
+        lease["idle_seconds"].as_f64() > Some(0.0)
+    });
     let before = probes(valet);
     detach(valet, client);
     probes(valet) > before

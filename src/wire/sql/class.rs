@@ -13,14 +13,14 @@ pub enum Class {
     Read,
     /// What sequences remember (`currval`, `lastval`), and nothing else.
     Write,
-    /// What PostgreSQL tells of when it is asked: settings that the text names, statements, channels.
+    /// What PostgreSQL tells of when it is asked: settings that the text names, statements, channels, cursors that are gone.
     Visible,
     /// Anything: PostgreSQL has to be asked, and may not tell all of it.
     Unknown,
 }
 
 /// First words of statements that leave nothing by themselves.
-const READS: [&[u8]; 16] = [
+const READS: [&[u8]; 15] = [
     b"select",
     b"values",
     b"table",
@@ -36,14 +36,14 @@ const READS: [&[u8]; 16] = [
     b"show",
     b"fetch",
     b"move",
-    b"close",
 ];
 
 /// First words of statements that may move sequences.
 const WRITES: [&[u8]; 5] = [b"insert", b"update", b"delete", b"merge", b"copy"];
 
 /// First words of statements that change only what PostgreSQL tells of.
-const VISIBLE: [&[u8]; 7] = [
+const VISIBLE: [&[u8]; 8] = [
+    b"close",
     b"set",
     b"reset",
     b"prepare",
@@ -443,6 +443,7 @@ mod tests {
         (Class::Write, "SELECT nextval('s')"),
         (Class::Write, "SELECT 1; DELETE FROM t"),
         (Class::Visible, "SET app.tenant = 7"),
+        (Class::Visible, r#"CLOSE "c""#),
         (Class::Visible, "SELECT 1; LISTEN a"),
         (Class::Visible, "PREPARE p AS INSERT INTO t VALUES ($1)"),
     ];
