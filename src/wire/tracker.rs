@@ -56,6 +56,11 @@ impl Pending {
         }
     }
 
+    /// An Execute may be among what it stands for.
+    fn may_begin_copy(&self) -> bool {
+        matches!(self, Self::Extended | Self::Shape(..))
+    }
+
     /// A Parse of the client's unnamed statement.
     fn makes_unnamed(&self) -> bool {
         match self {
@@ -429,6 +434,8 @@ impl Tracker {
             doubtful: self.is_before_decisions() && makes(1),
             dropped: 0,
         };
+        // Whether something was passed that may have begun the COPY.
+        let mut begun = false;
         while let Some(front) = self.pending.front() {
             match front {
                 Pending::Sync if ignores_sync => {
@@ -440,7 +447,15 @@ impl Tracker {
                     self.ambiguous = true;
                     return Seen::Failed(aftermath);
                 }
-                Pending::CopyEnd => ignores_sync = false,
+                // It came before the COPY, and ended nothing.
+                Pending::CopyEnd if !begun => {}
+                Pending::CopyEnd => {
+                    // Unless that has only begun after it.
+                    let ends = |pending: &&Pending| !pending.ends_a_request();
+                    let mut between = self.pending.iter().skip(1).take_while(ends);
+                    self.ambiguous |= ignores_sync && between.any(Pending::may_begin_copy);
+                    ignores_sync = false;
+                }
                 front if front.is_about_unnamed() => aftermath.dropped += 1,
                 Pending::UnnamedParse
                 | Pending::Extended
@@ -448,6 +463,7 @@ impl Tracker {
                 | Pending::Parse(..)
                 | Pending::Close(..) => {}
             }
+            begun |= front.may_begin_copy();
             if !matches!(front, Pending::Sync | Pending::CopyEnd) && self.doubt == Doubt::Open {
                 self.doubt = Doubt::Unheard;
             }
