@@ -12,6 +12,12 @@ pub mod virtual_setting;
 mod watch;
 mod words;
 
+/// Whether a vertical tab is in a text: a blank from PostgreSQL 16 on, an error before, and nothing that our readers look
+/// behind.
+fn has_odd_blank(sql: &[u8]) -> bool {
+    memchr::memchr(0x0b, sql).is_some()
+}
+
 /// Whether a text is nothing but the word that opens or closes a transaction.
 #[must_use]
 pub fn is_mere_bracket(sql: &[u8]) -> bool {

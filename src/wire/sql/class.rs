@@ -269,6 +269,8 @@ impl Reader<'_> {
             // A $$ literal is read by others better.
             (b'$', next) if !next.is_ascii_digit() => self.class = Class::Unknown,
             (b'\\', _) => self.class = Class::Unknown,
+            // A vertical tab: a blank from PostgreSQL 16 on.
+            (0x0b, _) => self.class = Class::Unknown,
             (b'(', _) => {
                 if let Word::At(from, to) = self.last
                     && !is_harmless(&self.sql[from..to])
@@ -478,6 +480,7 @@ mod tests {
         (Class::Unknown, "EXECUTE p"),
         (Class::Unknown, "INSERT INTO t SELECT f(1)"),
         (Class::Unknown, "SELECT 'open"),
+        (Class::Unknown, "SELECT f\x0b('x')"),
     ];
 
     #[test]

@@ -1,5 +1,6 @@
 //! Owns what to watch for in passing SQL: state that the probe can't see afterwards.
 
+use super::has_odd_blank;
 use super::single::behind_blanks;
 use super::virtual_setting::scan::Scan;
 use crate::lease::{Pin, Pins};
@@ -25,6 +26,10 @@ pub fn watch(sql: &[u8]) -> Option<Watch> {
     let mut found = Watch::default();
     let mut any = false;
     let mut rest = sql;
+    if has_odd_blank(sql) {
+        found.pins.add(Pin::UnreadableSetting);
+        any = true;
+    }
     // Every word of interest has an `s` or an `l` first; few texts have many.
     while let Some(at) = rest
         .iter()
