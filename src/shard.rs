@@ -46,9 +46,6 @@ const TEND_EVERY: Duration = Duration::from_secs(1);
 /// How many sessions are looked at before queries get their turn: some 100 µs.
 const AT_A_STRETCH: usize = 128;
 
-/// How many connections are taken in before queries get their turn.
-const AT_A_RUSH: usize = 32;
-
 /// How long to pause after an accept that failed: out of file descriptors must not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -187,10 +184,7 @@ fn shares(config: &Config, shards: &Shards, number: u32) -> Shares {
 /// Takes connections in until pgvalet drains.
 async fn accept(shared: Rc<Shared>, (place, listener): (usize, Listener), mut shutdown: Shutdown) {
     let accepting = async {
-        for taken in 1_usize.. {
-            if taken.is_multiple_of(AT_A_RUSH) {
-                executor::yield_now().await;
-            }
+        loop {
             match listener.accept().await {
                 Ok((stream, peer)) if shared.ledger.book().len() < shared.max_sessions => {
                     executor::spawn(serve(shared.clone(), stream, peer, place));
@@ -203,7 +197,7 @@ async fn accept(shared: Rc<Shared>, (place, listener): (usize, Listener), mut sh
                 }
                 Err(error) => {
                     tracing::warn!("accept: {error}");
-                    timers::sleep(ACCEPT_PAUSE).await;
+                    pause(&listener).await;
                 }
             }
         }
@@ -211,6 +205,15 @@ async fn accept(shared: Rc<Shared>, (place, listener): (usize, Listener), mut sh
     tokio::select! {
         () = accepting => {}
         () = shutdown.reached(Phase::Draining) => {}
+    }
+}
+
+/// Leaves those who connect waiting for a while, and isn't woken by them.
+async fn pause(listener: &Listener) {
+    let paused = listener.listen(false);
+    timers::sleep(ACCEPT_PAUSE).await;
+    if let Err(error) = paused.and_then(|()| listener.listen(true)) {
+        tracing::error!("epoll: {error}");
     }
 }
 

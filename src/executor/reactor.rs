@@ -1,7 +1,7 @@
 //! Owns the wait for the kernel's events, and who is woken by them.
 //!
-//! Everything is registered edge by edge (`epoll(7)`, EPOLLET): an event says that something has changed, and what it said
-//! stays true until a call finds nothing any more.
+//! All but listeners are registered edge by edge (`epoll(7)`, EPOLLET): an event says that something has changed, and what it
+//! said stays true until a call finds nothing any more.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -254,10 +254,42 @@ impl Registered {
     /// # Errors
     /// The kernel's; `Unsupported` where no executor runs.
     pub fn new(fd: impl Into<OwnedFd>) -> io::Result<Self> {
+        Self::with(fd.into(), READING)
+    }
+
+    /// Registers a listener. Events come for as long as somebody waits to be accepted: whoever has accepted one needn't ask
+    /// whether there is another.
+    ///
+    /// # Errors
+    /// The kernel's; `Unsupported` where no executor runs.
+    pub fn listening(fd: impl Into<OwnedFd>) -> io::Result<Self> {
+        Self::with(fd.into(), EventFlags::IN)
+    }
+
+    /// Has no events come any more, or again, of a listener.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn listen(&self, on: bool) -> io::Result<()> {
+        let flags = if on {
+            EventFlags::IN
+        } else {
+            EventFlags::empty()
+        };
+        epoll::modify(
+            &self.reactor.epoll,
+            self,
+            EventData::new_u64(self.key),
+            flags,
+        )?;
+        Ok(())
+    }
+
+    fn with(fd: OwnedFd, flags: EventFlags) -> io::Result<Self> {
         let here = HERE.with_borrow(Option::clone);
         let reactor = here.ok_or(io::ErrorKind::Unsupported)?.reactor.clone();
         let source = Rc::new(Source {
-            fd: fd.into(),
+            fd,
             readable: Cell::new(false),
             writable: Cell::new(true),
             ended: Cell::new(false),
@@ -274,7 +306,7 @@ impl Registered {
             both: Cell::new(false),
         };
         let data = EventData::new_u64(key);
-        epoll::add(&registered.reactor.epoll, &registered, data, READING)?;
+        epoll::add(&registered.reactor.epoll, &registered, data, flags)?;
         Ok(registered)
     }
 

@@ -227,15 +227,27 @@ impl Listener {
     /// The kernel's.
     pub fn new(bound: Bound) -> io::Result<Self> {
         Ok(match bound {
-            Bound::Tcp(listener) => Self::Tcp(Registered::new(listener)?),
-            Bound::Unix(listener, file) => Self::Unix(Registered::new(listener)?, Guarded(file)),
+            Bound::Tcp(listener) => Self::Tcp(Registered::listening(listener)?),
+            Bound::Unix(listener, file) => {
+                Self::Unix(Registered::listening(listener)?, Guarded(file))
+            }
         })
+    }
+
+    /// Stops to hear of those who connect, or goes on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn listen(&self, on: bool) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) | Self::Unix(listener, _) => listener.listen(on),
+        }
     }
 
     /// Waits for the next connection. Cancel safe.
     ///
     /// # Errors
-    /// The kernel's; out of file descriptors among them: wait a little before the next try.
+    /// The kernel's; out of file descriptors among them: stop to listen for a little.
     pub async fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
             Self::Tcp(listener) => {
@@ -266,11 +278,10 @@ async fn accepted<T>(
 ) -> io::Result<T> {
     poll_fn(|cx| {
         ready!(listener.poll_readable(cx));
+        // Whether another one waits, the next event says.
+        listener.nothing_to_read();
         match accept(listener) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                listener.nothing_to_read();
-                Poll::Pending
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
             accepted => Poll::Ready(accepted),
         }
     })

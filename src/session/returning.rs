@@ -371,7 +371,7 @@ impl Session {
     }
 
     /// Ends the session: last words to the client, and the backend scrubbed or closed.
-    pub(super) async fn finish(mut self, end: End) {
+    pub(super) async fn finish(mut self: Box<Self>, end: End) {
         let (words, cause, clean) = match end {
             End::Client => (None, Cause::Voluntary, true),
             End::ClientBroken => (None, Cause::Voluntary, self.tracker.is_answered()),
