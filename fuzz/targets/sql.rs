@@ -4,7 +4,7 @@ use pgvalet::lease::comment::tags;
 use pgvalet::lease::{LastStatement, Pin};
 use pgvalet::wire::sql::hazards::{Definition, find};
 use pgvalet::wire::sql::{
-    Class, Words, class, fingerprint, is_bracket, is_one_prepare, names_statements,
+    Class, Watch, Words, class, fingerprint, is_bracket, is_one_prepare, names_statements,
     reads_always_alike, virtual_setting, watch,
 };
 
@@ -189,6 +189,7 @@ fn what_is_one_prepare(sql: &[u8], tokens: &[Token<'_>]) {
 /// What `watch` must find, wherever it stands.
 fn what_is_named(sql: &[u8], tokens: &[Token<'_>]) {
     let found = watch(sql).unwrap_or_default();
+    // It keeps the session where it is, as any pin does.
     let unread = found.pins.contains(Pin::UnreadableSetting);
     for statement in statements(tokens) {
         let mut rest = statement;
@@ -217,7 +218,7 @@ fn what_is_named(sql: &[u8], tokens: &[Token<'_>]) {
             && load.is("load")
             && matches!(library.text[0], b'\'' | b'e' | b'E' | b'$')
         {
-            assert!(found.pins.contains(Pin::Load));
+            assert!(unread || found.pins.contains(Pin::Load));
         }
         for (at, window) in statement.windows(3).enumerate() {
             let [call, open, name] = window else { continue };
@@ -227,19 +228,32 @@ fn what_is_named(sql: &[u8], tokens: &[Token<'_>]) {
                 continue;
             }
             if call.kind == Kind::Word && call.is("setseed") && open.is_sign(b'(') {
-                assert!(found.pins.contains(Pin::Setseed));
+                assert!(unread || found.pins.contains(Pin::Setseed));
             }
             if call.kind == Kind::Word && call.is("set_config") && open.is_sign(b'(') {
-                let named = name.kind == Kind::Literal;
-                let told = !found.settings.is_empty() || !found.naming.is_empty() || unread;
-                let local = is_local(&statement[at + 2..]);
-                let dotted = sql[name.inner.0..name.inner.1].contains(&b'.');
+                let noted = unread || is_noted(sql, name, &found);
                 assert!(
-                    told || local || named && !dotted,
+                    noted || is_local(&statement[at + 2..]),
                     "a setting that nobody notes"
                 );
             }
         }
+    }
+}
+
+/// Whether the setting that a call names is known: by name, or by the parameter that names it.
+fn is_noted(sql: &[u8], name: &Token<'_>, found: &Watch) -> bool {
+    let inner = &sql[name.inner.0..name.inner.1];
+    match name.kind {
+        Kind::Literal if name.text[0] == b'\'' && !inner.contains(&b'\\') => {
+            let known = String::from_utf8_lossy(inner).to_ascii_lowercase();
+            !known.contains('.') || found.settings.contains(&known)
+        }
+        Kind::Parameter => {
+            let number = String::from_utf8_lossy(&name.text[1..]).parse::<u16>();
+            number.is_ok_and(|number| number > 0 && found.naming.contains(&(number - 1)))
+        }
+        Kind::Word | Kind::Quoted | Kind::Literal | Kind::Number | Kind::Sign => false,
     }
 }
 

@@ -9,6 +9,7 @@ mod certificates;
 #[allow(dead_code, reason = "the programs of other tests, too")]
 mod differential;
 mod drivers;
+mod encrypted;
 #[path = "../clients/programs.rs"]
 #[allow(dead_code, reason = "the programs of other tests, too")]
 mod programs;

@@ -7,37 +7,93 @@ use std::pin::pin;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, TryStreamExt};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio_postgres::{AsyncMessage, Client, Error, IsolationLevel, NoTls, SimpleQueryMessage};
+use tokio_postgres::{AsyncMessage, Client, Error, IsolationLevel, SimpleQueryMessage};
 
-use crate::says_the_same_in_each_mode;
-use crate::support::Postgres;
+use crate::certificates::{Authority, KeyKind};
+use crate::encrypted::Rustls;
+use crate::support::{Auth, Postgres, Valet, no_valet};
+use crate::{MODES, says_the_same_in_each_mode};
 
 #[test]
 fn tokio_postgres_sees_the_same_in_each_mode() {
     let postgres = Postgres::start();
-    says_the_same_in_each_mode(&postgres, |port| {
-        postgres.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public");
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let said = runtime.block_on(all(port));
-        assert!(said.len() > 25, "{said:?}");
-        said
+    let authority = Authority::new("root");
+    let tls = Rustls::trusting(&authority.root());
+    says_the_same_in_each_mode(&postgres, |port| said(&postgres, port, "disable", &tls));
+}
+
+#[test]
+fn tokio_postgres_sees_the_same_encrypted_in_each_mode() {
+    if no_valet() {
+        return;
+    }
+    let postgres = Postgres::start();
+    let authority = Authority::new("root");
+    let pair = authority.issue("server", "localhost", KeyKind::Ec);
+    let tls = Rustls::trusting(&authority.root());
+    let straight = said(&postgres, postgres.port(), "disable", &tls);
+    for flags in MODES {
+        let flags = [&pair.flags("require"), flags].concat();
+        let valet = Valet::front_with(&postgres, &flags);
+        let encrypted = said(&postgres, valet.port(), "require", &tls);
+        assert_eq!(encrypted, straight, "{flags:?}");
+    }
+}
+
+#[test]
+fn tokio_postgres_binds_its_login_to_the_encryption() {
+    if no_valet() {
+        return;
+    }
+    let postgres = Postgres::start_with(Auth::Scram, &[]);
+    let authority = Authority::new("root");
+    let pair = authority.issue("server", "localhost", KeyKind::Rsa);
+    let url = postgres.url("postgres:postgres", "postgres");
+    let flags = [&["--upstream", &url][..], &pair.flags("require")].concat();
+    let valet = Valet::serve(&flags).unwrap_or_else(|exit| panic!("{}", exit.log));
+    let tls = Rustls::trusting(&authority.root());
+    let config = format!(
+        "host=localhost hostaddr=127.0.0.1 port={} user=postgres password=postgres \
+         sslmode=require channel_binding=require",
+        valet.port()
+    );
+    runtime().block_on(async {
+        let (client, connection) = tokio_postgres::connect(&config, tls)
+            .await
+            .expect("a login");
+        tokio::spawn(connection);
+        let row = client.query_one("SELECT 1", &[]).await.expect("a row");
+        assert_eq!(row.get::<_, i32>(0), 1);
     });
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime")
+}
+
+fn said(postgres: &Postgres, port: u16, sslmode: &str, tls: &Rustls) -> Vec<String> {
+    postgres.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public");
+    let said = runtime().block_on(all(port, sslmode, tls));
+    assert!(said.len() > 25, "{said:?}");
+    said
 }
 
 /// A client, what reaches it asynchronously, and what it has said.
 struct Talk {
     client: Client,
+    tls: Rustls,
     messages: UnboundedReceiver<AsyncMessage>,
     said: Vec<String>,
 }
 
 impl Talk {
-    async fn begin(port: u16) -> Result<Self, Error> {
-        let url = format!("postgres://postgres@127.0.0.1:{port}/postgres?application_name=matrix");
-        let (client, mut connection) = tokio_postgres::connect(&url, NoTls).await?;
+    async fn begin(port: u16, sslmode: &str, tls: &Rustls) -> Result<Self, Error> {
+        let config = format!(
+            "host=localhost hostaddr=127.0.0.1 port={port} user=postgres dbname=postgres \
+             application_name=matrix sslmode={sslmode}"
+        );
+        let (client, mut connection) = tokio_postgres::connect(&config, tls.clone()).await?;
         let (sender, messages) = unbounded_channel();
         tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await
@@ -49,6 +105,7 @@ impl Talk {
         let said = Vec::new();
         Ok(Self {
             client,
+            tls: tls.clone(),
             messages,
             said,
         })
@@ -73,10 +130,10 @@ impl Talk {
     }
 }
 
-async fn all(port: u16) -> Vec<String> {
+async fn all(port: u16, sslmode: &str, tls: &Rustls) -> Vec<String> {
     let mut said = Vec::new();
     for number in 0..6 {
-        let mut talk = Talk::begin(port).await.expect("a connection");
+        let mut talk = Talk::begin(port, sslmode, tls).await.expect("a connection");
         let done = match number {
             0 => statements(&mut talk).await,
             1 => transactions(&mut talk).await,
@@ -227,7 +284,7 @@ async fn cancels(talk: &mut Talk) -> Result<(), Error> {
         loop {
             tokio::select! {
                 slept = &mut sleeping => break slept,
-                sent = token.cancel_query(NoTls) => sent?,
+                sent = token.cancel_query(talk.tls.clone()) => sent?,
             }
         }
     };
