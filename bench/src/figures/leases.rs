@@ -36,8 +36,8 @@ impl Burden {
     /// How often a round has it.
     fn tries(self) -> usize {
         match self {
-            Self::Scrape | Self::Leases => 9,
-            Self::ParkDetection => 3,
+            Self::Scrape | Self::Leases => 5,
+            Self::ParkDetection => 1,
         }
     }
 
