@@ -187,9 +187,13 @@ impl<'a> Talk<'a> {
                 held: Cell::new(None),
             }),
             stream: self.stream,
+            application: self
+                .reported
+                .get("application_name")
+                .unwrap_or_default()
+                .into(),
             parameters: Rc::new(self.reported),
             baseline: self.login.baseline.clone(),
-            application: self.login.application.into(),
             home: Home::Clean,
             rested: now,
             generation,

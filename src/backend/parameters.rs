@@ -116,6 +116,29 @@ impl Baseline {
     }
 }
 
+/// An `application_name` as PostgreSQL takes it: no longer than its names are, and in printable ASCII. What isn't becomes a
+/// question mark, or its number from version 16 on.
+#[must_use]
+pub fn application_name(name: &str, version: Option<&str>) -> String {
+    /// In bytes.
+    const LONGEST: usize = 63;
+    let numbers = version.and_then(|version| version.split(|c: char| !c.is_ascii_digit()).next());
+    let major = numbers.and_then(|major| major.parse::<u32>().ok());
+    let mut clean = String::new();
+    let mut ends = (0..=name.len().min(LONGEST)).rev();
+    let end = ends.find(|end| name.is_char_boundary(*end)).unwrap_or(0);
+    for byte in name[..end].bytes() {
+        match byte {
+            b' '..=b'~' => clean.push(char::from(byte)),
+            _ if major.is_some_and(|major| major < 16) => clean.push('?'),
+            _ => clean.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    // It goes to other backends in this form.
+    clean.truncate(LONGEST);
+    clean
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,5 +171,20 @@ mod tests {
             Baseline::of_startup(&startup).0.keys().collect::<Vec<_>>(),
             ["options"]
         );
+    }
+
+    #[test]
+    fn a_name_of_an_application_is_what_postgresql_makes_of_it() {
+        let long = "é".repeat(50);
+        for (name, version, taken) in [
+            ("web", "15.8", "web".to_owned()),
+            (&*"a".repeat(99), "18.1", "a".repeat(63)),
+            ("é\n", "15.8 (Debian)", "???".to_owned()),
+            ("é\n", "16.1", r"\xc3\xa9\x0a".to_owned()),
+            (&*long, "14.1", "?".repeat(62)),
+        ] {
+            assert_eq!(application_name(name, Some(version)), taken, "{name}");
+        }
+        assert_eq!(application_name(&long, Some("17beta1")).len(), 63);
     }
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use tokio::io::AsyncWriteExt;
 
+use crate::backend::parameters::application_name;
 use crate::backend::{Baseline, Lent, Parameters};
 use crate::config::Knock;
 use crate::lease::book::Process;
@@ -158,7 +159,7 @@ impl Door<'_> {
         let demand = self.shared.config.tls;
         first::judge(demand, &self.line, peer, (&database, &user))?;
         let knock = self.knock(listener, peer, (&database, &user), replication);
-        let application = parameters
+        let mut application = parameters
             .get("application_name")
             .cloned()
             .unwrap_or_default();
@@ -176,7 +177,11 @@ impl Door<'_> {
         pool.learn_proof(shown);
         let baseline = pool.intern(Baseline::of_startup(parameters));
         let (told, lent) = match replication {
-            Wish::None => (self.reports(&pool, &baseline, &application).await?, None),
+            Wish::None => {
+                let told = self.reports(&pool, &baseline, &application).await?;
+                application = told.get("application_name").unwrap_or_default().to_owned();
+                (told, None)
+            }
             Wish::Physical | Wish::Logical => {
                 let opened =
                     replication::open(self.shared, &pool, &baseline, &application, replication);
@@ -246,8 +251,9 @@ impl Door<'_> {
             Some(known) => known,
             None => attach::first_login(self.shared, pool, baseline, application).await?,
         };
-        if told.get("application_name") != Some(application) {
-            Rc::make_mut(&mut told).set("application_name", application);
+        let application = application_name(application, told.get("server_version"));
+        if told.get("application_name") != Some(&*application) {
+            Rc::make_mut(&mut told).set("application_name", &application);
             told = pool.share(told);
         }
         Ok(told)

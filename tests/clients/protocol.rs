@@ -386,3 +386,34 @@ fn a_value_of_64_megabytes_comes_and_goes() {
         size.to_string()
     );
 }
+
+#[test]
+fn an_application_s_name_is_what_postgresql_makes_of_it() {
+    let (postgres, valet) = stage();
+    let (long, foreign) = ("a".repeat(300), "Bücher\t1".to_owned());
+    let called = |port: u16, name: &str| {
+        let login = [
+            ("user", "postgres"),
+            ("database", "postgres"),
+            ("application_name", name),
+        ];
+        Raw::connect_with(port, &login)
+    };
+    for name in [long, foreign, "é".repeat(40)] {
+        let own = |port| {
+            let mut client = called(port, &name);
+            let first = client.value("SHOW application_name");
+            client.query("SET application_name = 'x'");
+            client.query("RESET application_name");
+            (first, client.value("SHOW application_name"))
+        };
+        // A second session takes over the backend of another name.
+        let mut other = called(valet.port(), "other");
+        assert_eq!(other.value("SHOW application_name"), "other");
+        drop(other);
+        let expected = own(postgres.port());
+        for _ in 0..2 {
+            assert_eq!(own(valet.port()), expected, "{name}");
+        }
+    }
+}
