@@ -266,10 +266,9 @@ impl Reader<'_> {
             (b'/', b'*') => self.comment(),
             (b'\'', _) => self.quoted(b'\''),
             (b'"', _) => self.name(),
-            // A $$ literal is read by others better; so is `a$1(`, a name that goes on.
-            (b'$', next) if !next.is_ascii_digit() || self.is_in_word() => {
-                self.class = Class::Unknown;
-            }
+            // A $$ literal is read by others better.
+            (b'$', next) if !next.is_ascii_digit() => self.class = Class::Unknown,
+            (b'$', _) if self.is_in_word() => self.rest_of_name(),
             (b'\\', _) => self.class = Class::Unknown,
             // A vertical tab: a blank from PostgreSQL 16 on.
             (0x0b, _) => self.class = Class::Unknown,
@@ -296,6 +295,17 @@ impl Reader<'_> {
             .checked_sub(1)
             .map(|at| SORTS[self.sql[at] as usize]);
         matches!(before, Some(Sort::Letter | Sort::Digit))
+    }
+
+    /// `$1` of `a$1(`: no name that is known to be harmless has one.
+    fn rest_of_name(&mut self) {
+        let from = self.at;
+        let rest = &self.sql[from + 1..];
+        let end = rest
+            .iter()
+            .position(|byte| !matches!(SORTS[*byte as usize], Sort::Letter | Sort::Digit));
+        self.at += 1 + end.unwrap_or(rest.len());
+        self.last = Word::At(from, self.at);
     }
 
     fn other(&mut self) {
@@ -431,6 +441,7 @@ mod tests {
             "select count(*), max(x) from t where a in (1, 2) and b = 'it''s' -- (trailing f(x))",
         ),
         (Class::Read, "BEGIN"),
+        (Class::Read, "SELECT 0$0, a$1 FROM t$2 WHERE (b)"),
         (Class::Read, "SELECT a LIKE 'b\\_%'"),
         (Class::Read, "/* app:web */ SELECT $1::int"),
         (
@@ -470,6 +481,7 @@ mod tests {
         (Class::Unknown, "SELECT pg_advisory_lock(1)"),
         (Class::Unknown, "SELECT a.f (1)"),
         (Class::Unknown, "SELECT f$1(1)"),
+        (Class::Unknown, "SELECT count$1a (1)"),
         (Class::Unknown, "INSERT INTO ! f(1)"),
         (Class::Unknown, "SELECT * INTO TEMP t FROM u"),
         (
