@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use crate::backend::{Backend, Lost};
+use crate::clock::{Clock, timers};
 use crate::lease::Moment;
 use crate::wire::sql::hazards::Hazards;
 
@@ -18,6 +21,13 @@ use catalogs::{Survey, survey};
 
 /// How long the catalogs may have changed, by others than sessions of ours, before it is noticed.
 const EVERY: Duration = Duration::from_secs(10);
+
+/// How many times as long as a look took the next one isn't taken merely because somebody defined something: whoever
+/// defines in a loop beside a large catalog shall pay for looking a twentieth of the time.
+const REST: u32 = 20;
+
+/// How long a session waits for what another one finds out before it asks by itself.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// How often sessions of ours, on whatever data thread and in whatever pool, have defined something: by database.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +51,7 @@ impl Definitions {
 #[derive(Debug, Default)]
 pub struct Surveyed {
     hazards: RefCell<Rc<Hazards>>,
-    /// The catalogs' version that it is of, and when it was last compared.
+    /// The catalogs' version that it is of, and when the look that found it began.
     of: RefCell<Option<(String, Moment)>>,
     /// How often somebody defined something.
     definers: Definers,
@@ -49,27 +59,33 @@ pub struct Surveyed {
     seen: Cell<u64>,
     /// Counts what was found: it stays while the catalogs do.
     edition: Cell<Edition>,
-    /// How many are looking again right now.
+    /// The edition that first told of the latest code that makes settings which nobody can ask for.
+    untold: Cell<Edition>,
+    /// How many are looking again right now: the others wait for what they find.
     looking: Cell<usize>,
+    looked: Notify,
+    /// Until when definitions alone are no reason to look.
+    rests: Cell<Moment>,
 }
 
 /// Which of the findings about a database something rests on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Edition(u64);
 
 /// Somebody looks again, as long as this lives.
-struct Looking<'a>(&'a Cell<usize>);
+struct Looking<'a>(&'a Surveyed);
 
 impl<'a> Looking<'a> {
-    fn begin(count: &'a Cell<usize>) -> Self {
-        count.set(count.get() + 1);
-        Self(count)
+    fn begin(surveyed: &'a Surveyed) -> Self {
+        surveyed.looking.set(surveyed.looking.get() + 1);
+        Self(surveyed)
     }
 }
 
 impl Drop for Looking<'_> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.looking.set(self.0.looking.get() - 1);
+        self.0.looked.notify_waiters();
     }
 }
 
@@ -105,13 +121,35 @@ impl Surveyed {
     /// what was known of it.
     #[must_use]
     pub fn was_still(&self, edition: Edition, moment: Moment) -> bool {
-        self.edition.get() == edition && self.looking.get() == 0 && !self.is_older(moment)
+        self.edition.get() == edition && !self.is_older(moment)
     }
 
-    /// Whether somebody may have defined something since the last look, and before `moment`.
-    fn is_older(&self, moment: Moment) -> bool {
-        self.definers.load(Ordering::Acquire) != self.seen.get()
-            || (self.of.borrow().as_ref()).is_none_or(|(_, since)| *since <= moment)
+    /// Whether what has run since `edition` was found out met what was known of it, as far as is known without asking:
+    /// nobody of ours has defined anything since, and the catalogs were compared not long ago.
+    #[must_use]
+    pub fn holds(&self, edition: Edition, now: Moment) -> bool {
+        self.edition.get() == edition
+            && !self.is_outdated()
+            && (self.of.borrow().as_ref())
+                .is_some_and(|(_, since)| self.is_looking() || now.since(*since) < EVERY)
+    }
+
+    /// The same, and nobody is about to find out anything else: what was made meanwhile of what was known needs no look.
+    #[must_use]
+    pub fn stands(&self, edition: Edition, now: Moment) -> bool {
+        self.holds(edition, now) && !self.is_looking()
+    }
+
+    /// Whether code that wasn't known at `edition` makes settings which nobody can ask for.
+    #[must_use]
+    pub fn learnt_of_untold(&self, edition: Edition) -> bool {
+        edition < self.untold.get()
+    }
+
+    /// Whether somebody defined something, and what it was isn't to be found out just yet: whoever can wait does.
+    #[must_use]
+    pub fn rests(&self, now: Moment) -> bool {
+        self.is_outdated() && (self.is_looking() || now < self.rests.get())
     }
 
     /// A session defined something, or somebody says that others did: every pool of the database looks again.
@@ -119,28 +157,44 @@ impl Surveyed {
         self.definers.fetch_add(1, Ordering::Release);
     }
 
-    /// Whether it is time to look again.
-    #[must_use]
-    pub fn is_due(&self, now: Moment) -> bool {
-        self.definers.load(Ordering::Acquire) != self.seen.get()
-            || (self.of.borrow().as_ref()).is_none_or(|(_, since)| now.since(*since) >= EVERY)
+    fn is_looking(&self) -> bool {
+        self.looking.get() > 0
     }
 
-    /// Looks again, if it is time.
+    fn is_outdated(&self) -> bool {
+        self.definers.load(Ordering::Acquire) != self.seen.get()
+    }
+
+    /// Whether somebody may have defined something since the last look, and before `moment`.
+    fn is_older(&self, moment: Moment) -> bool {
+        self.is_outdated() || (self.of.borrow().as_ref()).is_none_or(|(_, since)| *since <= moment)
+    }
+
+    /// Whether the catalogs weren't compared for long, or never.
+    fn is_old(&self, now: Moment) -> bool {
+        (self.of.borrow().as_ref()).is_none_or(|(_, since)| now.since(*since) >= EVERY)
+    }
+
+    /// Looks for the first time, or again where it is time and nobody else does: for a backend that was opened just now,
+    /// whose session has left nothing yet.
     ///
     /// Not cancel safe: a survey that is broken off loses the backend.
     ///
     /// # Errors
     /// The backend is lost; from then on anything is taken for hazardous.
-    pub async fn refresh(&self, backend: &mut Backend, now: Moment) -> Result<(), Lost> {
-        if self.is_due(now) {
+    pub async fn refresh(&self, backend: &mut Backend, clock: Clock) -> Result<(), Lost> {
+        let now = clock.now();
+        let first = self.of.borrow().is_none();
+        let due = self.is_outdated() && !self.rests(now) || self.is_old(now);
+        if first || due && !self.is_looking() {
             // Nobody listens on this backend: there is nothing to hear.
-            self.look(backend, now, &mut Vec::new()).await?;
+            self.refresh_after(backend, clock, Moment::default())
+                .await?;
         }
         Ok(())
     }
 
-    /// Looks again, unless somebody has after `moment`; gives the notifications that came meanwhile.
+    /// Looks again, unless somebody has after `moment` and the last definition; gives the notifications that came meanwhile.
     ///
     /// Not cancel safe: a survey that is broken off loses the backend.
     ///
@@ -149,12 +203,19 @@ impl Surveyed {
     pub async fn refresh_after(
         &self,
         backend: &mut Backend,
-        now: Moment,
+        clock: Clock,
         moment: Moment,
     ) -> Result<Vec<u8>, Lost> {
         let mut heard = Vec::new();
-        if self.is_due(now) || self.is_older(moment) {
-            self.look(backend, now, &mut heard).await?;
+        while self.is_older(moment) || self.is_old(clock.now()) {
+            let alone = self.looking.get() == 0
+                || timers::timeout(TOGETHER, self.looked.notified())
+                    .await
+                    .is_err();
+            if alone {
+                self.look(backend, clock, &mut heard).await?;
+                break;
+            }
         }
         Ok(heard)
     }
@@ -162,40 +223,47 @@ impl Surveyed {
     async fn look(
         &self,
         backend: &mut Backend,
-        now: Moment,
+        clock: Clock,
         heard: &mut Vec<u8>,
     ) -> Result<(), Lost> {
-        let _looking = Looking::begin(&self.looking);
-        self.seen.set(self.definers.load(Ordering::Acquire));
+        let _looking = Looking::begin(self);
+        let (began, defined) = (clock.precise(), self.definers.load(Ordering::Acquire));
+        let now = clock.now();
         let known = self
             .of
             .borrow()
             .as_ref()
             .map(|(version, _)| version.clone());
-        // Others needn't ask the same meanwhile.
-        *self.of.borrow_mut() = Some((known.clone().unwrap_or_default(), now));
         let found = survey(backend, known.as_deref(), heard).await;
-        let Survey { version, hazards } = match found {
-            Ok(None) => return Ok(()),
-            Ok(Some(found)) => found,
+        self.seen.set(defined);
+        let ended = clock.precise();
+        self.rests
+            .set(ended.after((ended.since(began) * REST).min(EVERY)));
+        let (version, lost) = match found {
+            Ok(None) => (known, None),
+            Ok(Some(Survey { version, hazards })) => {
+                self.believe(hazards);
+                (Some(version), None)
+            }
             Err(error) => {
                 self.believe(Hazards::anywhere());
-                return Err(error);
+                (None, Some(error))
             }
         };
-        *self.of.borrow_mut() = Some((version, now));
-        self.believe(hazards);
-        Ok(())
+        *self.of.borrow_mut() = Some((version.unwrap_or_default(), now));
+        lost.map_or(Ok(()), Err)
     }
-}
 
-impl Surveyed {
     /// What was known of settings stays known where nothing is found out.
     fn believe(&self, mut found: Hazards) {
+        let known = self.hazards();
+        let edition = Edition(self.edition.get().0 + 1);
         if found.are_anywhere() {
-            found.settings.clone_from(&self.hazards.borrow().settings);
+            found.keep_settings_of(&known);
+        } else if !found.are_untold_as_in(&known) {
+            self.untold.set(edition);
         }
-        self.edition.set(Edition(self.edition.get().0 + 1));
+        self.edition.set(edition);
         *self.hazards.borrow_mut() = Rc::new(found);
     }
 }

@@ -6,10 +6,11 @@ use std::task::Context;
 use crate::backend::parameters;
 use crate::backend::pool::add;
 use crate::backend::prepared::{Made, Shape};
+use crate::config::Mode;
 use crate::lease::{Event, SessionId, Status};
 use crate::ledger::CancelTarget;
 use crate::session::relay::End;
-use crate::session::{Name, Phase, Session, returning};
+use crate::session::{Defined, Name, Phase, Session, returning};
 use crate::wire::cut::{Cursor, Judge, Verdict, cut, whole_frames};
 use crate::wire::extended::{Statement, write_frame};
 use crate::wire::frame::{HEADER, Header};
@@ -181,6 +182,10 @@ impl Session {
         }
         if status == Status::Idle {
             add(&self.pool.counters.transactions, 1);
+            if self.rare.defined != Defined::Nothing && self.shared.config.mode == Mode::Transaction
+            {
+                self.tell_defined();
+            }
         }
         if self.tracker.is_answered() {
             if self.rare.name == Name::Asked {
@@ -251,7 +256,11 @@ impl Session {
     /// DISCARD ALL go back to the application_name of whoever opened the backend.
     fn hear_complete(&mut self, body: &[u8]) {
         self.rare.class = self.rare.class.max(sql::class_of_tag(body));
-        self.rare.defined |= matches!(body.first(), Some(b'C' | b'A')) && sql::defines(body);
+        if matches!(body.first(), Some(b'C' | b'A')) && sql::defines(body) {
+            let told = self.rare.trail.tame && sql::defines_by_its_text(body);
+            let defined = if told { Defined::Told } else { Defined::Untold };
+            self.rare.defined = self.rare.defined.max(defined);
+        }
         if !matches!(body.first(), Some(b'D' | b'R' | b'S')) || body.starts_with(b"SELECT") {
             return;
         }

@@ -7,8 +7,8 @@ use crate::backend::{Backend, Lost};
 use crate::wire::extended::write_frame;
 use crate::wire::sql::hazards::{self, Definition, Hazards};
 
-/// How long a survey may take before its backend counts as lost. PostgreSQL itself ends it long before.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long PostgreSQL may take to answer before its backend counts as lost. It gives up by itself long before.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// It must not hold up its session: definitions of tables that others have locked are read another time.
 const HURRIED: [&str; 3] = [
@@ -132,10 +132,12 @@ const EXPRESSIONS: [[&str; 4]; 8] = [
 
 /// What an expression names, read from how PostgreSQL keeps it: functions, aggregates and relations, by their object ids.
 /// What shows it as SQL would lock each relation for a moment, and meet others' `LOCK … NOWAIT`; so it is only asked where
-/// the names of settings are to be learnt (2078 is `set_config`). `nextval` alone is what most defaults are, and left out.
+/// the names of settings are to be learnt (2078 is `set_config`). Most expressions name nothing but what comes with PostgreSQL,
+/// and they are left out early: of that, only `setseed` (1599) and advisory locks (from 2880 and 3089 on) make state.
 const NAMED: &str = "\
-CASE WHEN tree OPERATOR(pg_catalog.~~) '%:funcid 2078 %' THEN shown ELSE \
- (SELECT NULLIF(pg_catalog.string_agg(name, ' '), 'nextval') FROM (\
+CASE WHEN tree OPERATOR(pg_catalog.~~) '%:funcid 2078 %' THEN shown \
+ WHEN tree OPERATOR(pg_catalog.~) ':(funcid|aggfnoid|winfnoid|relid) ([0-9]{5,}|[23][0-9]{3}|1599) ' THEN \
+ (SELECT pg_catalog.string_agg(name, ' ') FROM (\
  SELECT f.proname::pg_catalog.text FROM pg_catalog.pg_proc f WHERE f.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT m[1]::pg_catalog.oid \
  FROM pg_catalog.regexp_matches(tree, ':(?:funcid|aggfnoid|winfnoid) ([0-9]+)', 'g') AS found(m))) \
  UNION ALL SELECT f.relname::pg_catalog.text FROM pg_catalog.pg_class f WHERE f.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT m[1]::pg_catalog.oid \
