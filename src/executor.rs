@@ -5,6 +5,7 @@
 //! and queues a task, both in the thread's own memory. What is rarer stays tokio's: channels, and, on another thread's
 //! runtime, timers and work that takes its time.
 
+mod outbox;
 mod reactor;
 #[cfg(test)]
 mod tests;
@@ -44,7 +45,7 @@ struct Executor {
     due: RefCell<VecDeque<TaskId>>,
     /// Who is to be polled once sockets had their say.
     yielded: RefCell<Vec<Waker>>,
-    reactor: Reactor,
+    reactor: Rc<Reactor>,
     elsewhere: Arc<Elsewhere>,
     lender: Handle,
 }
@@ -63,7 +64,7 @@ pub fn block_on<T: 'static>(
 ) -> io::Result<T> {
     let occupied = HERE.with_borrow(Option::is_some);
     assert!(!occupied, "this thread has an executor");
-    let reactor = Reactor::new()?;
+    let reactor = Rc::new(Reactor::new()?);
     let door = reactor.door()?;
     let here = Rc::new(Executor {
         tasks: RefCell::default(),
@@ -110,6 +111,7 @@ impl Drop for Leaving {
             here.tasks.borrow_mut().free.clear();
             drop(left);
         }
+        here.reactor.flush();
         HERE.set(None);
     }
 }
@@ -188,12 +190,18 @@ impl Executor {
     }
 
     fn poll_due(&self) {
-        for _ in 0..TURN {
-            let Some(id) = self.due.borrow_mut().pop_front() else {
+        for polls in 0..TURN {
+            let mut due = self.due.borrow_mut();
+            let Some(id) = due.pop_front() else {
                 break;
             };
+            // A program that is under test shall meet what a busy one does.
+            let alone = polls == 0 && due.is_empty() && !cfg!(debug_assertions);
+            self.reactor.note_alone(alone);
+            drop(due);
             self.poll(id);
         }
+        self.reactor.flush();
     }
 
     /// Takes events in: waits for them if nobody is due any more.

@@ -81,8 +81,8 @@ pub struct Transport {
     /// None where clients can't encrypt.
     pub clients: Option<ClientTls>,
     pub dialer: Dialer,
-    /// None where no command gives a password.
-    pub tokens: Option<Tokens>,
+    /// The passwords that commands give.
+    pub tokens: Tokens,
     pub handshakes: Handshakes,
     /// What sessions of any thread have defined.
     pub definitions: Definitions,

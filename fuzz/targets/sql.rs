@@ -11,12 +11,13 @@ use pgvalet::wire::sql::{
 use super::lexer::{Backslash, Kind, Token, tokens};
 
 /// Functions that leave something behind.
-const LEAVING: [&str; 5] = [
+const LEAVING: [&str; 6] = [
     "set_config",
     "pg_advisory_lock",
     "setseed",
     "dblink_connect",
     "f",
+    "f$1",
 ];
 
 pub fn run(sql: &[u8]) {
@@ -210,6 +211,14 @@ fn what_is_named(sql: &[u8], tokens: &[Token<'_>]) {
                 );
             }
         }
+        // Strings of bits and NCHAR's are no names of files.
+        if let [load, library, ..] = statement
+            && (load.kind, library.kind) == (Kind::Word, Kind::Literal)
+            && load.is("load")
+            && matches!(library.text[0], b'\'' | b'e' | b'E' | b'$')
+        {
+            assert!(found.pins.contains(Pin::Load));
+        }
         for (at, window) in statement.windows(3).enumerate() {
             let [call, open, name] = window else { continue };
             // `0setseed(1)`: nothing calls a function right behind a number or a parameter, and PostgreSQL 15 and later
@@ -223,7 +232,7 @@ fn what_is_named(sql: &[u8], tokens: &[Token<'_>]) {
             if call.kind == Kind::Word && call.is("set_config") && open.is_sign(b'(') {
                 let named = name.kind == Kind::Literal;
                 let told = !found.settings.is_empty() || !found.naming.is_empty() || unread;
-                let local = statement.iter().any(|token| token.is("true"));
+                let local = is_local(&statement[at + 2..]);
                 let dotted = sql[name.inner.0..name.inner.1].contains(&b'.');
                 assert!(
                     told || local || named && !dotted,
@@ -234,24 +243,53 @@ fn what_is_named(sql: &[u8], tokens: &[Token<'_>]) {
     }
 }
 
+/// Whether the last argument of a call is `true`, or PostgreSQL refuses it for want of an end.
+fn is_local(arguments: &[Token<'_>]) -> bool {
+    let mut depth = 0_usize;
+    let ends = |token: &Token<'_>| {
+        let ended = token.is_sign(b')') && depth == 0;
+        if token.is_sign(b'(') {
+            depth += 1;
+        } else if token.is_sign(b')') && !ended {
+            depth -= 1;
+        }
+        ended
+    };
+    let Some(end) = arguments.iter().position(ends) else {
+        return true;
+    };
+    matches!(&arguments[..end], [.., comma, last] if comma.is_sign(b',') && last.is("true"))
+}
+
 /// Whether a name stands right behind a number or a parameter.
 fn is_behind_digits(before: &Token<'_>, name: &Token<'_>) -> bool {
     matches!(before.kind, Kind::Number | Kind::Parameter)
         && before.at + before.text.len() == name.at
 }
 
-/// `a.b` with plain names, behind SET.
+/// `a.b`, or of more parts, behind SET. Quotes are around names that would be names without them.
 fn custom(rest: &[Token<'_>]) -> Option<String> {
-    let [class, dot, name, next, ..] = rest else {
-        return None;
+    let ends = |token: &Token<'_>| token.is_sign(b'=') || token.is("to");
+    let name = &rest[..rest.iter().position(ends)?];
+    let part = |token: &Token<'_>| {
+        let text = token.text;
+        let text = text.strip_prefix(b"\"").unwrap_or(text);
+        let text = text.strip_suffix(b"\"").unwrap_or(text);
+        let inner = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$');
+        let plain = matches!(token.kind, Kind::Word | Kind::Quoted) && text.iter().all(inner);
+        let begins = text
+            .first()
+            .is_some_and(|first| !(first.is_ascii_digit() || *first == b'$'));
+        (plain && begins).then(|| String::from_utf8_lossy(text).to_ascii_lowercase())
     };
-    let plain = |token: &Token<'_>| token.kind == Kind::Word && token.text.is_ascii();
-    let ends = next.is_sign(b'=') || next.is("to");
-    if !(plain(class) && plain(name) && dot.is_sign(b'.') && ends) {
-        return None;
-    }
-    let name = [class.text, b".", name.text].concat();
-    Some(String::from_utf8_lossy(&name).to_ascii_lowercase())
+    let parts = name.split(|token| token.is_sign(b'.'));
+    let parts: Option<Vec<String>> = parts
+        .map(|between| match between {
+            [one] => part(one),
+            [..] => None,
+        })
+        .collect();
+    Some(parts?.join(".")).filter(|name| name.contains('.'))
 }
 
 /// What stands in literals makes no difference to what people see, also where the text is cut off.

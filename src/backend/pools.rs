@@ -32,8 +32,8 @@ pub struct Shares {
 pub struct Pools {
     config: Arc<Config>,
     dialer: Dialer,
-    /// The password of the upstream URL's user, where a command gives it.
-    tokens: Option<Tokens>,
+    /// The passwords that commands give.
+    tokens: Tokens,
     definitions: Definitions,
     clock: Clock,
     events: Events,
@@ -60,7 +60,7 @@ impl Pools {
     #[must_use]
     pub fn new(
         config: Arc<Config>,
-        (dialer, tokens): (Dialer, Option<Tokens>),
+        (dialer, tokens): (Dialer, Tokens),
         definitions: Definitions,
         clock: Clock,
         events: Events,
@@ -273,10 +273,9 @@ impl Pools {
         application: &str,
         generation: Generation,
     ) -> Result<Backend, ClientError> {
-        let tokens = self.tokens.as_ref();
-        let tokens = tokens.filter(|_| *pool.user == *self.config.upstream.user);
-        let proof = match tokens {
-            Some(tokens) => Proof::Password(tokens.current(self.config.connect_timeout).await?),
+        let token = self.tokens.of(&pool.user);
+        let proof = match token {
+            Some(token) => Proof::Password(token.current(self.config.connect_timeout).await?),
             None => self.proof(pool).await,
         };
         let login = Login {
@@ -292,8 +291,8 @@ impl Pools {
         let id = BackendId(self.next.replace(self.next.get() + 1));
         let opened = open(&login, id, self.clock, generation).await;
         let backend = opened.inspect_err(|error| {
-            if let (Some(tokens), "28P01" | "28000") = (tokens, &*error.code) {
-                tokens.doubt();
+            if let (Some(token), "28P01" | "28000") = (token, &*error.code) {
+                token.doubt();
             }
             tracing::warn!(database = %pool.database, user = %pool.user, sqlstate = %error.code, "no backend: {}", error.message);
             self.events.tell(Happening::BackendRefused {

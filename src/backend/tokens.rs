@@ -1,8 +1,9 @@
-//! Owns the password that a command gives, for clouds whose passwords are tokens that end: it is asked for ahead of the
-//! end, beside the data threads, one command at a time.
+//! Owns the passwords that commands give, for clouds whose passwords are tokens that end: each is asked for ahead of
+//! its end, beside the data threads, one command of a user's at a time.
 //!
-//! Refuses to write it anywhere: it goes from the command's standard output to the login.
+//! Refuses to write them anywhere: they go from the command's standard output to the login.
 
+use std::collections::BTreeMap;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,9 +34,13 @@ const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 /// The least time between two attempts when PostgreSQL refuses what the command gave.
 const DOUBT: Duration = Duration::from_secs(5);
 
-/// What is known of the password. Clones share it.
+/// The users whose passwords commands print. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Tokens(Arc<BTreeMap<String, Token>>);
+
+/// What is known of one password. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Tokens {
+pub struct Token {
     known: watch::Receiver<Known>,
     /// PostgreSQL has refused the password.
     doubted: Arc<Notify>,
@@ -66,25 +71,38 @@ enum Failure {
 }
 
 impl Tokens {
-    /// Begins to run the configuration's command, on the thread for handshakes. `None` where there is none.
+    /// Begins to run the configuration's commands, on the thread for handshakes.
     #[must_use]
-    pub fn start(config: &Config, clock: Clock, handshakes: &Handshakes) -> Option<Self> {
-        let source = Source {
-            command: config.password_command.clone()?,
-            lifetime: config.password_command_lifetime,
-            variables: variables(config),
-            clock,
+    pub fn start(config: &Config, clock: Clock, handshakes: &Handshakes) -> Self {
+        let start = |(user, command, lifetime): (&str, &str, Duration)| {
+            let source = Source {
+                user: user.to_owned(),
+                command: command.to_owned(),
+                lifetime,
+                variables: variables(config, user),
+                clock,
+            };
+            let (sender, known) = watch::channel(Known::NotYet);
+            let doubted = Arc::new(Notify::new());
+            handshakes.spawn(source.supply(sender, doubted.clone()));
+            let token = Token {
+                known,
+                doubted,
+                clock,
+            };
+            (user.to_owned(), token)
         };
-        let (sender, known) = watch::channel(Known::NotYet);
-        let doubted = Arc::new(Notify::new());
-        handshakes.spawn(source.supply(sender, doubted.clone()));
-        Some(Self {
-            known,
-            doubted,
-            clock,
-        })
+        Self(Arc::new(config.password_commands().map(start).collect()))
     }
 
+    /// That of this user; `None` where no command prints it.
+    #[must_use]
+    pub fn of(&self, user: &str) -> Option<&Token> {
+        self.0.get(user)
+    }
+}
+
+impl Token {
     /// The password as it is now; the first one is waited for, for at most `limit` (zero means without).
     ///
     /// # Errors
@@ -115,10 +133,10 @@ impl Tokens {
 }
 
 /// What the command is told of whom the password is for, in libpq's names.
-fn variables(config: &Config) -> Vec<(&'static str, String)> {
+fn variables(config: &Config, user: &str) -> Vec<(&'static str, String)> {
     let upstream = &config.upstream;
     let mut variables = vec![
-        ("PGUSER", upstream.user.clone()),
+        ("PGUSER", user.to_owned()),
         ("PGDATABASE", upstream.database.clone()),
     ];
     if let Some(place) = upstream.places.first() {
@@ -131,8 +149,9 @@ fn variables(config: &Config) -> Vec<(&'static str, String)> {
     variables
 }
 
-/// Where passwords come from.
+/// Where a password comes from.
 struct Source {
+    user: String,
     command: String,
     lifetime: Duration,
     variables: Vec<(&'static str, String)>,
@@ -148,7 +167,7 @@ impl Source {
             match run(&self.command, &self.variables, PATIENCE).await {
                 Ok(password) => {
                     if failures > 0 {
-                        tracing::info!("password_command works again");
+                        tracing::info!(user = %self.user, "password_command works again");
                     }
                     failures = 0;
                     known.send_replace(Known::Password(password, began.after(self.lifetime)));
@@ -156,7 +175,7 @@ impl Source {
                 }
                 Err(why) => {
                     if failures == 0 {
-                        tracing::error!("password_command failed, and is tried again: {why}");
+                        tracing::error!(user = %self.user, "password_command failed, and is tried again: {why}");
                     }
                     failures = failures.saturating_add(1);
                     known.send_modify(|known| self.keep(known));

@@ -314,6 +314,11 @@ pub enum Conflict {
     /// The URL has a password, too.
     #[error("`upstream` holds a password already; allowed: one of the two")]
     TwoPasswords,
+    /// The URL's user has a command of its own, too.
+    #[error(
+        "a `password_command` for the user of `upstream`, who has a password already; allowed: one of them"
+    )]
+    TwoCommands,
     /// Load balancers that nobody would believe.
     #[error(
         "\"require\" needs proxy_protocol_from: the networks of the load balancers whose word counts"

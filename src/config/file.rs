@@ -10,15 +10,23 @@ use secrecy::SecretString;
 use toml::de::{DeTable, DeValue};
 
 use super::error::Hint;
-use super::value::Raw;
+use super::keys::YEAR;
+use super::value::{Raw, Zero};
 use super::{
     ConfigError, KEYS, Key, Kind, Origin, SecretFile, UserConfig, ValueProblem, Visibility, logins,
     rules, value,
 };
 
 /// What a user takes, in words.
-pub(super) const USER: &str =
-    "`[users.NAME]` with `password = \"...\"` or `password_file = \"/...\"`";
+pub(super) const USER: &str = "`[users.NAME]` with `password = \"...\"` or `password_file = \"/...\"`, or `password_command = \"...\"`";
+
+/// Its keys.
+const OF_USER: [&str; 4] = [
+    "password",
+    "password_file",
+    "password_command",
+    "password_command_lifetime",
+];
 
 /// A key with its value and its place.
 pub(super) struct Setting {
@@ -164,11 +172,26 @@ fn read_user(
                     allowed: "the absolute path of a file that holds the secret".to_owned(),
                 }),
             },
-            ("password" | "password_file", other) => {
+            ("password_command", DeValue::String(text)) => {
+                let command = Some(text.trim().to_owned());
+                config.password_command = command.filter(|text| !text.is_empty());
+            }
+            ("password_command_lifetime", value) => {
+                match value::duration(&raw(value), Zero::Refused, YEAR) {
+                    Ok(lifetime) => config.password_command_lifetime = Some(lifetime),
+                    Err(problem) => errors.push(ConfigError::Value {
+                        origin,
+                        key: full_name,
+                        problem,
+                        allowed: "a duration such as \"15m\"".to_owned(),
+                    }),
+                }
+            }
+            (known, other) if OF_USER.contains(&known) => {
                 errors.push(wrong_user(origin, full_name, other));
             }
             (other, _) => {
-                let hint = Hint::for_name(other, ["password", "password_file"]);
+                let hint = Hint::for_name(other, OF_USER);
                 errors.push(ConfigError::Unknown {
                     origin,
                     what: "key",

@@ -54,7 +54,7 @@ macro_rules! duration {
 /// A password that was changed is taken for the old one for no longer.
 const HOUR: Duration = Duration::from_secs(3600);
 /// Longer durations are typing errors, and might overflow sums of times.
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// TCP_USER_TIMEOUT is a signed count of milliseconds.
 const KERNEL: Duration = Duration::from_secs(24 * 24 * 3600);
 
@@ -341,7 +341,7 @@ pub static KEYS: &[Key] = &[
     key(
         "users",
         Kind::Users,
-        "Users other than the URL's: `[users.NAME]` tables with `password` or `password_file`",
+        "Users other than the URL's: `[users.NAME]` tables with `password` or `password_file`, or `password_command`",
     ),
     key(
         "logins",

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -220,7 +221,9 @@ fn nowhere() -> Upstream {
 /// PGPASSWORD is the URL's user's, where the URL has none; the password file serves everybody.
 fn read_passwords(config: &mut Config, sources: &Sources, warnings: &mut Vec<Warning>) {
     let variable = |name: &str| sources.vars.get(name).filter(|value| !value.is_empty());
-    if config.upstream.password.is_none() && config.password_command.is_none() {
+    let is_url = |(user, ..): (&str, &str, Duration)| user == config.upstream.user;
+    let prints = config.password_commands().any(is_url);
+    if config.upstream.password.is_none() && !prints {
         config.upstream.password = variable("PGPASSWORD").cloned().map(SecretString::from);
     }
     let explicit = variable("PGPASSFILE").map(PathBuf::from);
@@ -298,6 +301,11 @@ fn conflicts(config: &mut Config, origins: &BTreeMap<&'static str, Origin>) -> V
     }
     if config.password_command.is_some() && config.upstream.password.is_some() {
         found.push(("password_command", Conflict::TwoPasswords));
+    }
+    let url = config.users.get(&config.upstream.user);
+    let knows = config.upstream.password.is_some() || config.password_command.is_some();
+    if knows && url.is_some_and(|user| user.password_command.is_some()) {
+        found.push(("users", Conflict::TwoCommands));
     }
     found.extend(tls_without(config).map(|conflict| ("tls", conflict)));
     found.extend(access::admin_tls(config));

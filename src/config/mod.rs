@@ -398,6 +398,10 @@ pub struct UserConfig {
     pub password: Option<SecretString>,
     /// The same in a file of its own.
     pub password_file: Option<SecretFile>,
+    /// A command that prints what logs in upstream: then the others are for clients only.
+    pub password_command: Option<String>,
+    /// How long its password holds; `None` for `password_command_lifetime`.
+    pub password_command_lifetime: Option<Duration>,
 }
 
 impl Config {
@@ -443,6 +447,18 @@ impl Config {
             password.cloned().map(Secret::Password)
         };
         inline.or_else(mounted).or_else(listed)
+    }
+
+    /// The commands that print passwords, by whom these are for, and how long they hold.
+    pub fn password_commands(&self) -> impl Iterator<Item = (&str, &str, Duration)> {
+        let general = self.password_command_lifetime;
+        let url = self.password_command.as_deref();
+        let url = url.map(|command| (&*self.upstream.user, command, general));
+        let users = self.users.iter().filter_map(move |(name, user)| {
+            let lifetime = user.password_command_lifetime.unwrap_or(general);
+            Some((&**name, user.password_command.as_deref()?, lifetime))
+        });
+        url.into_iter().chain(users)
     }
 
     /// Whether what is known of `user` stands in a file of its own.

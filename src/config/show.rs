@@ -47,6 +47,14 @@ impl Config {
                 let path = toml::Value::String(file.path().to_string_lossy().into_owned());
                 text.push_str(&format!("password_file = {path}\n"));
             }
+            if let Some(command) = &user.password_command {
+                let command = toml::Value::String(command.clone());
+                text.push_str(&format!("password_command = {command}\n"));
+            }
+            if let Some(lifetime) = user.password_command_lifetime {
+                let lifetime = humantime::format_duration(lifetime);
+                text.push_str(&format!("password_command_lifetime = \"{lifetime}\"\n"));
+            }
         }
         text.push_str(&super::logins::show(&self.logins));
         text.push_str(&super::rules::show(&self.rules));

@@ -14,8 +14,10 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
+use rustix::net::{SendFlags, Shutdown, send, shutdown};
 
 use super::HERE;
+use super::outbox::Outbox;
 
 /// How many events are taken in at most before the tasks that they woke have their turn.
 const EVENTS: usize = 1024;
@@ -28,9 +30,12 @@ const READING: EventFlags = EventFlags::IN
     .union(EventFlags::ET);
 
 pub(super) struct Reactor {
-    epoll: Rc<OwnedFd>,
+    epoll: OwnedFd,
     sources: RefCell<Sources>,
     events: RefCell<Vec<Event>>,
+    outbox: RefCell<Outbox>,
+    /// Whether the task that is polled is the only one of its turn.
+    alone: Cell<bool>,
 }
 
 /// What other threads knock at.
@@ -47,9 +52,11 @@ impl Door {
 impl Reactor {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            epoll: Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?),
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             sources: RefCell::default(),
             events: RefCell::new(Vec::with_capacity(EVENTS)),
+            outbox: RefCell::new(Outbox::new()),
+            alone: Cell::new(false),
         })
     }
 
@@ -57,7 +64,7 @@ impl Reactor {
     pub fn door(&self) -> io::Result<Door> {
         let door = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let flags = EventFlags::IN | EventFlags::ET;
-        epoll::add(&*self.epoll, &door, EventData::new_u64(DOOR), flags)?;
+        epoll::add(&self.epoll, &door, EventData::new_u64(DOOR), flags)?;
         Ok(Door(door))
     }
 
@@ -71,7 +78,7 @@ impl Reactor {
         let mut events = self.events.borrow_mut();
         events.clear();
         let limit = if idle { None } else { Some(&AT_ONCE) };
-        match epoll::wait(&*self.epoll, spare_capacity(&mut events), limit) {
+        match epoll::wait(&self.epoll, spare_capacity(&mut events), limit) {
             Ok(_) => {}
             Err(Errno::INTR) => return Ok(false),
             Err(error) => return Err(error.into()),
@@ -87,6 +94,21 @@ impl Reactor {
             }
         }
         Ok(knocked)
+    }
+
+    /// Takes note whether others are polled in the turn of the task that is polled next.
+    #[inline]
+    pub fn note_alone(&self, alone: bool) {
+        self.alone.set(alone);
+    }
+
+    /// Sends what the tasks of this turn have posted.
+    #[inline]
+    pub fn flush(&self) {
+        let mut outbox = self.outbox.borrow_mut();
+        if !outbox.is_empty() {
+            outbox.flush();
+        }
     }
 }
 
@@ -134,8 +156,9 @@ fn index(key: u64) -> usize {
     (key & u64::from(u32::MAX)) as usize
 }
 
-/// What is known of a file descriptor, and whom to wake.
-struct Source {
+/// A file descriptor, what is known of it, and whom to wake.
+pub(super) struct Source {
+    fd: OwnedFd,
     /// There may be something to read.
     readable: Cell<bool>,
     /// There may be room.
@@ -145,6 +168,10 @@ struct Source {
     /// Woken by each event, not only by the next: who reads for long needn't say so each time.
     reader: RefCell<Waker>,
     writer: RefCell<Option<Waker>>,
+    /// How many messages of it are in the outbox.
+    posted: Cell<u32>,
+    /// What was posted, and didn't fit.
+    stuck: RefCell<Box<[u8]>>,
 }
 
 impl Source {
@@ -164,88 +191,115 @@ impl Source {
             }
         }
     }
+
+    /// Sends a message that was posted. What doesn't fit is kept, and the task woken: it learns of it by `is_stuck`.
+    #[inline]
+    pub fn send_posted(&self, bytes: &[u8]) {
+        self.posted.set(self.posted.get() - 1);
+        if !self.is_stuck() {
+            match send(&self.fd, bytes, SendFlags::NOSIGNAL) {
+                Ok(count) if count == bytes.len() => return,
+                Ok(count) => self.keep(&bytes[count..]),
+                Err(Errno::AGAIN) => self.keep(bytes),
+                Err(_) => self.give_up(),
+            }
+        } else {
+            self.keep(bytes);
+        }
+        self.reader.borrow().wake_by_ref();
+    }
+
+    #[cold]
+    fn keep(&self, bytes: &[u8]) {
+        self.writable.set(false);
+        let mut stuck = self.stuck.borrow_mut();
+        *stuck = [&stuck, bytes].concat().into();
+    }
+
+    /// Nothing may follow upon what was lost: both sides find the end of the connection.
+    #[cold]
+    fn give_up(&self) {
+        // It is an end already, or there was no connection.
+        let _ = shutdown(&self.fd, Shutdown::Both);
+        self.ended.set(true);
+    }
+
+    #[inline]
+    fn is_stuck(&self) -> bool {
+        !self.stuck.borrow().is_empty()
+    }
 }
 
 /// A file descriptor that doesn't block, registered with this thread's executor for reading; for writing from the first time
 /// on that somebody had to wait for room. A new socket is always writable, and a unix socket becomes so each time that its
 /// peer has read, which would wake us for nothing, once a message.
-pub struct Registered<T: AsFd> {
-    io: T,
-    registration: Registration,
-}
-
-/// Ends with the file descriptor: closed, it is no part of the kernel's list any more.
-struct Registration {
+pub struct Registered {
     source: Rc<Source>,
     key: u64,
-    epoll: Rc<OwnedFd>,
+    reactor: Rc<Reactor>,
     /// Whether it is registered for writing, too.
     both: Cell<bool>,
 }
 
-impl Drop for Registration {
+/// It ends with the file descriptor: closed, it is no part of the kernel's list any more.
+impl Drop for Registered {
     fn drop(&mut self) {
-        let _ = HERE.try_with(|here| {
-            if let Some(here) = &*here.borrow()
-                && Rc::ptr_eq(&here.reactor.epoll, &self.epoll)
-            {
-                here.reactor.sources.borrow_mut().remove(self.key);
-            }
-        });
+        self.reactor.sources.borrow_mut().remove(self.key);
     }
 }
 
-impl<T: AsFd> Registered<T> {
+impl Registered {
     /// Registers it with the executor of this thread.
     ///
     /// # Errors
     /// The kernel's; `Unsupported` where no executor runs.
-    pub fn new(io: T) -> io::Result<Self> {
+    pub fn new(fd: impl Into<OwnedFd>) -> io::Result<Self> {
         let here = HERE.with_borrow(Option::clone);
-        let here = here.ok_or(io::ErrorKind::Unsupported)?;
-        let reactor = &here.reactor;
+        let reactor = here.ok_or(io::ErrorKind::Unsupported)?.reactor.clone();
         let source = Rc::new(Source {
+            fd: fd.into(),
             readable: Cell::new(false),
             writable: Cell::new(true),
             ended: Cell::new(false),
             reader: RefCell::new(Waker::noop().clone()),
             writer: RefCell::default(),
+            posted: Cell::new(0),
+            stuck: RefCell::default(),
         });
-        let registration = Registration {
-            key: reactor.sources.borrow_mut().add(source.clone()),
+        let key = reactor.sources.borrow_mut().add(source.clone());
+        let registered = Self {
             source,
-            epoll: reactor.epoll.clone(),
+            key,
+            reactor,
             both: Cell::new(false),
         };
-        let key = EventData::new_u64(registration.key);
-        epoll::add(&*registration.epoll, &io, key, READING)?;
-        Ok(Self { io, registration })
+        let data = EventData::new_u64(key);
+        epoll::add(&registered.reactor.epoll, &registered, data, READING)?;
+        Ok(registered)
     }
 
     /// Takes it from the executor.
-    pub fn into_inner(self) -> T {
-        // It is registered, and nothing else can go wrong.
-        let _ = epoll::delete(&*self.registration.epoll, &self.io);
-        self.io
-    }
-
-    #[must_use]
-    pub fn get_ref(&self) -> &T {
-        &self.io
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn into_inner(self) -> io::Result<OwnedFd> {
+        self.reactor.flush();
+        epoll::delete(&self.reactor.epoll, &self)?;
+        self.source.fd.try_clone()
     }
 
     /// Whether there is something to read, or an end, as far as anybody knows.
     #[inline]
     #[must_use]
     pub fn is_readable(&self) -> bool {
-        let source = &*self.registration.source;
+        let source = &*self.source;
         source.readable.get() || source.ended.get()
     }
 
     /// Takes note that there was nothing more to read.
     #[inline]
     pub fn nothing_to_read(&self) {
-        self.registration.source.readable.set(false);
+        self.source.readable.set(false);
     }
 
     /// Whether there is something to read, as far as anybody knows; each event from now on wakes the task.
@@ -262,7 +316,7 @@ impl<T: AsFd> Registered<T> {
     /// Each event from now on wakes this task, and no other.
     #[inline]
     fn wake(&self, cx: &Context<'_>) {
-        let mut reader = self.registration.source.reader.borrow_mut();
+        let mut reader = self.source.reader.borrow_mut();
         if !reader.will_wake(cx.waker()) {
             reader.clone_from(cx.waker());
         }
@@ -270,7 +324,7 @@ impl<T: AsFd> Registered<T> {
 
     /// Takes note that there was no room.
     pub fn no_room(&self) {
-        self.registration.source.writable.set(false);
+        self.source.writable.set(false);
     }
 
     /// Waits until there is room, as far as anybody knows.
@@ -278,35 +332,87 @@ impl<T: AsFd> Registered<T> {
     /// # Errors
     /// The kernel's.
     pub fn poll_writable(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        let registration = &self.registration;
-        if registration.both.get() && registration.source.writable.get() {
+        let source = &*self.source;
+        if self.both.get() && source.writable.get() {
             return Poll::Ready(Ok(()));
         }
-        *registration.source.writer.borrow_mut() = Some(cx.waker().clone());
-        if !registration.both.get() {
+        *source.writer.borrow_mut() = Some(cx.waker().clone());
+        if !self.both.get() {
             // The kernel answers with an event for whatever is true now.
-            let key = EventData::new_u64(registration.key);
-            registration.source.writable.set(false);
-            epoll::modify(
-                &*registration.epoll,
-                &self.io,
-                key,
-                READING | EventFlags::OUT,
-            )?;
-            registration.both.set(true);
+            let (key, flags) = (EventData::new_u64(self.key), READING | EventFlags::OUT);
+            source.writable.set(false);
+            epoll::modify(&self.reactor.epoll, self, key, flags)?;
+            self.both.set(true);
         }
         Poll::Pending
     }
-}
 
-impl<T: AsFd> AsFd for Registered<T> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.io.as_fd()
+    /// Takes a short message in, which is sent once all tasks of this turn had their say, before whatever else is sent. If
+    /// the connection is broken by then, reading finds its end. Whoever is alone in this turn needn't wait.
+    #[inline]
+    pub fn post(&self, bytes: &[u8]) -> bool {
+        let source = &self.source;
+        if self.reactor.alone.get()
+            || source.is_stuck()
+            || !self.reactor.outbox.borrow_mut().post(source, bytes)
+        {
+            return false;
+        }
+        source.posted.set(source.posted.get() + 1);
+        true
+    }
+
+    /// Whether something that was posted didn't fit when it was its turn.
+    #[inline]
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.source.is_stuck()
+    }
+
+    /// Whether something that was posted isn't sent yet.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        self.source.posted.get() > 0 || self.is_stuck()
+    }
+
+    /// Whether all that was posted is sent; what is still in the outbox goes now.
+    ///
+    /// # Errors
+    /// The kernel's.
+    #[inline]
+    pub fn settle(&self) -> io::Result<bool> {
+        if self.source.posted.get() > 0 {
+            self.reactor.flush();
+        }
+        if self.is_stuck() {
+            return self.send_stuck();
+        }
+        Ok(true)
+    }
+
+    #[cold]
+    fn send_stuck(&self) -> io::Result<bool> {
+        let mut stuck = self.source.stuck.borrow_mut();
+        match send(&self.source.fd, &stuck, SendFlags::NOSIGNAL) {
+            Ok(count) => *stuck = stuck[count..].into(),
+            Err(Errno::AGAIN) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if !stuck.is_empty() {
+            self.no_room();
+        }
+        Ok(stuck.is_empty())
     }
 }
 
-impl<T: AsFd + fmt::Debug> fmt::Debug for Registered<T> {
+impl AsFd for Registered {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.source.fd.as_fd()
+    }
+}
+
+impl fmt::Debug for Registered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.io.fmt(f)
+        self.source.fd.fmt(f)
     }
 }

@@ -175,10 +175,10 @@ fn an_end_is_read_though_it_came_with_the_last_bytes() {
         drop(far);
         poll_fn(|cx| near.poll_readable(cx)).await;
         let mut buf = [0; 8];
-        assert_eq!(near.get_ref().read(&mut buf).unwrap(), 3);
+        assert_eq!(rustix::io::read(&near, &mut buf).unwrap(), 3);
         near.nothing_to_read();
         poll_fn(|cx| near.poll_readable(cx)).await;
-        assert_eq!(near.get_ref().read(&mut buf).unwrap(), 0);
+        assert_eq!(rustix::io::read(&near, &mut buf).unwrap(), 0);
     });
 }
 
@@ -194,5 +194,92 @@ fn an_event_for_a_socket_that_is_gone_reaches_no_other() {
         far.write_all(b"x").unwrap();
         yield_now().await;
         assert!(!other.is_readable());
+    });
+}
+
+fn registered() -> (Registered, UnixStream) {
+    let (near, far) = pair();
+    far.set_nonblocking(true).unwrap();
+    (Registered::new(near).unwrap(), far)
+}
+
+fn heard(far: &mut UnixStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    // The end of what there is.
+    let _ = far.read_to_end(&mut all);
+    all
+}
+
+#[test]
+fn what_is_posted_goes_when_all_had_their_say_and_before_what_is_sent() {
+    on_executor(async {
+        let (near, mut far) = registered();
+        assert!(near.post(b"one") && near.post(b"two"));
+        assert!(near.owes() && heard(&mut far).is_empty());
+        yield_now().await;
+        assert!(!near.owes());
+        assert_eq!(heard(&mut far), b"onetwo");
+
+        assert!(near.post(b"three"));
+        assert!(near.settle().unwrap());
+        assert_eq!(heard(&mut far), b"three");
+    });
+}
+
+#[test]
+fn what_is_posted_goes_though_its_socket_is_dropped() {
+    on_executor(async {
+        let (near, mut far) = registered();
+        assert!(near.post(b"bye"));
+        drop(near);
+        yield_now().await;
+        assert_eq!(heard(&mut far), b"bye");
+        assert_eq!(far.read(&mut [0]).unwrap(), 0);
+    });
+}
+
+#[test]
+fn what_does_not_fit_is_kept_in_order_and_its_task_woken() {
+    on_executor(async {
+        let (near, mut far) = registered();
+        let mut sent = Vec::new();
+        let mut message = 0_u16;
+        while !near.is_stuck() {
+            let _ = poll_fn(|cx| Poll::Ready(near.poll_readable(cx))).await;
+            for _ in 0..8 {
+                let bytes = message.to_ne_bytes().repeat(2000);
+                if near.post(&bytes) {
+                    sent.extend(bytes);
+                    message += 1;
+                }
+            }
+            yield_now().await;
+        }
+        assert!(!near.post(b"more") && !near.settle().unwrap());
+        let mut got = heard(&mut far);
+        while near.owes() {
+            poll_fn(|cx| match near.settle() {
+                Ok(false) => near.poll_writable(cx),
+                settled => Poll::Ready(settled.map(drop)),
+            })
+            .await
+            .unwrap();
+            got.extend(heard(&mut far));
+        }
+        got.extend(heard(&mut far));
+        assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+    });
+}
+
+#[test]
+fn a_reader_finds_the_end_where_what_was_posted_could_not_be_sent() {
+    on_executor(async {
+        let (near, far) = registered();
+        drop(far);
+        assert!(near.post(b"lost"));
+        yield_now().await;
+        poll_fn(|cx| near.poll_readable(cx)).await;
+        assert_eq!(rustix::io::read(&near, &mut [0; 8]), Ok(0));
+        assert!(near.settle().unwrap());
     });
 }

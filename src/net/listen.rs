@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -203,8 +203,8 @@ impl fmt::Display for Bound {
 /// A listener of an executor.
 #[derive(Debug)]
 pub enum Listener {
-    Tcp(Registered<TcpListener>),
-    Unix(Registered<UnixListener>, Guarded),
+    Tcp(Registered),
+    Unix(Registered, Guarded),
 }
 
 /// Who connected.
@@ -243,7 +243,7 @@ impl Listener {
                 Ok((Stream::Tcp(Socket::new(socket)?), Peer::Tcp(address)))
             }
             Self::Unix(listener, _) => {
-                let accept = |listener: &UnixListener| Ok(net::accept_with(listener, CONNECTION)?);
+                let accept = |listener: &Registered| Ok(net::accept_with(listener, CONNECTION)?);
                 let socket = accepted(listener, accept).await?;
                 let socket = Socket::new(socket)?;
                 let credentials = socket.peer_credentials().ok();
@@ -260,13 +260,13 @@ impl Listener {
 const CONNECTION: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 
 /// Takes the next one in, when there is one.
-async fn accepted<L: AsFd, T>(
-    listener: &Registered<L>,
-    accept: impl Fn(&L) -> io::Result<T>,
+async fn accepted<T>(
+    listener: &Registered,
+    accept: impl Fn(&Registered) -> io::Result<T>,
 ) -> io::Result<T> {
     poll_fn(|cx| {
         ready!(listener.poll_readable(cx));
-        match accept(listener.get_ref()) {
+        match accept(listener) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 listener.nothing_to_read();
                 Poll::Pending
@@ -277,7 +277,7 @@ async fn accepted<L: AsFd, T>(
     .await
 }
 
-fn accept_tcp(listener: &TcpListener) -> io::Result<(OwnedFd, SocketAddr)> {
+fn accept_tcp(listener: &Registered) -> io::Result<(OwnedFd, SocketAddr)> {
     let (socket, address) = net::acceptfrom_with(listener, CONNECTION)?;
     let address = address.and_then(|address| SocketAddr::try_from(address).ok());
     // It was gone again before anybody took it in.

@@ -20,7 +20,7 @@ use crate::executor::Registered;
 /// A connected socket that doesn't block.
 #[derive(Debug)]
 pub struct Socket {
-    fd: Registered<OwnedFd>,
+    fd: Registered,
     /// What was read of it and belongs to whoever reads next.
     ahead: Box<[u8]>,
 }
@@ -108,11 +108,14 @@ impl Socket {
     }
 
     /// Takes it from the executor of this thread.
-    pub(super) fn loose(self) -> Loose {
-        Loose {
-            socket: self.fd.into_inner(),
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn loose(self) -> io::Result<Loose> {
+        Ok(Loose {
+            socket: self.fd.into_inner()?,
             ahead: self.ahead,
-        }
+        })
     }
 
     /// This end's address; none of a unix socket.
@@ -141,6 +144,7 @@ impl Socket {
     }
 
     /// Whether there is something to read, as far as anybody knows.
+    #[inline]
     pub(super) fn is_readable(&self) -> bool {
         !self.ahead.is_empty() || self.fd.is_readable()
     }
@@ -189,8 +193,34 @@ impl Socket {
         Ok(net::recv(&*self, buf, RecvFlags::empty())?.0)
     }
 
+    /// Has `buf` sent once all tasks that are due had their say, if it is short. If the connection is broken by then, reading
+    /// finds its end.
+    #[inline]
+    pub(super) fn post(&self, buf: &[u8]) -> Tried {
+        if self.fd.post(buf) {
+            return Tried::Done(buf.len());
+        }
+        self.send(buf)
+    }
+
+    /// Whether something that was posted didn't fit: `poll_flush` sends it.
+    #[inline]
+    pub(super) fn is_stuck(&self) -> bool {
+        self.fd.is_stuck()
+    }
+
+    /// Whether something that was posted isn't sent yet.
+    pub(super) fn owes(&self) -> bool {
+        self.fd.owes()
+    }
+
     #[inline]
     pub(super) fn send(&self, buf: &[u8]) -> Tried {
+        match self.fd.settle() {
+            Ok(true) => {}
+            Ok(false) => return Tried::NotReady,
+            Err(error) => return Tried::Failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+        }
         match net::send(&self.fd, buf, SendFlags::NOSIGNAL) {
             Ok(count) => Tried::Done(count),
             Err(Errno::AGAIN) => {
@@ -245,11 +275,16 @@ impl AsyncWrite for Socket {
         }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Sends what was posted.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.fd.settle()? {
+            ready!(self.fd.poll_writable(cx))?;
+        }
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(cx))?;
         Poll::Ready(Ok(net::shutdown(&*self, net::Shutdown::Write)?))
     }
 }

@@ -117,6 +117,16 @@ impl Stream {
         if stirs { Pulse::Stirring } else { Pulse::Quiet }
     }
 
+    /// Whether there is nothing to read before the next event, which wakes whoever has polled last. What TLS keeps isn't known.
+    #[inline]
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        match self {
+            Self::Tcp(stream) | Self::Unix(stream) => !stream.is_readable(),
+            Self::Tls(_) => false,
+        }
+    }
+
     /// Reads what is there, without waiting. A short read takes the readiness with it: no second read will find nothing.
     ///
     /// # Errors
@@ -145,6 +155,38 @@ impl Stream {
                 let mut context = Context::from_waker(Waker::noop());
                 at_once(Pin::new(stream).poll_write(&mut context, buf))
             }
+        }
+    }
+
+    /// Writes like `try_write`, but a short message, if nothing is encrypted, goes only once all tasks that are due had their
+    /// say. What doesn't fit then is told by `is_stuck`; if the connection is broken by then, reading finds its end.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing fits; else the kernel's, or that of TLS.
+    #[inline]
+    pub fn post(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) | Self::Unix(stream) => stream.post(buf).into(),
+            Self::Tls(_) => self.try_write(buf),
+        }
+    }
+
+    /// Whether something that was posted didn't fit: a flush sends it.
+    #[inline]
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        match self {
+            Self::Tcp(stream) | Self::Unix(stream) => stream.is_stuck(),
+            Self::Tls(stream) => stream.get_ref().0.is_stuck(),
+        }
+    }
+
+    /// Whether a flush has something to do.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        match self {
+            Self::Tcp(stream) | Self::Unix(stream) => stream.owes(),
+            Self::Tls(_) => true,
         }
     }
 
@@ -230,11 +272,11 @@ impl AsyncWrite for Stream {
         }
     }
 
-    /// What TLS has taken may not have reached the socket yet: only a flush says that it has.
+    /// What TLS has taken, or what was posted, may not have reached the socket yet: only a flush says that it has.
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+            Self::Tcp(stream) | Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }

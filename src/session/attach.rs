@@ -225,14 +225,8 @@ impl Session {
     }
 
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        if self
-            .to_client
-            .poll_flush(&mut self.client, cx)
-            .map(|done| done.is_err())
-            == Poll::Ready(true)
-        {
-            return Err(End::ClientBroken);
-        }
+        self.note_stuck();
+        self.poll_spilled(cx)?;
         self.overhear(cx)?;
         let mut scratch = self.shared.scratch.take();
         let ahead = self.read_ahead(cx, &mut scratch);

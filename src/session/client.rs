@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::task::Context;
 
 use crate::backend::pool::add;
+use crate::backend::prepared::Shape;
 use crate::config::Mode;
 use crate::lease::{Event, LastStatement, Pin};
 use crate::session::relay::{End, Flow};
@@ -276,9 +277,10 @@ impl Session {
             if let Some(verdict) = self.before_use(b'B', name, &mut extra) {
                 return verdict;
             }
-            self.note_bind(name);
+            let unshaped = self.note_bind(name);
             if self.tracker.sent_extended() && body.starts_with(b"\0") {
-                self.rare.bound = self.unshaped(name);
+                let sent = self.tracker.sent_statement(name);
+                self.rare.bound = sent.cloned().or(unshaped);
             }
             return extra.map_or(Verdict::Pass, Verdict::After);
         }
@@ -310,14 +312,15 @@ impl Session {
         extra.map_or(Verdict::Pass, Verdict::After)
     }
 
-    /// A named statement runs: that is what people see, and what it may leave.
-    fn note_bind(&mut self, name: &[u8]) {
+    /// A named statement runs: that is what people see, and what it may leave. Gives it if it isn't known what its rows look
+    /// like.
+    fn note_bind(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
         let Some(made) = self.statements.get(name) else {
             self.rare.class = Class::Unknown;
             self.rare.trail.tame = false;
-            return;
+            return None;
         };
-        let statement = made.statement.clone();
+        let (statement, shape) = (made.statement.clone(), made.shape);
         let text = statement.text.clone();
         if self.rare.class != Class::Unknown {
             let known = self.pool.surveyed.knows_no_hazards() || self.may_read();
@@ -333,6 +336,7 @@ impl Session {
             book.entry_mut(self.slot).statement = LastStatement::Prepared(text.clone());
         }
         self.note_hazards(&text);
+        (shape == Shape::UNKNOWN).then_some(statement)
     }
 
     /// Keeps a statement's text for people, and looks for what the probe can't see afterwards. Gives what has to be sent

@@ -41,6 +41,11 @@ impl Spill {
         }
     }
 
+    /// Counts what the stream itself holds as unwritten.
+    pub fn hold(&mut self) {
+        self.0.get_or_insert_default();
+    }
+
     /// Writes what the socket takes; the memory is freed with the last byte.
     pub fn poll_flush(
         &mut self,
@@ -62,7 +67,7 @@ impl Spill {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes `bytes` at once, as far as the socket takes them; the rest waits.
+    /// Writes `bytes`, as far as the socket takes them; the rest waits. Short ones go when all tasks had their say.
     #[inline]
     pub fn poll_write(
         &mut self,
@@ -72,7 +77,7 @@ impl Spill {
     ) -> io::Result<()> {
         let mut rest = bytes;
         if self.0.is_none() && !rest.is_empty() {
-            match stream.try_write(rest) {
+            match stream.post(rest) {
                 Ok(count) => rest = &rest[count..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
@@ -81,8 +86,8 @@ impl Spill {
         self.push(rest);
         if self.0.is_none() {
             // TLS takes more than the socket does: what it still holds counts as unwritten.
-            if Pin::new(stream).poll_flush(cx)?.is_pending() {
-                self.0 = Some(Box::default());
+            if stream.is_tls() && Pin::new(stream).poll_flush(cx)?.is_pending() {
+                self.hold();
             }
             return Ok(());
         }

@@ -68,6 +68,14 @@ pub(super) enum Flow {
     NeedBackend,
 }
 
+/// Whether a side from which bytes were read may have more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Open,
+    /// Not before it wakes the task.
+    Drained,
+}
+
 impl Session {
     /// Serves the client to its end.
     pub(super) async fn run(mut self: Box<Self>) {
@@ -108,6 +116,7 @@ impl Session {
     fn poll_with(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Turn> {
         let (mut backend_waits, mut client_waits) = (false, false);
         let mut mail = Mail::Unread;
+        self.note_stuck();
         for _ in 0..FAIR {
             if let Err(end) = self.poll_spills(cx) {
                 return Poll::Ready(Turn::End(end));
@@ -115,7 +124,10 @@ impl Session {
             let mut moved = false;
             if !backend_waits && self.to_client.is_empty() && self.lent.is_some() {
                 match self.poll_backend(cx, scratch) {
-                    Poll::Ready(Ok(())) => moved = true,
+                    Poll::Ready(Ok(side)) => {
+                        moved = true;
+                        backend_waits = side == Side::Drained;
+                    }
                     Poll::Ready(Err(end)) => return Poll::Ready(Turn::End(end)),
                     Poll::Pending => backend_waits = true,
                 }
@@ -125,8 +137,12 @@ impl Session {
             }
             backend_waits &= self.lent.is_some();
             if self.may_hear_client() && (!client_waits || self.inbound.held) {
+                let reads = !self.inbound.held;
                 match self.poll_client(cx, scratch) {
-                    Poll::Ready(Ok(Flow::Moved)) => moved = true,
+                    Poll::Ready(Ok(Flow::Moved)) => {
+                        moved = true;
+                        client_waits = reads && self.client.is_drained();
+                    }
                     Poll::Ready(Ok(Flow::NeedBackend)) => return Poll::Ready(Turn::NeedBackend),
                     Poll::Ready(Err(end)) => return Poll::Ready(Turn::End(end)),
                     Poll::Pending => client_waits = true,
@@ -137,12 +153,27 @@ impl Session {
             {
                 return Poll::Ready(Turn::End(End::ClientBroken));
             }
-            if !moved {
+            // Nothing is at rest while an answer is awaited.
+            let awaits = backend_waits && client_waits && self.phase == Phase::Active;
+            if !moved || awaits && !self.inbound.held && self.rare.client_closed.is_none() {
                 return Poll::Pending;
             }
         }
         executor::wake_later(cx);
         Poll::Pending
+    }
+
+    /// What was posted and didn't fit counts as spilled.
+    #[inline]
+    pub(super) fn note_stuck(&mut self) {
+        if self.client.is_stuck() {
+            self.to_client.hold();
+        }
+        if let Some(lent) = &self.lent
+            && lent.backend.stream.is_stuck()
+        {
+            self.to_backend.hold();
+        }
     }
 
     /// Whether the client's next bytes may be taken in.
@@ -154,11 +185,7 @@ impl Session {
     }
 
     fn poll_spills(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        if !self.to_client.is_empty()
-            && let Poll::Ready(Err(_)) = self.to_client.poll_flush(&mut self.client, cx)
-        {
-            return Err(End::ClientBroken);
-        }
+        self.poll_spilled(cx)?;
         if let Some(lent) = &mut self.lent
             && !self.to_backend.is_empty()
             && let Poll::Ready(Err(_)) = self.to_backend.poll_flush(&mut lent.backend.stream, cx)
@@ -167,6 +194,17 @@ impl Session {
         }
         if self.lent.is_none() && self.rare.ear.is_some() {
             return self.overhear(cx);
+        }
+        Ok(())
+    }
+
+    /// Writes what the client's socket would not take before.
+    #[inline]
+    pub(super) fn poll_spilled(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        if !self.to_client.is_empty()
+            && let Poll::Ready(Err(_)) = self.to_client.poll_flush(&mut self.client, cx)
+        {
+            return Err(End::ClientBroken);
         }
         Ok(())
     }
@@ -194,19 +232,30 @@ impl Session {
         Err(End::Client)
     }
 
-    fn poll_backend(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<(), End>> {
+    fn poll_backend(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<Result<Side, End>> {
         let Some(lent) = &mut self.lent else {
             return Poll::Pending;
         };
         if !lent.backend.unread.is_empty() {
             let unread = std::mem::take(&mut lent.backend.unread);
-            return Poll::Ready(self.on_backend(cx, &unread));
+            return Poll::Ready(self.on_backend(cx, &unread).map(|()| Side::Open));
         }
         let backend = &mut *lent.backend;
         match backend.stream.poll_recv(cx, scratch) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(self.backend_ended())),
-            Poll::Ready(Ok(count)) => Poll::Ready(self.on_backend(cx, &scratch[..count])),
+            Poll::Ready(Ok(count)) => {
+                let side = if backend.stream.is_drained() {
+                    Side::Drained
+                } else {
+                    Side::Open
+                };
+                Poll::Ready(self.on_backend(cx, &scratch[..count]).map(|()| side))
+            }
         }
     }
 

@@ -455,9 +455,10 @@ fn leaves_traces(sticky: Pins) -> bool {
 
 /// Says the last words, and closes. Without any, the socket's own end says it all, but for TLS, which has a goodbye.
 async fn farewell(words: &mut super::leg::Spill, client: &mut crate::net::Stream) {
-    if words.is_empty() && !client.is_tls() {
+    if words.is_empty() && !client.owes() {
         return;
     }
+    words.hold();
     let said = timers::timeout(LAST_WORDS, poll_fn(|cx| words.poll_flush(client, cx))).await;
     if matches!(said, Ok(Ok(()))) {
         // The peer may have closed already.

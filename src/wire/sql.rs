@@ -18,6 +18,12 @@ fn has_odd_blank(sql: &[u8]) -> bool {
     memchr::memchr(0x0b, sql).is_some()
 }
 
+/// Whether a name with escapes may be in a text: what `U&"a\0070p"` comes to isn't read.
+fn has_escaped_name(sql: &[u8]) -> bool {
+    let starts = |at: usize| at > 0 && sql[at - 1].eq_ignore_ascii_case(&b'u');
+    memchr::memmem::find_iter(sql, b"&\"").any(starts)
+}
+
 /// Whether a text is nothing but the word that opens or closes a transaction.
 #[must_use]
 pub fn is_mere_bracket(sql: &[u8]) -> bool {

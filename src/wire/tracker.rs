@@ -56,6 +56,20 @@ impl Pending {
         }
     }
 
+    /// Another reply comes ahead of any ReadyForQuery. A Flush has none.
+    fn answers_first(&self) -> bool {
+        match self {
+            Self::Query
+            | Self::Function
+            | Self::Shape(..)
+            | Self::Parse(..)
+            | Self::UnnamedParse
+            | Self::Close(..)
+            | Self::Own => true,
+            Self::Sync | Self::Extended | Self::CopyEnd => false,
+        }
+    }
+
     /// An Execute may be among what it stands for.
     fn may_begin_copy(&self) -> bool {
         matches!(self, Self::Extended | Self::Shape(..))
@@ -313,7 +327,7 @@ impl Tracker {
             }
             b'G' | b'W' => {
                 self.settle_doubt();
-                self.copy_in = true;
+                self.copy_begins();
                 Seen::Plain
             }
             b'T' | b'n' | b't' if self.shaping => {
@@ -370,6 +384,8 @@ impl Tracker {
         }
         if self.doubt == Doubt::Armed {
             self.doubt = Doubt::None;
+            // It may as well be the first reply to what was sent since.
+            self.ambiguous |= !self.pending.front().is_some_and(Pending::answers_first);
             return Seen::Plain;
         }
         self.pop_answered();
@@ -399,9 +415,7 @@ impl Tracker {
                 }
             }
         }
-        while matches!(self.pending.front(), Some(Pending::CopyEnd)) {
-            self.pending.pop_front();
-        }
+        self.pass_copy_ends();
         if self.doubt == Doubt::Lingering && !self.pending.is_empty() {
             // Whether the next one is the stray one, or answers what is pending, can't be told.
             self.ambiguous = true;
@@ -499,6 +513,33 @@ impl Tracker {
                 self.ambiguous = true;
                 Seen::Plain
             }
+        }
+    }
+
+    /// PostgreSQL reads COPY data from here on: for what is pending first, or for what follows that without an answer that
+    /// would be told from its own.
+    fn copy_begins(&mut self) {
+        self.copy_in = true;
+        self.pass_copy_ends();
+        let ours =
+            |pending: &&Pending| pending.may_begin_copy() || matches!(pending, Pending::CopyEnd);
+        let run = self.pending.iter().take_while(ours).count();
+        let query = matches!(self.pending.get(run), Some(Pending::Query));
+        let end = self
+            .pending
+            .iter()
+            .position(|pending| matches!(pending, Pending::CopyEnd));
+        // Whether an end that was sent between two that may have begun it is its own can't be told.
+        let between = end.is_some_and(|end| {
+            end < run && (query || self.pending.range(end..run).any(Pending::may_begin_copy))
+        });
+        self.ambiguous |= between || run == 0 && !query;
+    }
+
+    /// What ended no COPY, since none had begun, is read by now.
+    fn pass_copy_ends(&mut self) {
+        while matches!(self.pending.front(), Some(Pending::CopyEnd)) {
+            self.pending.pop_front();
         }
     }
 

@@ -14,5 +14,6 @@ mod lookup;
 mod malformed;
 mod methods;
 mod passthrough;
+mod passwords;
 mod secrets;
 mod stage;

@@ -1,8 +1,13 @@
 //! Several hosts behind pgvalet: which one gives the backends, and what happens when it goes away or changes its role.
 
-use std::net::TcpListener;
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::thread;
 
-use crate::support::{Auth, Postgres, Raw, Stop, Valet, eventually, messages, no_valet, tags};
+use crate::support::{
+    Auth, Postgres, Raw, Stop, Valet, eventually, messages, no_valet, skip, tags,
+};
 
 const WHICH: &str = "SELECT current_setting('port')";
 
@@ -210,4 +215,81 @@ fn a_name_with_addresses_of_both_families_is_tried_on_each() {
     let valet = Valet::serve(&["--upstream", &url, "--auth", "trust"]);
     let valet = valet.unwrap_or_else(|exit| panic!("{}", exit.log));
     assert_eq!(server(&valet), postgres.port().to_string());
+}
+
+/// A resolver of the system's that knows one more name, at the address in the file that MOVING_NAME_ADDRESS names.
+const MOVING_NAME: &str = include_str!("moving_name.c");
+
+/// Compiles it to a library that goes ahead of libc's.
+fn moving_name(directory: &std::path::Path) -> Option<String> {
+    let (source, library) = (
+        directory.join("moving_name.c"),
+        directory.join("moving_name.so"),
+    );
+    std::fs::write(&source, MOVING_NAME).expect("written");
+    let mut compiler = Command::new("cc");
+    compiler
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .arg("-ldl");
+    let compiled = compiler
+        .output()
+        .is_ok_and(|output| output.status.success());
+    compiled.then(|| library.to_str().expect("UTF-8").to_owned())
+}
+
+/// Whoever comes to this address is passed on to `port` of 127.0.0.1.
+fn pass_on(address: &str, port: u16) -> io::Result<()> {
+    let listener = TcpListener::bind(address)?;
+    let copy = |mut from: TcpStream, mut to: TcpStream| {
+        thread::spawn(move || {
+            // Either side may end it.
+            let _ = io::copy(&mut from, &mut to);
+            let _ = to.shutdown(std::net::Shutdown::Both);
+        });
+    };
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let server = TcpStream::connect(("127.0.0.1", port)).expect("PostgreSQL listens");
+            copy(
+                client.try_clone().expect("a descriptor"),
+                server.try_clone().expect("another"),
+            );
+            copy(server, client);
+        }
+    });
+    Ok(())
+}
+
+#[test]
+fn a_name_that_moves_is_followed_by_new_backends_and_cuts_none() {
+    if no_valet() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let Some(library) = moving_name(directory.path()) else {
+        return skip("no C compiler");
+    };
+    let (one, other) = (Postgres::start(), Postgres::start());
+    if let Err(error) = pass_on(&format!("127.0.0.2:{}", one.port()), other.port()) {
+        return skip(&format!("127.0.0.2 is no address of this machine: {error}"));
+    }
+    let address = directory.path().join("address");
+    std::fs::write(&address, "127.0.0.1").expect("written");
+    let variables = [
+        ("LD_PRELOAD", &*library),
+        ("MOVING_NAME_ADDRESS", address.to_str().expect("UTF-8")),
+    ];
+    let url = format!("postgres://postgres@moving.example:{}/postgres", one.port());
+    let valet = Valet::serve_among(&variables, &["--upstream", &url, "--auth", "trust"]);
+    let valet = valet.unwrap_or_else(|exit| panic!("{}", exit.log));
+    let mut busy = Raw::connect(valet.port());
+    busy.query("BEGIN");
+    assert_eq!(busy.value(WHICH), one.port().to_string());
+
+    std::fs::write(&address, "127.0.0.2").expect("written");
+    assert_eq!(server(&valet), other.port().to_string());
+    assert_eq!(busy.value(WHICH), one.port().to_string());
+    busy.query("COMMIT");
 }

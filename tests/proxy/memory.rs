@@ -48,6 +48,46 @@ fn a_burst_of_100_megabytes_to_a_slow_reader_is_not_kept_in_memory() {
     );
 }
 
+/// Short messages of many go out together; what doesn't fit then waits, and nothing is lost or out of order.
+#[test]
+fn floods_of_short_messages_reach_slow_readers_whole_and_in_order() {
+    const READERS: usize = 6;
+    const NOTICES: usize = 3_000;
+    if no_valet() {
+        return;
+    }
+    let postgres = Postgres::start();
+    let valet = Valet::front(&postgres);
+    let mut slow: Vec<_> = (0..READERS).map(|_| Raw::connect(valet.port())).collect();
+    // PostgreSQL sends each notice by itself, and takes its time for the next: no two are read together.
+    let flood = format!(
+        "DO $$ BEGIN FOR i IN 1..{NOTICES} LOOP
+            PERFORM sum(g) FROM generate_series(1, 3000) g;
+            RAISE NOTICE '% %', i, repeat('x', 3900);
+        END LOOP; END $$"
+    );
+    for reader in &mut slow {
+        reader.send(&messages::query(&flood));
+    }
+    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ClientWrite'";
+    crate::support::eventually("PostgreSQL waits for the readers", || {
+        postgres.sql(blocked) == READERS.to_string()
+    });
+    assert_eq!(
+        Raw::connect(valet.port()).value("SELECT 1"),
+        "1",
+        "others are served meanwhile"
+    );
+    for mut reader in slow {
+        for expected in 1..=NOTICES {
+            let notice = reader.until(b'N').field(b'M').expect("a message");
+            assert_eq!(notice, format!("{expected} {}", "x".repeat(3900)));
+        }
+        reader.until(b'Z');
+        assert_eq!(reader.value("SELECT 1"), "1");
+    }
+}
+
 #[test]
 fn a_single_value_of_100_megabytes_passes_through_without_being_kept() {
     if no_valet() {

@@ -59,6 +59,11 @@ impl Valet {
 
     /// `pgvalet serve` with `flags`, on ports of its own; what it left where it ended before it listened.
     pub fn serve(flags: &[&str]) -> Result<Self, Exit> {
+        Self::serve_among(&[], flags)
+    }
+
+    /// The same with these variables in its environment.
+    pub fn serve_among(variables: &[(&str, &str)], flags: &[&str]) -> Result<Self, Exit> {
         if direct() {
             return Ok(Self {
                 process: None,
@@ -79,6 +84,7 @@ impl Valet {
         }
         let mut child = command
             .args(flags)
+            .envs(variables.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .expect("pgvalet can be run");

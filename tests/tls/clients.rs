@@ -12,7 +12,7 @@ use crate::support::messages::{self, SSL_REQUEST, startup};
 use crate::support::{Postgres, Raw, Valet, eventually, no_valet};
 
 /// A pgvalet whose certificate is `pair`, in front of a PostgreSQL without TLS.
-fn stage(demand: &str, pair: &Pair, flags: &[&str]) -> (Postgres, Valet) {
+pub fn stage(demand: &str, pair: &Pair, flags: &[&str]) -> (Postgres, Valet) {
     let postgres = Postgres::start();
     let tls = pair.flags(demand);
     let valet = Valet::front_with(&postgres, &[&tls, flags].concat());
@@ -299,30 +299,6 @@ fn certificates_that_are_broken_change_nothing() {
     let mut client = Encrypted::dial(valet.port(), &authority.root());
     client.log_in();
     assert_eq!(client.value("SELECT 1"), "1");
-}
-
-#[test]
-fn clients_that_dawdle_with_their_handshake_hold_up_nobody() {
-    if no_valet() {
-        return;
-    }
-    let authority = Authority::new("root");
-    let pair = authority.issue("a", "localhost", KeyKind::Ec);
-    let (_postgres, valet) = stage("require", &pair, &[]);
-    let dawdlers: Vec<Raw> = std::iter::repeat_with(|| {
-        let mut raw = Raw::dial(valet.port());
-        raw.send(&messages::request(SSL_REQUEST));
-        assert_eq!(raw.byte(), Some(b'S'));
-        raw.send(&[0x16, 0x03, 0x01]);
-        raw
-    })
-    .take(16)
-    .collect();
-    let mut client = Encrypted::dial(valet.port(), &authority.root());
-    client.log_in();
-    assert_eq!(client.value("SELECT 1"), "1");
-    drop(dawdlers);
-    assert_eq!(client.value("SELECT 2"), "2");
 }
 
 #[test]

@@ -12,5 +12,6 @@ mod clients;
 mod drivers;
 mod encrypted;
 mod fakes;
+mod handshakes;
 mod proofs;
 mod secured;

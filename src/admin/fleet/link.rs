@@ -67,8 +67,8 @@ pub(super) struct Link {
 struct Work {
     config: Arc<Config>,
     dialer: Dialer,
-    /// The password of the upstream URL's user, where a command gives it.
-    tokens: Option<Tokens>,
+    /// The passwords that commands give.
+    tokens: Tokens,
     clock: Clock,
     instance: String,
     wishes: mpsc::Receiver<Wish>,
@@ -83,7 +83,7 @@ impl Link {
     /// The system refused a thread.
     pub fn start(
         config: Arc<Config>,
-        (dialer, tokens): (Dialer, Option<Tokens>),
+        (dialer, tokens): (Dialer, Tokens),
         clock: Clock,
         instance: String,
         mut shutdown: Shutdown,
@@ -222,9 +222,10 @@ impl Work {
         let utf8 = ("client_encoding".to_owned(), "UTF8".to_owned());
         let application = format!("pgvalet fleet {}", self.instance);
         let credentials = Credentials::default();
-        let proof = match &self.tokens {
-            Some(tokens) => {
-                let token = tokens.current(self.config.connect_timeout).await;
+        let token = self.tokens.of(&upstream.user);
+        let proof = match token {
+            Some(token) => {
+                let token = token.current(self.config.connect_timeout).await;
                 Proof::Password(token.map_err(|error| error.message)?)
             }
             // A file of users may be read for it: this thread has nothing else to do.
@@ -245,8 +246,8 @@ impl Work {
         };
         let listener = Listener::open(&login, self.clock).await;
         let mut listener = listener.map_err(|error| {
-            if let (Some(tokens), "28P01" | "28000") = (&self.tokens, &*error.code) {
-                tokens.doubt();
+            if let (Some(token), "28P01" | "28000") = (token, &*error.code) {
+                token.doubt();
             }
             error.message
         })?;

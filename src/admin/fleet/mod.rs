@@ -82,7 +82,7 @@ impl Fleet {
     /// The system refused a thread.
     pub fn join(
         config: Arc<Config>,
-        way: (Dialer, Option<Tokens>),
+        way: (Dialer, Tokens),
         clock: Clock,
         shutdown: Shutdown,
     ) -> io::Result<(Self, Heard)> {

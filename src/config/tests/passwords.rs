@@ -178,3 +178,58 @@ proptest! {
         prop_assert_eq!(found, Some(secret));
     }
 }
+
+#[test]
+fn users_have_commands_of_their_own_with_lifetimes() {
+    let (_file, mut sources) = with_file(
+        "password_command_lifetime = \"9m\"\n\
+         [users.b]\npassword_command = \"b's\"\npassword = \"hush\"\n\
+         [users.c]\npassword_command = \"c's\"\npassword_command_lifetime = \"1m 30s\"\n",
+    );
+    let loaded_so = loaded(&sources);
+    let minutes = |number: u64| Duration::from_secs(60 * number);
+    let commands: Vec<_> = loaded_so.config.password_commands().collect();
+    assert_eq!(
+        commands,
+        [
+            ("b", "b's", minutes(9)),
+            ("c", "c's", minutes(1) + minutes(1) / 2)
+        ]
+    );
+    let shown = loaded_so.effective_toml();
+    let of_c = "[users.c]\npassword_command = \"c's\"\npassword_command_lifetime = \"1m 30s\"";
+    assert!(shown.contains(of_c) && !shown.contains("hush"), "{shown}");
+
+    // The URL's user is one like the others, unless a password for it is there already.
+    sources.vars.insert(
+        "PGVALET_USERS".into(),
+        "{ app = { password_command = \"x\" } }".into(),
+    );
+    let twice = refused(&sources);
+    assert!(
+        twice.contains("users: a `password_command` for the user of `upstream`"),
+        "{twice}"
+    );
+    sources.flags = vec![("upstream".into(), "postgres://app@h/d".into())];
+    sources.vars.insert("PGPASSWORD".into(), "not this".into());
+    let config = loaded(&sources).config;
+    assert_eq!(
+        config.password_commands().next(),
+        Some(("app", "x", minutes(9)))
+    );
+    assert!(config.upstream.password.is_none());
+}
+
+#[test]
+fn a_command_of_a_user_s_is_checked_like_the_general_one() {
+    let (_file, sources) = with_file(
+        "[users.b]\npassword_command = 5\n[users.c]\npassword_command_lifetime = \"0s\"\n",
+    );
+    let refused = refused(&sources);
+    for place in [
+        ":2: users.b.password_command: ",
+        ":4: users.c.password_command_lifetime: ",
+    ] {
+        assert!(refused.contains(place), "{refused}");
+    }
+}

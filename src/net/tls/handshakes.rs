@@ -60,7 +60,7 @@ impl Handshakes {
     /// # Errors
     /// The handshake failed; the client was told by an alert.
     pub async fn accept(&self, socket: Socket, config: Arc<ServerConfig>) -> io::Result<Stream> {
-        let socket = socket.loose();
+        let socket = socket.loose()?;
         let acceptor = TlsAcceptor::from(config);
         let there = acceptor.clone();
         let shaken = self.runtime.spawn(async move {
@@ -101,7 +101,7 @@ impl Handshakes {
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> io::Result<Stream> {
-        let socket = socket.loose();
+        let socket = socket.loose()?;
         let connector = TlsConnector::from(config);
         let (there, called) = (connector.clone(), name.clone());
         let shaken = self.runtime.spawn(async move {

@@ -266,8 +266,10 @@ impl Reader<'_> {
             (b'/', b'*') => self.comment(),
             (b'\'', _) => self.quoted(b'\''),
             (b'"', _) => self.name(),
-            // A $$ literal is read by others better.
-            (b'$', next) if !next.is_ascii_digit() => self.class = Class::Unknown,
+            // A $$ literal is read by others better; so is `a$1(`, a name that goes on.
+            (b'$', next) if !next.is_ascii_digit() || self.is_in_word() => {
+                self.class = Class::Unknown;
+            }
             (b'\\', _) => self.class = Class::Unknown,
             // A vertical tab: a blank from PostgreSQL 16 on.
             (0x0b, _) => self.class = Class::Unknown,
@@ -287,8 +289,18 @@ impl Reader<'_> {
         }
     }
 
+    /// Whether a name or a number ends right here.
+    fn is_in_word(&self) -> bool {
+        let before = self
+            .at
+            .checked_sub(1)
+            .map(|at| SORTS[self.sql[at] as usize]);
+        matches!(before, Some(Sort::Letter | Sort::Digit))
+    }
+
     fn other(&mut self) {
         self.last = Word::None;
+        self.into = false;
         self.at += 1;
     }
 
@@ -457,6 +469,8 @@ mod tests {
         (Class::Unknown, "SELECT set_config('a.b', 'c', false)"),
         (Class::Unknown, "SELECT pg_advisory_lock(1)"),
         (Class::Unknown, "SELECT a.f (1)"),
+        (Class::Unknown, "SELECT f$1(1)"),
+        (Class::Unknown, "INSERT INTO ! f(1)"),
         (Class::Unknown, "SELECT * INTO TEMP t FROM u"),
         (
             Class::Unknown,

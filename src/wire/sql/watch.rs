@@ -1,8 +1,8 @@
 //! Owns what to watch for in passing SQL: state that the probe can't see afterwards.
 
-use super::has_odd_blank;
 use super::single::behind_blanks;
 use super::virtual_setting::scan::Scan;
+use super::{has_escaped_name, has_odd_blank};
 use crate::lease::{Pin, Pins};
 #[cfg(doc)]
 use crate::wire::sql::Words;
@@ -26,7 +26,7 @@ pub fn watch(sql: &[u8]) -> Option<Watch> {
     let mut found = Watch::default();
     let mut any = false;
     let mut rest = sql;
-    if has_odd_blank(sql) {
+    if has_odd_blank(sql) || has_escaped_name(sql) {
         found.pins.add(Pin::UnreadableSetting);
         any = true;
     }
@@ -56,7 +56,7 @@ fn look(before: Option<u8>, word: &[u8], after: &[u8], found: &mut Watch) -> boo
     if is(b"setseed") && calls(after) {
         found.pins.add(Pin::Setseed);
         true
-    } else if is(b"load") && before != Some(b'\'') && begins_literal(after) {
+    } else if is(b"load") && !is_literal(before, after) && begins_literal(after) {
         found.pins.add(Pin::Load);
         true
     } else if is(b"set") || is(b"reset") || is(b"session") || is(b"local") {
@@ -74,6 +74,11 @@ fn look(before: Option<u8>, word: &[u8], after: &[u8], found: &mut Watch) -> boo
 fn calls(after: &[u8]) -> bool {
     let after = after.strip_prefix(b"\"").unwrap_or(after);
     behind_blanks(after).is_none_or(|next| next.starts_with(b"("))
+}
+
+/// Whether a word is all that a literal holds. Not of `'load''x'''`: what it holds may be carried out.
+fn is_literal(before: Option<u8>, after: &[u8]) -> bool {
+    before == Some(b'\'') && after.starts_with(b"'") && !after.starts_with(b"''")
 }
 
 /// Whether a literal is next, of whatever kind.
@@ -106,11 +111,15 @@ fn dotted(text: &[u8]) -> Option<String> {
 /// The same where blanks or comments stand between the parts. What isn't set there is prose.
 fn parted(text: &[u8]) -> Option<String> {
     let mut scan = Scan::new(text);
-    let class = scan.identifier()?;
-    if !scan.symbol(b'.') {
+    let mut name = scan.identifier()?;
+    let first = name.len();
+    while scan.symbol(b'.') {
+        name.push(b'.');
+        name.extend(scan.identifier()?);
+    }
+    if name.len() == first {
         return None;
     }
-    let name = [&class[..], b".", &scan.identifier()?].concat();
     let is_set = scan.symbol(b'=') || scan.keyword(b"to") || scan.ends();
     let name = is_set.then(|| String::from_utf8(name).ok())??;
     Some(name.to_ascii_lowercase())
@@ -152,7 +161,11 @@ enum Name<'a> {
 fn first_argument(text: &[u8]) -> Option<(Name<'_>, &[u8])> {
     let (name, rest) = if let Some(text) = text.strip_prefix(b"'") {
         let end = memchr::memchr(b'\'', text)?;
+        // With a backslash it depends on a setting where it ends.
         let name = std::str::from_utf8(&text[..end]).ok()?;
+        if name.contains('\\') {
+            return None;
+        }
         (Name::Literal(name), &text[end + 1..])
     } else {
         let text = text.strip_prefix(b"$")?;
@@ -182,10 +195,23 @@ fn is_local(text: &[u8]) -> bool {
     };
     let inside = &text[..end];
     let last = memchr::memrchr(b',', inside).map(|comma| inside[comma + 1..].trim_ascii());
-    // A quote, or another call, may hide where this one ends.
-    let quotes = memchr::memchr_iter(b'\'', inside).count();
-    let simple = quotes.is_multiple_of(2) && memchr::memchr(b'(', inside).is_none();
-    simple && last.is_some_and(|last| last.eq_ignore_ascii_case(b"true"))
+    is_simple(inside) && last.is_some_and(|last| last.eq_ignore_ascii_case(b"true"))
+}
+
+/// Whether what stands before a parenthesis is outside of literals, names and comments at its end, and calls nothing:
+/// however backslashes are read.
+fn is_simple(text: &[u8]) -> bool {
+    let follows =
+        |at: usize, wanted: fn(u8) -> bool| text.get(at + 1).is_some_and(|next| wanted(*next));
+    let quotes = memchr::memchr_iter(b'\'', text).count();
+    quotes.is_multiple_of(2)
+        && text.iter().enumerate().all(|(at, byte)| match byte {
+            b'(' | b'"' | b'\\' => false,
+            b'$' => follows(at, |next| next.is_ascii_digit()),
+            b'-' => !follows(at, |next| next == b'-'),
+            b'/' => !follows(at, |next| next == b'*'),
+            _ => true,
+        })
 }
 
 const fn is_word(byte: u8) -> bool {
@@ -259,8 +285,17 @@ mod tests {
         for kept in [
             "select set_config(n, f(1, true), false)",
             "select set_config(n, ', true)', false)",
+            "select set_config(n, 'a', -- , true)\n false)",
+            "select set_config('a.b', $$, 'c', true)$$, false)",
+            "select set_config('a.b', \"c, true)\", false)",
+            "select set_config('a.b', '\\', true) ', false)",
+            "select set_config--, true)\n('a.b', 'c', false)",
+            "select '\\'', set_config('\\',a.b', 'c', false)",
         ] {
-            assert!(!pins(kept).is_empty(), "{kept}");
+            assert!(
+                !pins(kept).is_empty() || !settings(kept).is_empty(),
+                "{kept}"
+            );
         }
         assert_eq!(
             watch(b"SELECT abalance FROM pgbench_accounts WHERE aid = 1"),
@@ -279,6 +314,7 @@ mod tests {
         ] {
             assert_eq!(settings(apart), ["app.tenant"], "{apart}");
         }
+        assert_eq!(settings("SET app . \"a\" . b TO 7"), ["app.a.b"]);
         for prose in ["SELECT 1 /* set up. Then reset. */", "SET work_mem = 1"] {
             assert!(settings(prose).is_empty(), "{prose}");
         }
@@ -289,9 +325,26 @@ mod tests {
         for call in ["select setseed/**/(0.5)", "select \"setseed\" (0.5)"] {
             assert!(pins(call).contains(Pin::Setseed), "{call}");
         }
-        for load in ["LOAD /* it */ 'x'", "LOAD E'x'", "LOAD $$x$$"] {
+        for load in [
+            "LOAD /* it */ 'x'",
+            "LOAD E'x'",
+            "LOAD $$x$$",
+            "DO $$BEGIN EXECUTE 'LOAD ''x'''; END$$",
+            "DO $$BEGIN EXECUTE 'LOAD''x'''; END$$",
+        ] {
             assert!(pins(load).contains(Pin::Load), "{load}");
         }
+    }
+
+    #[test]
+    fn a_name_that_has_escapes_pins() {
+        for escaped in [
+            r#"SET U&"\0061pp".tenant = 7"#,
+            r#"SELECT u&"s!0065t_config"('a.b', 'c', false) /* set */"#,
+        ] {
+            assert!(pins(escaped).contains(Pin::UnreadableSetting), "{escaped}");
+        }
+        assert!(pins(r#"SET app.x = 1; SELECT a&"b""#).is_empty());
     }
 
     #[test]

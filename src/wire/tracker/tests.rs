@@ -270,3 +270,72 @@ fn all_answers_to_a_request_of_ours_are_ours() {
     ready(&mut tracker);
     assert!(tracker.is_settled());
 }
+
+#[test]
+fn an_end_from_before_a_copy_ends_none() {
+    let mut tracker = Tracker::default();
+    tracker.sent_unnamed_parse();
+    tracker.sent_copy_end();
+    tracker.seen(b'1', b"");
+    tracker.sent_query();
+    tracker.seen(b'G', b"");
+    tracker.sent_sync();
+    tracker.sent_copy_end();
+    tracker.seen(b'C', b"COPY 1\0");
+    ready(&mut tracker);
+    assert!(tracker.is_settled());
+}
+
+#[test]
+fn whose_end_one_is_that_two_may_have_asked_for_is_not_known() {
+    let mut tracker = Tracker::default();
+    tracker.sent_extended();
+    tracker.sent_copy_end();
+    tracker.sent_extended();
+    tracker.sent_sync();
+    tracker.seen(b'G', b"");
+    assert!(tracker.is_ambiguous());
+}
+
+#[test]
+fn a_copy_with_its_end_right_behind_is_settled() {
+    let mut tracker = Tracker::default();
+    for _ in 0..2 {
+        tracker.sent_extended();
+        tracker.sent_copy_end();
+        tracker.sent_sync();
+    }
+    for _ in 0..2 {
+        tracker.seen(b'2', b"");
+        tracker.seen(b'G', b"");
+        tracker.seen(b'C', b"COPY 1\0");
+        ready(&mut tracker);
+    }
+    assert!(tracker.is_settled());
+}
+
+#[test]
+fn a_ready_that_a_bare_sync_or_an_ignored_one_may_have_asked_for_is_not_known() {
+    let lingering = || {
+        let mut tracker = Tracker::default();
+        tracker.sent_extended();
+        tracker.sent_sync();
+        tracker.seen(b'G', b"");
+        tracker.seen(b'E', b"");
+        tracker.sent_sync();
+        ready(&mut tracker);
+        assert!(tracker.is_answered() && !tracker.is_settled());
+        tracker
+    };
+    let mut bare = lingering();
+    bare.sent_sync();
+    bare.seen(b'Z', b"I");
+    assert!(bare.is_ambiguous());
+    let mut query = lingering();
+    query.sent_query();
+    query.seen(b'Z', b"I");
+    assert!(!query.is_ambiguous() && !query.is_settled());
+    query.seen(b'C', b"SELECT 1\0");
+    ready(&mut query);
+    assert!(query.is_settled());
+}
