@@ -45,7 +45,7 @@ impl Judge for FromBackend<'_> {
     #[inline]
     fn needed(&self, kind: u8) -> usize {
         match kind {
-            b'T' if self.0.tracker.is_shaping() => HOLD,
+            b'T' | b't' if self.0.tracker.is_shaping() => HOLD,
             kind => hold(kind),
         }
     }
@@ -103,7 +103,7 @@ impl Session {
                 }
             }
             // The account of the backend's statements was kept when ours were sent.
-            Seen::Ours => return Verdict::Drop,
+            Seen::Ours => return self.drop_own(header, body),
             Seen::Ready(status) => self.hear_ready(status),
             Seen::Prepared(statement) => self.hear_prepared(statement),
             Seen::Adopted(statement) => {
@@ -137,7 +137,7 @@ impl Session {
                 let refusal = self.is_refusal(body);
                 self.hear_failure(aftermath);
                 if refusal {
-                    return Verdict::Instead(reply::changed_plan());
+                    return Verdict::Instead(self.refusal());
                 }
             }
         }
