@@ -121,6 +121,8 @@ struct Inner {
     shared: Vec<Rc<Parameters>>,
     /// The texts of its sessions' prepared statements.
     texts: Texts,
+    /// Sessions that keep a backend which they could return, until their database was looked at again.
+    deferred: BTreeSet<SessionId>,
     /// The last failure to open a backend, how many came in a row, and when the next try is due.
     failure: Option<(ClientError, u32, Moment)>,
 }
@@ -292,6 +294,22 @@ impl Pool {
             waiter,
             done: false,
         }
+    }
+
+    /// Whether a session may keep a backend that it could return: nobody waits for one. [`Pool::deferred`] gives it then.
+    pub fn defer(&self, session: SessionId) -> bool {
+        let mut state = self.state.borrow_mut();
+        let may = state.waiters.is_empty() && !self.paused.get();
+        if may {
+            state.deferred.insert(session);
+        }
+        may
+    }
+
+    /// The sessions that keep a backend which they could return, to be asked again: somebody waits, or time has passed.
+    #[must_use]
+    pub fn deferred(&self) -> BTreeSet<SessionId> {
+        std::mem::take(&mut self.state.borrow_mut().deferred)
     }
 
     /// Takes a backend back. Whoever waits gets it at once.

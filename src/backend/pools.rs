@@ -232,7 +232,7 @@ impl Pools {
                 failures,
             });
         }
-        let surveyed = pool.surveyed.refresh(&mut backend, self.clock.now());
+        let surveyed = pool.surveyed.refresh(&mut backend, self.clock);
         if surveyed.await.is_err() {
             return Err(crate::backend::connect::broken(
                 &"the first question wasn't answered",

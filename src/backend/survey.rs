@@ -1,5 +1,7 @@
-//! Owns the survey of a database: what its functions, views, triggers, defaults, checks and policies may leave in a session
-//! behind a plain statement. It is made at a pool's first login, and again when the catalogs have changed.
+//! Owns what a pool knows of its database's own code: what functions, views, triggers, defaults, checks and policies may leave in
+//! a session behind a plain statement. It is found out at a pool's first login, and again when the catalogs have changed.
+
+mod catalogs;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -8,165 +10,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::backend::capture::{self, write_statement};
+use tokio::sync::Notify;
+
 use crate::backend::{Backend, Lost};
+use crate::clock::{Clock, timers};
 use crate::lease::Moment;
-use crate::wire::extended::write_frame;
-use crate::wire::sql::hazards::{self, Definition, Hazards};
+use crate::wire::sql::hazards::Hazards;
 
-/// How long a survey may take before its backend counts as lost. PostgreSQL itself ends it long before.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// It must not hold up its session: definitions of tables that others have locked are read another time.
-const HURRIED: [&str; 3] = [
-    "SET LOCAL statement_timeout = '5s'",
-    "SET LOCAL lock_timeout = '100ms'",
-    // Compiling the question takes far longer than answering it.
-    "SET LOCAL jit = off",
-];
-
-/// How many definitions are read at most: a database with more is one of which nothing is known.
-const MOST: usize = 20_000;
-
-/// What tells whether a definition was made, changed or dropped: counts and row versions of the catalogs that have them.
-const VERSION: &str = "\
-SELECT pg_catalog.concat_ws(' ', \
- (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_proc \
-  WHERE oid OPERATOR(pg_catalog.>=) 16384), \
- (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_rewrite \
-  WHERE oid OPERATOR(pg_catalog.>=) 16384), \
- (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_trigger), \
- (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_attrdef), \
- (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_constraint), \
- (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_policy), \
- (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_inherits), \
- (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_operator \
-  WHERE oid OPERATOR(pg_catalog.>=) 16384), \
- (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_cast \
-  WHERE oid OPERATOR(pg_catalog.>=) 16384), \
- (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_class \
-  WHERE oid OPERATOR(pg_catalog.>=) 16384))";
-
-/// Functions in SQL and PL/pgSQL with their bodies; extensions' C functions are taken for harmless, other languages not.
-const FUNCTIONS: &str = "\
-SELECT p.proname::pg_catalog.text, CASE WHEN l.lanname OPERATOR(pg_catalog.=) ANY (ARRAY['sql', 'plpgsql']::pg_catalog.name[]) \
- THEN p.prosrc ELSE '?' END \
- FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
- WHERE p.oid OPERATOR(pg_catalog.>=) 16384 AND p.prokind OPERATOR(pg_catalog.<>) 'a' \
- AND NOT (l.lanname OPERATOR(pg_catalog.=) 'c' AND EXISTS (SELECT FROM pg_catalog.pg_depend d \
- WHERE d.classid OPERATOR(pg_catalog.=) 1255 AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'))";
-
-/// What runs functions without a statement naming them, but for what expressions do. A view or rule that calls `nextval` or
-/// `setval` (1574, 1576, 1765) leaves what `lastval` says behind what looks like a mere question.
-const REST: &str = "\
-UNION ALL SELECT p.proname, \
- pg_catalog.concat_ws(' ', a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn) \
- FROM pg_catalog.pg_aggregate a JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) a.aggfnoid \
- WHERE p.oid OPERATOR(pg_catalog.>=) 16384 \
-UNION ALL SELECT c.relname, p.proname FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid \
- JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid WHERE NOT t.tgisinternal \
-UNION ALL SELECT c.relname, 'set_config' FROM pg_catalog.pg_rewrite r \
- JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.ev_class \
- WHERE r.oid OPERATOR(pg_catalog.>=) 16384 AND r.ev_action::pg_catalog.text OPERATOR(pg_catalog.~) ':funcid (1574|1576|1765) ' \
-UNION ALL SELECT f.relname, c.relname FROM pg_catalog.pg_constraint n JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) n.conrelid \
- JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) n.confrelid \
- WHERE n.contype OPERATOR(pg_catalog.=) 'f' AND (n.confdeltype OPERATOR(pg_catalog.=) ANY ('{c,n,d}'::\"char\"[]) \
- OR n.confupdtype OPERATOR(pg_catalog.=) ANY ('{c,n,d}'::\"char\"[])) \
-UNION ALL SELECT f.relname, c.relname FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid \
- JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) i.inhparent \
-UNION ALL SELECT '*', o.oprcode::pg_catalog.text FROM pg_catalog.pg_operator o WHERE o.oprcode::pg_catalog.oid OPERATOR(pg_catalog.>=) 16384 \
-UNION ALL SELECT '*', s.castfunc::pg_catalog.regproc::pg_catalog.text FROM pg_catalog.pg_cast s WHERE s.castfunc OPERATOR(pg_catalog.>=) 16384 \
-UNION ALL SELECT '*', m.amproc::pg_catalog.text FROM pg_catalog.pg_amproc m WHERE m.amproc::pg_catalog.oid OPERATOR(pg_catalog.>=) 16384 \
-UNION ALL SELECT '*', y.typdefault FROM pg_catalog.pg_type y WHERE y.typdefault OPERATOR(pg_catalog.~~) '%(%' \
- AND y.oid OPERATOR(pg_catalog.>=) 16384";
-
-/// Where expressions are kept: whose they are, what shows them as SQL, the expression as it is kept, and where it is found.
-const EXPRESSIONS: [[&str; 4]; 8] = [
-    [
-        "c.relname",
-        "pg_catalog.pg_get_ruledef(r.oid)",
-        "pg_catalog.concat(r.ev_action, r.ev_qual)",
-        "pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.ev_class \
-         WHERE r.oid OPERATOR(pg_catalog.>=) 16384",
-    ],
-    [
-        "c.relname",
-        "pg_catalog.pg_get_triggerdef(t.oid)",
-        "t.tgqual::pg_catalog.text",
-        "pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid \
-         WHERE NOT t.tgisinternal",
-    ],
-    [
-        "c.relname",
-        "pg_catalog.pg_get_expr(d.adbin, d.adrelid)",
-        "d.adbin::pg_catalog.text",
-        "pg_catalog.pg_attrdef d JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) d.adrelid",
-    ],
-    [
-        "CASE WHEN n.conrelid OPERATOR(pg_catalog.=) 0 THEN '*' ELSE c.relname::pg_catalog.text END",
-        "pg_catalog.pg_get_constraintdef(n.oid)",
-        "n.conbin::pg_catalog.text",
-        "pg_catalog.pg_constraint n LEFT JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) n.conrelid \
-         WHERE n.contype OPERATOR(pg_catalog.=) 'c' AND n.oid OPERATOR(pg_catalog.>=) 16384",
-    ],
-    [
-        "c.relname",
-        "pg_catalog.pg_get_expr(p.polqual, p.polrelid)",
-        "p.polqual::pg_catalog.text",
-        "pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) p.polrelid",
-    ],
-    [
-        "c.relname",
-        "pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)",
-        "p.polwithcheck::pg_catalog.text",
-        "pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) p.polrelid",
-    ],
-    [
-        "c.relname",
-        "pg_catalog.pg_get_indexdef(i.indexrelid)",
-        "pg_catalog.concat(i.indexprs, i.indpred)",
-        "pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.indrelid \
-         WHERE (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL) AND i.indexrelid OPERATOR(pg_catalog.>=) 16384",
-    ],
-    // From version 14 on.
-    [
-        "p.proname",
-        "pg_catalog.pg_get_function_sqlbody(p.oid)",
-        "p.prosqlbody::pg_catalog.text",
-        "pg_catalog.pg_proc p WHERE p.prosqlbody IS NOT NULL AND p.oid OPERATOR(pg_catalog.>=) 16384",
-    ],
-];
-
-/// What an expression names, read from how PostgreSQL keeps it: functions, aggregates and relations, by their object ids.
-/// What shows it as SQL would lock each relation for a moment, and meet others' `LOCK … NOWAIT`; so it is only asked where
-/// the names of settings are to be learnt (2078 is `set_config`). `nextval` alone is what most defaults are, and left out.
-const NAMED: &str = "\
-CASE WHEN tree OPERATOR(pg_catalog.~~) '%:funcid 2078 %' THEN shown ELSE \
- (SELECT NULLIF(pg_catalog.string_agg(name, ' '), 'nextval') FROM (\
- SELECT f.proname::pg_catalog.text FROM pg_catalog.pg_proc f WHERE f.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT m[1]::pg_catalog.oid \
- FROM pg_catalog.regexp_matches(tree, ':(?:funcid|aggfnoid|winfnoid) ([0-9]+)', 'g') AS found(m))) \
- UNION ALL SELECT f.relname::pg_catalog.text FROM pg_catalog.pg_class f WHERE f.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT m[1]::pg_catalog.oid \
- FROM pg_catalog.regexp_matches(tree, ':relid ([0-9]+)', 'g') AS found(m)))) AS names(name)) END";
-
-/// All definitions: a name and a text of each.
-fn definitions(version: u32) -> String {
-    let body = usize::from(version < 14);
-    let mut text = format!("{FUNCTIONS} {REST}");
-    for [name, shown, tree, place] in &EXPRESSIONS[..EXPRESSIONS.len() - body] {
-        let named = NAMED.replace("shown", shown).replace("tree", tree);
-        for part in [" UNION ALL SELECT ", name, ", ", &named, " FROM ", place] {
-            text.push_str(part);
-        }
-    }
-    format!(
-        "SELECT name, CASE WHEN pg_catalog.octet_length(text) OPERATOR(pg_catalog.>) 65536 THEN '?' ELSE text END \
-         FROM ({text}) AS definitions(name, text) WHERE text IS NOT NULL LIMIT {}",
-        MOST + 1
-    )
-}
+use catalogs::{Survey, survey};
 
 /// How long the catalogs may have changed, by others than sessions of ours, before it is noticed.
 const EVERY: Duration = Duration::from_secs(10);
+
+/// How many times as long as a look took the next one isn't taken merely because somebody defined something: whoever
+/// defines in a loop beside a large catalog shall pay for looking a twentieth of the time.
+const REST: u32 = 20;
+
+/// How long a session waits for what another one finds out before it asks by itself.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// How often sessions of ours, on whatever data thread and in whatever pool, have defined something: by database.
 #[derive(Clone, Debug, Default)]
@@ -190,7 +51,7 @@ impl Definitions {
 #[derive(Debug, Default)]
 pub struct Surveyed {
     hazards: RefCell<Rc<Hazards>>,
-    /// The catalogs' version that it is of, and when it was last compared.
+    /// The catalogs' version that it is of, and when the look that found it began.
     of: RefCell<Option<(String, Moment)>>,
     /// How often somebody defined something.
     definers: Definers,
@@ -198,27 +59,33 @@ pub struct Surveyed {
     seen: Cell<u64>,
     /// Counts what was found: it stays while the catalogs do.
     edition: Cell<Edition>,
-    /// How many are looking again right now.
+    /// The edition that first told of the latest code that makes settings which nobody can ask for.
+    untold: Cell<Edition>,
+    /// How many are looking again right now: the others wait for what they find.
     looking: Cell<usize>,
+    looked: Notify,
+    /// Until when definitions alone are no reason to look.
+    rests: Cell<Moment>,
 }
 
 /// Which of the findings about a database something rests on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Edition(u64);
 
 /// Somebody looks again, as long as this lives.
-struct Looking<'a>(&'a Cell<usize>);
+struct Looking<'a>(&'a Surveyed);
 
 impl<'a> Looking<'a> {
-    fn begin(count: &'a Cell<usize>) -> Self {
-        count.set(count.get() + 1);
-        Self(count)
+    fn begin(surveyed: &'a Surveyed) -> Self {
+        surveyed.looking.set(surveyed.looking.get() + 1);
+        Self(surveyed)
     }
 }
 
 impl Drop for Looking<'_> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.looking.set(self.0.looking.get() - 1);
+        self.0.looked.notify_waiters();
     }
 }
 
@@ -254,13 +121,35 @@ impl Surveyed {
     /// what was known of it.
     #[must_use]
     pub fn was_still(&self, edition: Edition, moment: Moment) -> bool {
-        self.edition.get() == edition && self.looking.get() == 0 && !self.is_older(moment)
+        self.edition.get() == edition && !self.is_older(moment)
     }
 
-    /// Whether somebody may have defined something since the last look, and before `moment`.
-    fn is_older(&self, moment: Moment) -> bool {
-        self.definers.load(Ordering::Acquire) != self.seen.get()
-            || (self.of.borrow().as_ref()).is_none_or(|(_, since)| *since <= moment)
+    /// Whether what has run since `edition` was found out met what was known of it, as far as is known without asking:
+    /// nobody of ours has defined anything since, and the catalogs were compared not long ago.
+    #[must_use]
+    pub fn holds(&self, edition: Edition, now: Moment) -> bool {
+        self.edition.get() == edition
+            && !self.is_outdated()
+            && (self.of.borrow().as_ref())
+                .is_some_and(|(_, since)| self.is_looking() || now.since(*since) < EVERY)
+    }
+
+    /// The same, and nobody is about to find out anything else: what was made meanwhile of what was known needs no look.
+    #[must_use]
+    pub fn stands(&self, edition: Edition, now: Moment) -> bool {
+        self.holds(edition, now) && !self.is_looking()
+    }
+
+    /// Whether code that wasn't known at `edition` makes settings which nobody can ask for.
+    #[must_use]
+    pub fn learnt_of_untold(&self, edition: Edition) -> bool {
+        edition < self.untold.get()
+    }
+
+    /// Whether somebody defined something, and what it was isn't to be found out just yet: whoever can wait does.
+    #[must_use]
+    pub fn rests(&self, now: Moment) -> bool {
+        self.is_outdated() && (self.is_looking() || now < self.rests.get())
     }
 
     /// A session defined something, or somebody says that others did: every pool of the database looks again.
@@ -268,28 +157,44 @@ impl Surveyed {
         self.definers.fetch_add(1, Ordering::Release);
     }
 
-    /// Whether it is time to look again.
-    #[must_use]
-    pub fn is_due(&self, now: Moment) -> bool {
-        self.definers.load(Ordering::Acquire) != self.seen.get()
-            || (self.of.borrow().as_ref()).is_none_or(|(_, since)| now.since(*since) >= EVERY)
+    fn is_looking(&self) -> bool {
+        self.looking.get() > 0
     }
 
-    /// Looks again, if it is time.
+    fn is_outdated(&self) -> bool {
+        self.definers.load(Ordering::Acquire) != self.seen.get()
+    }
+
+    /// Whether somebody may have defined something since the last look, and before `moment`.
+    fn is_older(&self, moment: Moment) -> bool {
+        self.is_outdated() || (self.of.borrow().as_ref()).is_none_or(|(_, since)| *since <= moment)
+    }
+
+    /// Whether the catalogs weren't compared for long, or never.
+    fn is_old(&self, now: Moment) -> bool {
+        (self.of.borrow().as_ref()).is_none_or(|(_, since)| now.since(*since) >= EVERY)
+    }
+
+    /// Looks for the first time, or again where it is time and nobody else does: for a backend that was opened just now,
+    /// whose session has left nothing yet.
     ///
     /// Not cancel safe: a survey that is broken off loses the backend.
     ///
     /// # Errors
     /// The backend is lost; from then on anything is taken for hazardous.
-    pub async fn refresh(&self, backend: &mut Backend, now: Moment) -> Result<(), Lost> {
-        if self.is_due(now) {
+    pub async fn refresh(&self, backend: &mut Backend, clock: Clock) -> Result<(), Lost> {
+        let now = clock.now();
+        let first = self.of.borrow().is_none();
+        let due = self.is_outdated() && !self.rests(now) || self.is_old(now);
+        if first || due && !self.is_looking() {
             // Nobody listens on this backend: there is nothing to hear.
-            self.look(backend, now, &mut Vec::new()).await?;
+            self.refresh_after(backend, clock, Moment::default())
+                .await?;
         }
         Ok(())
     }
 
-    /// Looks again, unless somebody has after `moment`; gives the notifications that came meanwhile.
+    /// Looks again, unless somebody has after `moment` and the last definition; gives the notifications that came meanwhile.
     ///
     /// Not cancel safe: a survey that is broken off loses the backend.
     ///
@@ -298,12 +203,19 @@ impl Surveyed {
     pub async fn refresh_after(
         &self,
         backend: &mut Backend,
-        now: Moment,
+        clock: Clock,
         moment: Moment,
     ) -> Result<Vec<u8>, Lost> {
         let mut heard = Vec::new();
-        if self.is_due(now) || self.is_older(moment) {
-            self.look(backend, now, &mut heard).await?;
+        while self.is_older(moment) || self.is_old(clock.now()) {
+            let alone = self.looking.get() == 0
+                || timers::timeout(TOGETHER, self.looked.notified())
+                    .await
+                    .is_err();
+            if alone {
+                self.look(backend, clock, &mut heard).await?;
+                break;
+            }
         }
         Ok(heard)
     }
@@ -311,131 +223,47 @@ impl Surveyed {
     async fn look(
         &self,
         backend: &mut Backend,
-        now: Moment,
+        clock: Clock,
         heard: &mut Vec<u8>,
     ) -> Result<(), Lost> {
-        let _looking = Looking::begin(&self.looking);
-        self.seen.set(self.definers.load(Ordering::Acquire));
+        let _looking = Looking::begin(self);
+        let (began, defined) = (clock.precise(), self.definers.load(Ordering::Acquire));
+        let now = clock.now();
         let known = self
             .of
             .borrow()
             .as_ref()
             .map(|(version, _)| version.clone());
-        // Others needn't ask the same meanwhile.
-        *self.of.borrow_mut() = Some((known.clone().unwrap_or_default(), now));
         let found = survey(backend, known.as_deref(), heard).await;
-        let Survey { version, hazards } = match found {
-            Ok(None) => return Ok(()),
-            Ok(Some(found)) => found,
+        self.seen.set(defined);
+        let ended = clock.precise();
+        self.rests
+            .set(ended.after((ended.since(began) * REST).min(EVERY)));
+        let (version, lost) = match found {
+            Ok(None) => (known, None),
+            Ok(Some(Survey { version, hazards })) => {
+                self.believe(hazards);
+                (Some(version), None)
+            }
             Err(error) => {
                 self.believe(Hazards::anywhere());
-                return Err(error);
+                (None, Some(error))
             }
         };
-        *self.of.borrow_mut() = Some((version, now));
-        self.believe(hazards);
-        Ok(())
+        *self.of.borrow_mut() = Some((version.unwrap_or_default(), now));
+        lost.map_or(Ok(()), Err)
     }
-}
 
-impl Surveyed {
     /// What was known of settings stays known where nothing is found out.
     fn believe(&self, mut found: Hazards) {
+        let known = self.hazards();
+        let edition = Edition(self.edition.get().0 + 1);
         if found.are_anywhere() {
-            found.settings.clone_from(&self.hazards.borrow().settings);
+            found.keep_settings_of(&known);
+        } else if !found.are_untold_as_in(&known) {
+            self.untold.set(edition);
         }
-        self.edition.set(Edition(self.edition.get().0 + 1));
+        self.edition.set(edition);
         *self.hazards.borrow_mut() = Rc::new(found);
     }
-}
-
-/// What a survey found.
-#[derive(Debug)]
-struct Survey {
-    /// The catalogs' version that it is of.
-    version: String,
-    hazards: Hazards,
-}
-
-/// Asks a clean or quiet backend for the catalogs' version, and for all definitions where it isn't `known`.
-///
-/// Not cancel safe: a survey that is broken off loses the backend.
-///
-/// # Errors
-/// The backend is lost.
-async fn survey(
-    backend: &mut Backend,
-    known: Option<&str>,
-    heard: &mut Vec<u8>,
-) -> Result<Option<Survey>, Lost> {
-    let Some(rows) = ask(backend, VERSION, heard).await? else {
-        return Ok(Some(Survey::of_nothing_known()));
-    };
-    let version = rows.into_iter().flatten().flatten().next();
-    let version = version.ok_or(Lost::Protocol)?;
-    if known == Some(version.as_str()) {
-        return Ok(None);
-    }
-    let text = definitions(backend.version());
-    let Some(rows) = ask(backend, &text, heard).await? else {
-        return Ok(Some(Survey::of_nothing_known()));
-    };
-    if rows.len() > MOST {
-        return Ok(Some(Survey {
-            version,
-            hazards: Hazards::anywhere(),
-        }));
-    }
-    let definitions: Vec<Definition> = rows.into_iter().filter_map(definition).collect();
-    let hazards = hazards::find(&definitions);
-    Ok(Some(Survey { version, hazards }))
-}
-
-impl Survey {
-    fn of_nothing_known() -> Self {
-        Self {
-            version: String::new(),
-            hazards: Hazards::anywhere(),
-        }
-    }
-}
-
-fn definition(row: Vec<Option<String>>) -> Option<Definition> {
-    let [Some(name), Some(text)] = <[Option<String>; 2]>::try_from(row).ok()? else {
-        return None;
-    };
-    Some(Definition { name, text })
-}
-
-/// Asks one question in a transaction of its own; `None` where PostgreSQL refuses it. Notifications go to `heard`.
-async fn ask(
-    backend: &mut Backend,
-    text: &str,
-    heard: &mut Vec<u8>,
-) -> Result<Option<Vec<Vec<Option<String>>>>, Lost> {
-    let mut request = Vec::new();
-    for text in [
-        capture::BEGIN,
-        HURRIED[0],
-        HURRIED[1],
-        HURRIED[2],
-        capture::IN_UTF8,
-        capture::AS_LOGIN,
-        text,
-        capture::COMMIT,
-    ] {
-        write_statement(&mut request, text, None);
-    }
-    write_frame(&mut request, b'S', b"");
-    let answers = backend.exchange_within(PATIENCE, &request, 1).await?;
-    heard.extend(answers.notifications);
-    if let Some(error) = answers.error {
-        tracing::warn!(
-            "the database's functions can't be looked at, so any statement may leave state: {}",
-            error.message
-        );
-        heard.extend(capture::abort(backend).await?);
-        return Ok(None);
-    }
-    Ok(Some(answers.rows))
 }

@@ -11,6 +11,8 @@ use crate::session::Session;
 use crate::session::unnamed::Ahead;
 use crate::wire::cut::Verdict;
 use crate::wire::extended::{Statement, write_frame};
+use crate::wire::frame::Header;
+use crate::wire::reply;
 use crate::wire::sql::Class;
 use crate::wire::tracker::Origin;
 
@@ -38,8 +40,10 @@ pub(super) struct AtWork {
     closing: Vec<Made>,
     /// What is about to be run or described has rows that would look otherwise by now.
     changed: bool,
-    /// PostgreSQL was made to refuse such a statement.
-    refuses: bool,
+    /// PostgreSQL was made to refuse such a statement, by a frame of this kind.
+    refuses: Option<u8>,
+    /// The types of its parameters, as PostgreSQL described them.
+    parameters: Vec<u8>,
 }
 
 impl Moving {
@@ -52,7 +56,8 @@ impl Moving {
         if let Some(work) = &mut self.0 {
             work.adapted.clear();
             work.changed = false;
-            work.refuses = false;
+            work.refuses = None;
+            work.parameters = Vec::new();
             if work.closing.is_empty() {
                 self.0 = None;
             }
@@ -129,7 +134,7 @@ impl Session {
         if let Some(work) = &mut self.rare.moving.0
             && std::mem::take(&mut work.changed)
         {
-            work.refuses = true;
+            work.refuses = Some(kind);
             self.tracker.sent_extended();
             return Some(Verdict::Instead(refused(kind)));
         }
@@ -176,8 +181,29 @@ impl Session {
 
     /// Whether an error is PostgreSQL's answer to what stands for a statement whose rows would look otherwise by now.
     pub(super) fn is_refusal(&self, body: &[u8]) -> bool {
-        let refuses = self.rare.moving.0.as_ref().is_some_and(|work| work.refuses);
-        refuses && body.windows(REFUSED.len()).any(|part| part == REFUSED)
+        let work = self.rare.moving.0.as_ref();
+        work.is_some_and(|work| work.refuses.is_some())
+            && body.windows(REFUSED.len()).any(|part| part == REFUSED)
+    }
+
+    /// What the client hears then: a Describe gives the parameters before it fails (chapter 55.2.3).
+    pub(super) fn refusal(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Some(work) = &self.rare.moving.0
+            && work.refuses == Some(b'D')
+        {
+            write_frame(&mut out, b't', &work.parameters);
+        }
+        out.extend(reply::changed_plan());
+        out
+    }
+
+    /// An answer to what was added; the parameters of a statement that was made anew may be wanted later.
+    pub(super) fn drop_own(&mut self, header: Header, body: &[u8]) -> Verdict {
+        if header.kind == b't' && body.len() == header.body {
+            self.rare.moving.at_work().parameters = body.to_vec();
+        }
+        Verdict::Drop
     }
 
     fn need(&self, name: &[u8]) -> Need {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::backend::capture::write_statement;
-use crate::backend::pool::{Request, add};
+use crate::backend::pool::{Request, Wait, add};
 use crate::backend::reset::reset;
 use crate::backend::restore::{self, NotRestored, Wanted};
 use crate::backend::{Baseline, Grant, Home, Lent, Parameters, Pool};
@@ -173,7 +173,7 @@ impl Session {
         {
             return Ok(grant);
         }
-        let mut wait = self.pool.wait(self.id, self.shared.ledger.now());
+        let mut wait = wait_in_line(&self.shared, &self.pool, self.id);
         let limit = self.shared.config.acquire_timeout;
         if limit.is_zero() || limit > NOTICE_AFTER {
             if let Some(grant) = self.wait_for(&mut wait, NOTICE_AFTER).await? {
@@ -208,7 +208,7 @@ impl Session {
     /// Waits in the queue, for at most `limit`; the client may send ahead meanwhile, or leave.
     async fn wait_for(
         &mut self,
-        wait: &mut crate::backend::pool::Wait,
+        wait: &mut Wait,
         limit: Duration,
     ) -> Result<Option<Grant>, NoBackend> {
         let mut timer = pin!(timers::sleep(limit));
@@ -508,7 +508,7 @@ pub(super) async fn first_login(
             } else {
                 limit
             };
-            let wait = pool.wait(request.session, now);
+            let wait = wait_in_line(shared, pool, request.session);
             let granted = timers::timeout(limit, wait).await;
             granted.map_err(|_| exhausted(shared, pool, None))?
         }
@@ -528,4 +528,13 @@ pub(super) async fn first_login(
         .unwrap_or_else(|| lent.backend.parameters.clone());
     pool.give_back(lent, shared.ledger.now());
     Ok(parameters)
+}
+
+/// Waits in the queue; those who keep a backend only because nobody did so far are asked to return it.
+fn wait_in_line(shared: &Shared, pool: &Rc<Pool>, session: SessionId) -> Wait {
+    let wait = pool.wait(session, shared.ledger.now());
+    for deferred in pool.deferred() {
+        shared.ledger.nudge(deferred);
+    }
+    wait
 }

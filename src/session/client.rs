@@ -15,7 +15,7 @@ use crate::wire::cut::{Cursor, Judge, Verdict, cut, whole_frames};
 use crate::wire::extended::{self, Statement, Target, Value};
 use crate::wire::frame::{BadLength, HEADER, Header};
 use crate::wire::reply::{ClientError, Fault};
-use crate::wire::sql::{self, Class, Words};
+use crate::wire::sql::{self, Class, Words, hazards};
 use crate::wire::tracker::Origin;
 
 /// How much of a frame whose names or text we read is awaited before it is judged, in bytes.
@@ -271,6 +271,7 @@ impl Session {
             if !self.rare.trail.unnamed_is_read {
                 // Its text came before the last probe: what it does now isn't known.
                 self.rare.class = Class::Unknown;
+                self.rare.trail.tame = false;
             }
         } else {
             if let Some(verdict) = self.before_use(b'B', name, &mut extra) {
@@ -316,6 +317,7 @@ impl Session {
     fn note_bind(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
         let Some(made) = self.statements.get(name) else {
             self.rare.class = Class::Unknown;
+            self.rare.trail.tame = false;
             return None;
         };
         let (statement, shape) = (made.statement.clone(), made.shape);
@@ -384,6 +386,7 @@ impl Session {
             };
             self.rare.class = self.rare.class.max(class);
         }
+        self.rare.trail.tame &= whole;
         self.note_hazards(text);
     }
 
@@ -403,8 +406,14 @@ impl Session {
     /// The database's own code may do something behind a text.
     fn note_hazards(&mut self, text: &[u8]) {
         let hazards = self.pool.surveyed.hazards();
-        if self.rare.class != Class::Unknown && hazards.are_named_in(text) {
+        let tame = self.rare.trail.tame;
+        if (tame || self.rare.class != Class::Unknown) && hazards.are_named_in(text) {
             self.rare.class = Class::Unknown;
+            self.rare.trail.tame = false;
+        }
+        // Nothing below that class defines anything.
+        if self.rare.class == Class::Unknown && tame && hazards::calls_what_makes_state(text) {
+            self.rare.trail.tame = false;
         }
         // Whoever lists the settings to preserve has said which ones there are.
         if self.shared.config.preserve_settings.is_empty() && hazards.are_untold_in(text) {

@@ -249,8 +249,8 @@ struct Rare {
     /// What its statements may have left since then.
     class: Class,
     trail: Trail,
-    /// It made, changed or dropped a definition since then.
-    defined: bool,
+    /// What it defined since then.
+    defined: Defined,
     /// The last probe found something that pins it.
     pinned: bool,
     /// The backend that is held has just the session's own named statements, no others.
@@ -282,6 +282,17 @@ struct Rare {
     ear: Option<Box<Ear>>,
 }
 
+/// What a session has made or changed that others may run into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Defined {
+    #[default]
+    Nothing,
+    /// What runs expressions of texts that were read.
+    Told,
+    /// Anything.
+    Untold,
+}
+
 /// What its `class` rests on.
 #[derive(Debug)]
 struct Trail {
@@ -291,6 +302,8 @@ struct Trail {
     unread: u8,
     /// The unnamed statement was made in this lease, so that its text counts already.
     unnamed_is_read: bool,
+    /// No text of this lease named anything that makes state: none but what was read ran.
+    tame: bool,
 }
 
 impl Default for Trail {
@@ -299,6 +312,7 @@ impl Default for Trail {
             edition: Edition::default(),
             unread: MOST_READ,
             unnamed_is_read: false,
+            tame: true,
         }
     }
 }
@@ -319,7 +333,7 @@ impl Rare {
             saved,
             class: Class::Read,
             trail: Trail::default(),
-            defined: false,
+            defined: Defined::Nothing,
             pinned: false,
             at_home: true,
             moving: Moving::default(),

@@ -322,19 +322,32 @@ impl Session {
         }
         match self.shared.config.mode {
             Mode::Session => None,
-            Mode::Transaction if self.rare.class >= Class::Visible => Some(Turn::Release),
-            Mode::Transaction if self.rare.pinned => None,
-            // Its channels go with it.
-            Mode::Transaction if self.rare.ear.is_some() => Some(Turn::Release),
-            Mode::Transaction if self.pool.surveyed.is_due(self.shared.ledger.now()) => {
-                Some(Turn::Release)
-            }
-            Mode::Transaction if !self.statements.are_known() => Some(Turn::Release),
-            Mode::Transaction => {
-                self.release_at_once();
-                None
-            }
+            Mode::Transaction => self.after_transaction(),
         }
+    }
+
+    /// The lease ends at once where what was said leaves nothing; else PostgreSQL is asked.
+    fn after_transaction(&mut self) -> Option<Turn> {
+        let tells_nothing = self.rare.class < Class::Visible;
+        if tells_nothing && self.rare.pinned {
+            return None;
+        }
+        let (surveyed, now) = (&self.pool.surveyed, self.shared.ledger.now());
+        if surveyed.rests(now) && self.pool.defer(self.id) {
+            // Looked at again whenever the session wakes.
+            self.rare.answered = true;
+            return None;
+        }
+        let tells_nothing = tells_nothing
+            && surveyed.holds(self.rare.trail.edition, now)
+            // Its channels go with it.
+            && self.rare.ear.is_none()
+            && self.statements.are_known();
+        if !tells_nothing {
+            return Some(Turn::Release);
+        }
+        self.release_at_once();
+        None
     }
 
     /// Whether a reload holds up the session's next request: nothing is read of the client meanwhile. What has begun

@@ -6,10 +6,11 @@ use std::task::Context;
 use crate::backend::parameters;
 use crate::backend::pool::add;
 use crate::backend::prepared::{Made, Shape};
+use crate::config::Mode;
 use crate::lease::{Event, SessionId, Status};
 use crate::ledger::CancelTarget;
 use crate::session::relay::End;
-use crate::session::{Name, Phase, Session, returning};
+use crate::session::{Defined, Name, Phase, Session, returning};
 use crate::wire::cut::{Cursor, Judge, Verdict, cut, whole_frames};
 use crate::wire::extended::{Statement, write_frame};
 use crate::wire::frame::{HEADER, Header};
@@ -44,7 +45,7 @@ impl Judge for FromBackend<'_> {
     #[inline]
     fn needed(&self, kind: u8) -> usize {
         match kind {
-            b'T' if self.0.tracker.is_shaping() => HOLD,
+            b'T' | b't' if self.0.tracker.is_shaping() => HOLD,
             kind => hold(kind),
         }
     }
@@ -102,7 +103,7 @@ impl Session {
                 }
             }
             // The account of the backend's statements was kept when ours were sent.
-            Seen::Ours => return Verdict::Drop,
+            Seen::Ours => return self.drop_own(header, body),
             Seen::Ready(status) => self.hear_ready(status),
             Seen::Prepared(statement) => self.hear_prepared(statement),
             Seen::Adopted(statement) => {
@@ -136,7 +137,7 @@ impl Session {
                 let refusal = self.is_refusal(body);
                 self.hear_failure(aftermath);
                 if refusal {
-                    return Verdict::Instead(reply::changed_plan());
+                    return Verdict::Instead(self.refusal());
                 }
             }
         }
@@ -181,6 +182,10 @@ impl Session {
         }
         if status == Status::Idle {
             add(&self.pool.counters.transactions, 1);
+            if self.rare.defined != Defined::Nothing && self.shared.config.mode == Mode::Transaction
+            {
+                self.tell_defined();
+            }
         }
         if self.tracker.is_answered() {
             if self.rare.name == Name::Asked {
@@ -251,7 +256,11 @@ impl Session {
     /// DISCARD ALL go back to the application_name of whoever opened the backend.
     fn hear_complete(&mut self, body: &[u8]) {
         self.rare.class = self.rare.class.max(sql::class_of_tag(body));
-        self.rare.defined |= matches!(body.first(), Some(b'C' | b'A')) && sql::defines(body);
+        if matches!(body.first(), Some(b'C' | b'A')) && sql::defines(body) {
+            let told = self.rare.trail.tame && sql::defines_by_its_text(body);
+            let defined = if told { Defined::Told } else { Defined::Untold };
+            self.rare.defined = self.rare.defined.max(defined);
+        }
         if !matches!(body.first(), Some(b'D' | b'R' | b'S')) || body.starts_with(b"SELECT") {
             return;
         }

@@ -16,9 +16,9 @@ use crate::events::Happening;
 use crate::lease::reload::{Method, Outcome, Pinned};
 use crate::lease::{Event, Moment, Pin, Pins};
 use crate::ledger::{Cause, Order};
-use crate::session::Session;
 use crate::session::listening::Channels;
 use crate::session::relay::End;
+use crate::session::{Defined, Session};
 use crate::view::LeaseView;
 use crate::wire::reply::{ClientError, Fault};
 use crate::wire::sql::Class;
@@ -143,6 +143,7 @@ impl Session {
         };
         let quiet = self.quiet_since();
         self.step(Event::ReturnBegan);
+        self.tell_defined();
         let known = match self.knew_the_database(&mut lent, quiet).await {
             Ok(known) => known,
             Err(error) => return self.lost_asked(&error),
@@ -156,9 +157,6 @@ impl Session {
         let code =
             self.rare.class == Class::Unknown || self.shared.config.mode == Mode::Session && !known;
         lent.backend.opaque |= code || self.statements.have_lost();
-        if std::mem::take(&mut self.rare.defined) {
-            self.pool.surveyed.outdate();
-        }
         let mut found = match self.ask(&mut lent, reach).await {
             Ok(found) => found,
             Err(error) => return self.lost_asked(&error),
@@ -209,19 +207,35 @@ impl Session {
         Ok(found)
     }
 
-    /// Whether the texts of this lease are known for what they did: all were read, and the database's own code was all the
-    /// while what it was taken for.
-    async fn knew_the_database(&mut self, lent: &mut Lent, quiet: Moment) -> Result<bool, Lost> {
-        if !self.was_read() {
-            return Ok(false);
-        }
+    /// Every pool of the database looks at it again, where this session has defined something.
+    pub(super) fn tell_defined(&mut self) {
         let (surveyed, now) = (&self.pool.surveyed, self.shared.ledger.now());
+        match std::mem::take(&mut self.rare.defined) {
+            Defined::Nothing => {}
+            // What it names was harmless, and is.
+            Defined::Told if surveyed.stands(self.rare.trail.edition, now) => {}
+            Defined::Told | Defined::Untold => surveyed.outdate(),
+        }
+    }
+
+    /// Whether the texts of this lease are known for what they did: all were read, and the database's own code was all the
+    /// while what it was taken for. What that code is now is known in any case, since the probe asks for what it sets.
+    async fn knew_the_database(&mut self, lent: &mut Lent, quiet: Moment) -> Result<bool, Lost> {
+        let (surveyed, clock) = (&self.pool.surveyed, self.shared.ledger.clock());
+        let edition = self.rare.trail.edition;
         let heard = surveyed
-            .refresh_after(&mut lent.backend, now, quiet)
+            .refresh_after(&mut lent.backend, clock, quiet)
             .await?;
-        let known = surveyed.was_still(self.rare.trail.edition, quiet);
+        let still = surveyed.was_still(edition, quiet);
+        if !still {
+            lent.backend.opaque = true;
+        }
+        // Its texts were read by what was known before. Whoever lists the settings to preserve has said which ones there are.
+        if self.shared.config.preserve_settings.is_empty() && surveyed.learnt_of_untold(edition) {
+            self.rare.sticky.add(Pin::UnreadableSetting);
+        }
         self.notify(heard, &lent.backend.key);
-        Ok(known)
+        Ok(still && self.was_read())
     }
 
     /// Whether every text of this lease was read, and makes nothing that doesn't say so. What pins a session may have been
@@ -240,10 +254,13 @@ impl Session {
             && self.statements.are_known()
     }
 
-    /// Since when what has run in this lease is over. Mode `transaction` doesn't ask: it looks at the database every few
-    /// seconds.
+    /// Since when what has run in this lease is over. Who returns after each transaction or request doesn't ask: it looks at
+    /// the database every few seconds.
     fn quiet_since(&self) -> Moment {
         match self.shared.config.mode {
+            Mode::Session if self.shared.config.chaos_return == ChaosReturn::Always => {
+                Moment::default()
+            }
             Mode::Session => self.shared.ledger.book().entry(self.slot).state.since(),
             Mode::Transaction => Moment::default(),
         }
@@ -276,7 +293,7 @@ impl Session {
         // Even a session without settings may leave something that the probe can't see, such as lastval().
         lent.backend.spent = true;
         self.rare.told = lent.backend.parameters.clone();
-        let mut lent = match self.give_channels(lent, found.channels).await {
+        let lent = match self.give_channels(lent, found.channels).await {
             Ok(Channels::Passed(lent)) => lent,
             Ok(Channels::Given) => {
                 self.ended(cause);
@@ -293,11 +310,6 @@ impl Session {
                 return (Outcome::Gone, Err(End::Backend(Some(lost_by(&error)))));
             }
         };
-        let now = self.shared.ledger.now();
-        if let Err(error) = self.pool.surveyed.refresh(&mut lent.backend, now).await {
-            tracing::warn!(session = %self.id, "a backend was lost while its database was looked at: {error}");
-            return (Outcome::Gone, Err(End::Backend(Some(lost_by(&error)))));
-        }
         self.let_go(lent, cause);
         (Outcome::Returned(None), Ok(()))
     }

@@ -118,6 +118,21 @@ pub fn defines(tag: &[u8]) -> bool {
     what.is_some_and(|what| !CODELESS.iter().any(|known| what.starts_with(known)))
 }
 
+/// Whether such a command makes or changes nothing but what runs the expressions of its own text: where that text was read,
+/// and names nothing that makes state, it made nothing that does.
+#[must_use]
+pub fn defines_by_its_text(tag: &[u8]) -> bool {
+    const TAGS: [&[u8]; 6] = [
+        b"CREATE TABLE\0",
+        b"ALTER TABLE\0",
+        b"CREATE INDEX\0",
+        b"ALTER INDEX\0",
+        b"CREATE TYPE\0",
+        b"ALTER TYPE\0",
+    ];
+    TAGS.contains(&tag)
+}
+
 /// Whether a text names prepared statements in SQL: then it must find just those of its session.
 #[must_use]
 pub fn names_statements(sql: &[u8]) -> bool {

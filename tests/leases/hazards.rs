@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::stage::{lease, session};
-use crate::support::messages::{bind, execute, parse, sync};
+use crate::support::messages::{bind, execute, parse, query, sync};
 use crate::support::{Postgres, Raw, Valet, eventually};
 
 const TENANT: &str = "SELECT coalesce(current_setting('app.tenant', true), '')";
@@ -162,6 +162,91 @@ fn a_definition_that_comes_later_is_noticed() {
         });
         pinned
     });
+}
+
+/// A function that makes settings of names that nobody can read, called from a trigger.
+const SETS_ANY: &str = "CREATE FUNCTION set_any() RETURNS trigger LANGUAGE plpgsql AS
+     $$ BEGIN PERFORM set_config('app.' || NEW.tenant, 'set', false); RETURN NEW; END $$;
+     CREATE TRIGGER t BEFORE INSERT ON logins FOR EACH ROW EXECUTE FUNCTION set_any()";
+
+#[test]
+fn what_is_found_out_while_a_transaction_runs_counts_for_it() {
+    let Some((postgres, valet)) = transaction_mode("2", "SELECT 1", &[]) else {
+        return;
+    };
+    let (mut client, mut owner) = (session(&valet, "app"), session(&valet, "owner"));
+    client.value("BEGIN");
+    postgres.sql(SETS_ANY);
+    client.value("INSERT INTO logins VALUES ('tenant')");
+    owner.value("CREATE VIEW other AS SELECT 1");
+    // Its own texts were read by what was known before, too.
+    is_held_with(&valet, &owner, "unreadable_setting");
+    client.value("COMMIT");
+    is_held_with(&valet, &client, "unreadable_setting");
+    assert_eq!(owner.value(TENANT), "");
+    assert_eq!(client.value(TENANT), "set");
+}
+
+#[test]
+fn what_has_just_been_defined_is_not_lost_where_somebody_waits_for_the_backend() {
+    let Some((_postgres, valet)) = transaction_mode("2", "SELECT 1", &[]) else {
+        return;
+    };
+    let (mut client, mut owner) = (session(&valet, "app"), session(&valet, "owner"));
+    for round in 0..5 {
+        owner.value(&format!("CREATE VIEW other{round} AS SELECT 1"));
+    }
+    owner.query(SETS_ANY);
+    client.value("INSERT INTO logins VALUES ('tenant')");
+    owner.goodbye();
+    let (mut other, mut third) = (session(&valet, "other"), session(&valet, "third"));
+    other.value("BEGIN");
+    third.send(&query(TENANT));
+    is_held_with(&valet, &client, "unreadable_setting");
+    other.value("COMMIT");
+    third.until_ready();
+    assert_eq!(other.value(TENANT), "");
+    assert_eq!(client.value(TENANT), "set");
+}
+
+/// Each look at the definitions is followed by a rest of twenty times as long.
+#[test]
+fn whoever_defines_in_a_loop_is_not_asked_each_time() {
+    let Some((postgres, valet)) = transaction_mode("1", "SELECT 1", &[]) else {
+        return;
+    };
+    let mut owner = session(&valet, "owner");
+    for round in 0..200 {
+        owner.value(&format!("CREATE VIEW made{round} AS SELECT 1"));
+    }
+    is_returned(&valet, &owner);
+    let probes = valet.metric("pgvalet_probes_total");
+    assert!(probes < 100.0, "{probes}");
+    owner.value("CREATE TRIGGER t BEFORE INSERT ON plain FOR EACH ROW EXECUTE FUNCTION lock_it()");
+    assert_eq!(postgres.sql("SELECT count(*) FROM pg_trigger"), "1");
+    owner.value("INSERT INTO plain VALUES ('acme')");
+    is_held_with(&valet, &owner, "advisory_lock");
+}
+
+#[test]
+fn tables_that_call_what_makes_state_are_noticed() {
+    let Some((_postgres, valet)) = transaction_mode("2", "SELECT 1", &[]) else {
+        return;
+    };
+    let (mut client, mut owner) = (session(&valet, "app"), session(&valet, "owner"));
+    client.value("SELECT 1");
+    owner.value(
+        "CREATE FUNCTION lock_late() RETURNS int LANGUAGE sql AS 'SELECT pg_advisory_lock(9); SELECT 1'",
+    );
+    owner.value("CREATE TABLE late (a int DEFAULT lock_late())");
+    owner.value("CREATE TABLE early (b int)");
+    owner.value("ALTER TABLE early ADD a int CHECK (pg_try_advisory_lock(a))");
+    for table in ["late DEFAULT VALUES", "early VALUES (1, 1)"] {
+        client.value(&format!("INSERT INTO {table}"));
+        is_held_with(&valet, &client, "advisory_lock");
+        client.value("SELECT pg_advisory_unlock_all()");
+        is_returned(&valet, &client);
+    }
 }
 
 /// Whoever defines something is one user, whoever runs into it another one, often on another data thread.

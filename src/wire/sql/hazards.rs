@@ -47,6 +47,18 @@ impl Hazards {
         self.everywhere
     }
 
+    /// Whether every name after which PostgreSQL can't tell is among those of `known`.
+    #[must_use]
+    pub fn are_untold_as_in(&self, known: &Self) -> bool {
+        self.untold.is_subset(&known.untold)
+    }
+
+    /// Keeps what was known of settings, where nothing is found out now.
+    pub fn keep_settings_of(&mut self, known: &Self) {
+        self.settings.clone_from(&known.settings);
+        self.untold.clone_from(&known.untold);
+    }
+
     /// Whether PostgreSQL has to be asked after no text at all.
     #[must_use]
     pub fn are_none(&self) -> bool {
@@ -64,6 +76,19 @@ impl Hazards {
     pub fn are_untold_in(&self, sql: &[u8]) -> bool {
         names_any(sql, &self.untold)
     }
+}
+
+/// Whether an expression of this text may name something of PostgreSQL's own, or of an extension's, that makes state.
+#[must_use]
+pub fn calls_what_makes_state(sql: &[u8]) -> bool {
+    const CALLS: [&[u8]; 3] = [b"set_config", b"setseed", b"set_limit"];
+    let escaped = sql.windows(2).any(|pair| pair.eq_ignore_ascii_case(b"u&"));
+    escaped
+        || words(sql).any(|word| {
+            CALLS.iter().any(|call| word.eq_ignore_ascii_case(call))
+                || word.len() >= 6 && word[..6].eq_ignore_ascii_case(b"dblink")
+                || contains(word, b"advisory")
+        })
 }
 
 /// One definition.
@@ -227,6 +252,19 @@ mod tests {
             })
             .collect();
         find(&definitions)
+    }
+
+    #[test]
+    fn expressions_that_make_state_are_seen_in_ddl() {
+        for sql in [
+            "CREATE TABLE t (a text DEFAULT Set_Config('app.a', 'x', false))",
+            "ALTER TABLE t ADD CHECK (pg_try_advisory_lock(1))",
+            r#"CREATE INDEX ON t (U&"set\005fconfig"('a.b', a, false))"#,
+        ] {
+            assert!(calls_what_makes_state(sql.as_bytes()), "{sql}");
+        }
+        let plain = b"ALTER TABLE t ALTER a SET DEFAULT now(), ADD b int REFERENCES u";
+        assert!(!calls_what_makes_state(plain));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The same random programs of several sessions, straight on PostgreSQL and through pgvalet that returns their leases again
 //! and again: the same answers, message by message.
 //!
-//! `PGVALET_TEST_SEED=7` runs one seed only, `PGVALET_TEST_ROUNDS=500` runs more of them. A failing program is shrunk, and
+//! `PGVALET_TEST_SEED=7` runs one seed only, `PGVALET_TEST_ROUNDS=500` runs more of them,
+//! `PGVALET_TEST_FIRST=7000` others. A failing program is shrunk, and
 //! kept in `cases/`, where it is run again by every test run.
 
 mod grammar;
@@ -62,7 +63,10 @@ pub fn seeds(first: u64, rounds: u64) -> std::ops::Range<u64> {
     };
     match number("PGVALET_TEST_SEED") {
         Some(seed) => seed..seed + 1,
-        None => first..first + number("PGVALET_TEST_ROUNDS").unwrap_or(rounds),
+        None => {
+            let first = first + number("PGVALET_TEST_FIRST").unwrap_or(0);
+            first..first + number("PGVALET_TEST_ROUNDS").unwrap_or(rounds)
+        }
     }
 }
 
