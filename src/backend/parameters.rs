@@ -116,18 +116,25 @@ impl Baseline {
     }
 }
 
+/// How long a name is at most, in bytes: PostgreSQL's `NAMEDATALEN` less one.
+const LONGEST_NAME: usize = 63;
+
+/// A name as PostgreSQL cuts it, at the end of a character.
+#[must_use]
+pub fn cut(name: &str) -> &str {
+    let mut ends = (0..=name.len().min(LONGEST_NAME)).rev();
+    let end = ends.find(|end| name.is_char_boundary(*end));
+    &name[..end.unwrap_or(0)]
+}
+
 /// An `application_name` as PostgreSQL takes it: no longer than its names are, and in printable ASCII. What isn't becomes a
 /// question mark, or its number from version 16 on.
 #[must_use]
 pub fn application_name(name: &str, version: Option<&str>) -> String {
-    /// In bytes.
-    const LONGEST: usize = 63;
     let numbers = version.and_then(|version| version.split(|c: char| !c.is_ascii_digit()).next());
     let major = numbers.and_then(|major| major.parse::<u32>().ok());
     let mut clean = String::new();
-    let mut ends = (0..=name.len().min(LONGEST)).rev();
-    let end = ends.find(|end| name.is_char_boundary(*end)).unwrap_or(0);
-    for byte in name[..end].bytes() {
+    for byte in cut(name).bytes() {
         match byte {
             b' '..=b'~' => clean.push(char::from(byte)),
             _ if major.is_some_and(|major| major < 16) => clean.push('?'),
@@ -135,7 +142,7 @@ pub fn application_name(name: &str, version: Option<&str>) -> String {
         }
     }
     // It goes to other backends in this form.
-    clean.truncate(LONGEST);
+    clean.truncate(LONGEST_NAME);
     clean
 }
 

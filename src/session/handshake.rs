@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use tokio::io::AsyncWriteExt;
 
-use crate::backend::parameters::application_name;
+use crate::backend::parameters::{application_name, cut};
 use crate::backend::{Baseline, Lent, Parameters};
 use crate::config::Knock;
 use crate::lease::book::Process;
@@ -315,7 +315,8 @@ impl Door<'_> {
     }
 }
 
-/// The database and user that a startup packet names; the upstream URL's database, when it names none.
+/// The database and user that a startup packet names; the upstream URL's database, when it names none. PostgreSQL cuts both to
+/// the length that names have, and so does pgvalet: rules, pools and passwords are found by what is left.
 fn whom(
     parameters: &BTreeMap<String, String>,
     default: &str,
@@ -324,7 +325,7 @@ fn whom(
         parameters
             .get(name)
             .filter(|value| !value.is_empty())
-            .cloned()
+            .map(|value| cut(value).to_owned())
     };
     let Some(user) = named("user") else {
         let text = "no PostgreSQL user name specified in startup packet";

@@ -417,3 +417,16 @@ fn an_application_s_name_is_what_postgresql_makes_of_it() {
         }
     }
 }
+
+#[test]
+fn names_of_users_and_databases_are_cut_as_postgresql_does() {
+    let (postgres, valet) = stage();
+    let (name, long) = ("n".repeat(63), "n".repeat(80));
+    postgres.sql(&format!("CREATE ROLE {name} LOGIN"));
+    postgres.sql(&format!("CREATE DATABASE {name} OWNER {name}"));
+    for port in [postgres.port(), valet.port()] {
+        let mut client = Raw::connect_with(port, &[("user", &long), ("database", &long)]);
+        assert_eq!(client.value("SELECT current_user"), name);
+        assert_eq!(client.value("SELECT current_database()"), name);
+    }
+}
