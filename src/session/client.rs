@@ -206,6 +206,7 @@ impl Session {
             b'F' => {
                 self.begin(1);
                 self.rare.class = Class::Unknown;
+                self.rare.trail.ran = true;
                 self.tracker.sent_function();
             }
             b'd' if !self.tracker.expects_copy_data() => return Verdict::Drop,
@@ -271,6 +272,7 @@ impl Session {
             if !self.rare.trail.unnamed_is_read {
                 // Its text came before the last probe: what it does now isn't known.
                 self.rare.class = Class::Unknown;
+                self.rare.trail.ran = true;
                 self.rare.trail.tame = false;
             }
         } else {
@@ -317,10 +319,12 @@ impl Session {
     fn note_bind(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
         let Some(made) = self.statements.get(name) else {
             self.rare.class = Class::Unknown;
+            self.rare.trail.ran = true;
             self.rare.trail.tame = false;
             return None;
         };
         let (statement, shape) = (made.statement.clone(), made.shape);
+        self.rare.trail.ran |= !statement.bracket;
         let text = statement.text.clone();
         if self.rare.class != Class::Unknown {
             let known = self.pool.surveyed.knows_no_hazards() || self.may_read();
@@ -386,7 +390,9 @@ impl Session {
             };
             self.rare.class = self.rare.class.max(class);
         }
-        self.rare.trail.tame &= whole;
+        let trail = &mut self.rare.trail;
+        trail.ran = trail.ran || !sql::is_mere_bracket(text);
+        trail.tame &= whole;
         self.note_hazards(text);
     }
 
@@ -412,8 +418,8 @@ impl Session {
             self.rare.trail.tame = false;
         }
         // Nothing below that class defines anything.
-        if self.rare.class == Class::Unknown && tame && hazards::calls_what_makes_state(text) {
-            self.rare.trail.tame = false;
+        if self.rare.class == Class::Unknown && self.rare.trail.tame {
+            self.rare.trail.tame = self.may_read() && !hazards::calls_what_makes_state(text);
         }
         // Whoever lists the settings to preserve has said which ones there are.
         if self.shared.config.preserve_settings.is_empty() && hazards.are_untold_in(text) {

@@ -302,6 +302,8 @@ struct Trail {
     unread: u8,
     /// The unnamed statement was made in this lease, so that its text counts already.
     unnamed_is_read: bool,
+    /// Something ran in this lease besides what opens and closes transactions.
+    ran: bool,
     /// No text of this lease named anything that makes state: none but what was read ran.
     tame: bool,
 }
@@ -312,6 +314,7 @@ impl Default for Trail {
             edition: Edition::default(),
             unread: MOST_READ,
             unnamed_is_read: false,
+            ran: false,
             tame: true,
         }
     }

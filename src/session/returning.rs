@@ -231,7 +231,8 @@ impl Session {
             lent.backend.opaque = true;
         }
         // Its texts were read by what was known before. Whoever lists the settings to preserve has said which ones there are.
-        if self.shared.config.preserve_settings.is_empty() && surveyed.learnt_of_untold(edition) {
+        let tells = self.shared.config.preserve_settings.is_empty() && self.rare.trail.ran;
+        if tells && surveyed.learnt_of_untold(edition) {
             self.rare.sticky.add(Pin::UnreadableSetting);
         }
         self.notify(heard, &lent.backend.key);
