@@ -33,6 +33,10 @@ pub(crate) use tests::on_executor;
 /// How many polls there are at most between two looks at the sockets.
 const TURN: usize = 256;
 
+/// For how many tasks, and how many file descriptors, there is room without moving anything. Memory that nobody touches costs
+/// nothing; a table that grows leaves its old place behind, which does.
+const ROOM: usize = 16 << 10;
+
 thread_local! {
     /// This thread's executor, while one runs.
     static HERE: RefCell<Option<Rc<Executor>>> = const { RefCell::new(None) };
@@ -67,7 +71,10 @@ pub fn block_on<T: 'static>(
     let reactor = Rc::new(Reactor::new()?);
     let door = reactor.door()?;
     let here = Rc::new(Executor {
-        tasks: RefCell::default(),
+        tasks: RefCell::new(Tasks {
+            slots: Vec::with_capacity(ROOM),
+            free: Vec::new(),
+        }),
         due: RefCell::default(),
         yielded: RefCell::default(),
         reactor,

@@ -164,6 +164,12 @@ impl Ledger {
         }
     }
 
+    /// Makes room for so many sessions: see [`Book::make_room`].
+    pub fn make_room(&self, sessions: usize) {
+        self.book.borrow_mut().make_room(sessions);
+        self.mail.borrow_mut().reserve(sessions);
+    }
+
     /// Which of `shards` deals this id.
     #[must_use]
     pub const fn shard_of(id: SessionId, shards: u32) -> u32 {

@@ -46,6 +46,9 @@ const TEND_EVERY: Duration = Duration::from_secs(1);
 /// How many sessions are looked at before queries get their turn: some 100 µs.
 const AT_A_STRETCH: usize = 128;
 
+/// For how many sessions there is room without moving anything.
+const ROOM: usize = 64 << 10;
+
 /// How long to pause after an accept that failed: out of file descriptors must not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -111,6 +114,7 @@ async fn live(parts: Parts) -> std::io::Result<()> {
     } = parts;
     let ledger = Rc::new(Ledger::new(clock, number, shards.count()));
     let max_sessions = share_of(config.max_sessions, &shards, number);
+    ledger.make_room(max_sessions.min(ROOM));
     let shares = shares(&config, &shards, number);
     let dialer = transport.dialer;
     let pools = Pools::new(

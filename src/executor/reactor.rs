@@ -16,8 +16,8 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 
-use super::HERE;
 use super::outbox::Outbox;
+use super::{HERE, ROOM};
 
 /// How many events are taken in at most before the tasks that they woke have their turn.
 const EVENTS: usize = 1024;
@@ -53,7 +53,10 @@ impl Reactor {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            sources: RefCell::default(),
+            sources: RefCell::new(Sources {
+                places: Vec::with_capacity(ROOM),
+                free: Vec::new(),
+            }),
             events: RefCell::new(Vec::with_capacity(EVENTS)),
             outbox: RefCell::new(Outbox::new()),
             alone: Cell::new(false),

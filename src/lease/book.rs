@@ -122,6 +122,13 @@ impl Book {
         Ok(after)
     }
 
+    /// Makes room for so many sessions. Memory that nobody touches costs nothing; a table that grows leaves its old place
+    /// behind, which does.
+    pub fn make_room(&mut self, sessions: usize) {
+        self.entries.reserve(sessions);
+        self.calm.reserve(sessions);
+    }
+
     /// The session with this id.
     #[must_use]
     pub fn find(&self, id: SessionId) -> Option<Slot> {
