@@ -241,8 +241,8 @@ async fn tend(shared: Rc<Shared>) {
             tended = now;
             look(&shared).await;
             shared.pools.tend();
-            for deferred in shared.pools.all().iter().flat_map(|pool| pool.deferred()) {
-                shared.ledger.nudge(deferred);
+            for pool in shared.pools.all() {
+                shared.nudge_deferred(&pool);
             }
         }
     }

@@ -152,9 +152,7 @@ impl Backend {
     /// PostgreSQL's major version; 0 where it isn't known.
     #[must_use]
     pub fn version(&self) -> u32 {
-        let text = self.parameters.get("server_version").unwrap_or_default();
-        let end = text.find(|letter: char| !letter.is_ascii_digit());
-        text[..end.unwrap_or(text.len())].parse().unwrap_or(0)
+        self.parameters.version()
     }
 
     /// Takes in a ParameterStatus.

@@ -30,6 +30,12 @@ impl Parameters {
         self.by_name.get(name).map(AsRef::as_ref)
     }
 
+    /// PostgreSQL's major version; 0 where it isn't known.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.get("server_version").map_or(0, major)
+    }
+
     /// Takes in a report.
     pub fn set(&mut self, name: &str, value: &str) {
         self.by_name.insert(name.into(), value.into());
@@ -127,17 +133,22 @@ pub fn cut(name: &str) -> &str {
     &name[..end.unwrap_or(0)]
 }
 
+/// The major version in the text of a version; 0 where there is none.
+fn major(version: &str) -> u32 {
+    let end = version.find(|letter: char| !letter.is_ascii_digit());
+    version[..end.unwrap_or(version.len())].parse().unwrap_or(0)
+}
+
 /// An `application_name` as PostgreSQL takes it: no longer than its names are, and in printable ASCII. What isn't becomes a
 /// question mark, or its number from version 16 on.
 #[must_use]
 pub fn application_name(name: &str, version: Option<&str>) -> String {
-    let numbers = version.and_then(|version| version.split(|c: char| !c.is_ascii_digit()).next());
-    let major = numbers.and_then(|major| major.parse::<u32>().ok());
+    let old = (1..16).contains(&version.map_or(0, major));
     let mut clean = String::new();
     for byte in cut(name).bytes() {
         match byte {
             b' '..=b'~' => clean.push(char::from(byte)),
-            _ if major.is_some_and(|major| major < 16) => clean.push('?'),
+            _ if old => clean.push('?'),
             _ => clean.push_str(&format!("\\x{byte:02x}")),
         }
     }

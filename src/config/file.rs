@@ -165,12 +165,10 @@ fn read_user(
             }
             ("password_file", DeValue::String(text)) => match secret_file(text) {
                 Ok(file) => config.password_file = Some(file),
-                Err(problem) => errors.push(ConfigError::Value {
-                    origin,
-                    key: full_name,
-                    problem,
-                    allowed: "the absolute path of a file that holds the secret".to_owned(),
-                }),
+                Err(problem) => {
+                    let allowed = "the absolute path of a file that holds the secret";
+                    errors.push(wrong_value(origin, full_name, problem, allowed));
+                }
             },
             ("password_command", DeValue::String(text)) => {
                 let command = Some(text.trim().to_owned());
@@ -179,12 +177,10 @@ fn read_user(
             ("password_command_lifetime", value) => {
                 match value::duration(&raw(value), Zero::Refused, YEAR) {
                     Ok(lifetime) => config.password_command_lifetime = Some(lifetime),
-                    Err(problem) => errors.push(ConfigError::Value {
-                        origin,
-                        key: full_name,
-                        problem,
-                        allowed: "a duration such as \"15m\"".to_owned(),
-                    }),
+                    Err(problem) => {
+                        let allowed = "a duration such as \"15m\"";
+                        errors.push(wrong_value(origin, full_name, problem, allowed));
+                    }
                 }
             }
             (known, other) if OF_USER.contains(&known) => {
@@ -227,12 +223,15 @@ fn wrong_user(origin: Origin, key: String, value: &DeValue<'_>) -> ConfigError {
     let problem = ValueProblem::Type {
         found: type_name(value),
     };
-    let allowed = USER.to_owned();
+    wrong_value(origin, key, problem, USER)
+}
+
+fn wrong_value(origin: Origin, key: String, problem: ValueProblem, allowed: &str) -> ConfigError {
     ConfigError::Value {
         origin,
         key,
         problem,
-        allowed,
+        allowed: allowed.to_owned(),
     }
 }
 

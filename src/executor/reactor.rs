@@ -415,7 +415,7 @@ impl Registered {
     /// # Errors
     /// The kernel's.
     #[inline]
-    pub fn settle(&self) -> io::Result<bool> {
+    pub fn settle(&self) -> Result<bool, Errno> {
         if self.source.posted.get() > 0 {
             self.reactor.flush();
         }
@@ -426,12 +426,12 @@ impl Registered {
     }
 
     #[cold]
-    fn send_stuck(&self) -> io::Result<bool> {
+    fn send_stuck(&self) -> Result<bool, Errno> {
         let mut stuck = self.source.stuck.borrow_mut();
         match send(&self.source.fd, &stuck, SendFlags::NOSIGNAL) {
             Ok(count) => *stuck = stuck[count..].into(),
             Err(Errno::AGAIN) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
         if !stuck.is_empty() {
             self.no_room();

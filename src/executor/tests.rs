@@ -260,7 +260,7 @@ fn what_does_not_fit_is_kept_in_order_and_its_task_woken() {
         while near.owes() {
             poll_fn(|cx| match near.settle() {
                 Ok(false) => near.poll_writable(cx),
-                settled => Poll::Ready(settled.map(drop)),
+                settled => Poll::Ready(settled.map(drop).map_err(Into::into)),
             })
             .await
             .unwrap();

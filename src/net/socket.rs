@@ -219,7 +219,7 @@ impl Socket {
         match self.fd.settle() {
             Ok(true) => {}
             Ok(false) => return Tried::NotReady,
-            Err(error) => return Tried::Failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+            Err(error) => return Tried::Failed(error),
         }
         match net::send(&self.fd, buf, SendFlags::NOSIGNAL) {
             Ok(count) => Tried::Done(count),

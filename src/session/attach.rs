@@ -533,8 +533,6 @@ pub(super) async fn first_login(
 /// Waits in the queue; those who keep a backend only because nobody did so far are asked to return it.
 fn wait_in_line(shared: &Shared, pool: &Rc<Pool>, session: SessionId) -> Wait {
     let wait = pool.wait(session, shared.ledger.now());
-    for deferred in pool.deferred() {
-        shared.ledger.nudge(deferred);
-    }
+    shared.nudge_deferred(pool);
     wait
 }

@@ -205,8 +205,7 @@ impl Session {
             }
             b'F' => {
                 self.begin(1);
-                self.rare.class = Class::Unknown;
-                self.rare.trail.ran = true;
+                self.note_unknown();
                 self.tracker.sent_function();
             }
             b'd' if !self.tracker.expects_copy_data() => return Verdict::Drop,
@@ -271,9 +270,7 @@ impl Session {
             extra = self.recall_unnamed();
             if !self.rare.trail.unnamed_is_read {
                 // Its text came before the last probe: what it does now isn't known.
-                self.rare.class = Class::Unknown;
-                self.rare.trail.ran = true;
-                self.rare.trail.tame = false;
+                self.note_unknown();
             }
         } else {
             if let Some(verdict) = self.before_use(b'B', name, &mut extra) {
@@ -318,9 +315,7 @@ impl Session {
     /// like.
     fn note_bind(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
         let Some(made) = self.statements.get(name) else {
-            self.rare.class = Class::Unknown;
-            self.rare.trail.ran = true;
-            self.rare.trail.tame = false;
+            self.note_unknown();
             return None;
         };
         let (statement, shape) = (made.statement.clone(), made.shape);
@@ -394,6 +389,13 @@ impl Session {
         trail.ran = trail.ran || !sql::is_mere_bracket(text);
         trail.tame &= whole;
         self.note_hazards(text);
+    }
+
+    /// Something runs of which nothing is known.
+    fn note_unknown(&mut self) {
+        self.rare.class = Class::Unknown;
+        self.rare.trail.ran = true;
+        self.rare.trail.tame = false;
     }
 
     /// Whether one more text may be read. In mode `session` only the first few of a lease are: it lasts, and what its

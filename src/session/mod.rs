@@ -85,6 +85,15 @@ pub struct Shared {
     pub console: Arc<dyn ConsoleDesk>,
 }
 
+impl Shared {
+    /// Asks sessions that keep a backend, since nobody waited for one, whether to return it now.
+    pub fn nudge_deferred(&self, pool: &Pool) {
+        for deferred in pool.deferred() {
+            self.ledger.nudge(deferred);
+        }
+    }
+}
+
 pub use console::{ConsoleDesk, Guest, Rank};
 
 /// Hands a cancel request to whoever knows the session.

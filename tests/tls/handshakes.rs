@@ -14,15 +14,7 @@ fn clients_that_dawdle_with_their_handshake_hold_up_nobody() {
     let authority = Authority::new("root");
     let pair = authority.issue("a", "localhost", KeyKind::Ec);
     let (_postgres, valet) = stage("require", &pair, &[]);
-    let dawdlers: Vec<Raw> = std::iter::repeat_with(|| {
-        let mut raw = Raw::dial(valet.port());
-        raw.send(&messages::request(SSL_REQUEST));
-        assert_eq!(raw.byte(), Some(b'S'));
-        raw.send(&[0x16, 0x03, 0x01]);
-        raw
-    })
-    .take(16)
-    .collect();
+    let dawdlers = dawdlers(valet.port());
     let mut client = Encrypted::dial(valet.port(), &authority.root());
     client.log_in();
     assert_eq!(client.value("SELECT 1"), "1");
@@ -42,16 +34,7 @@ fn sixteen_handshakes_pass_while_a_query_runs_and_others_stall() {
     running.send(&messages::query("SELECT pg_sleep(600)"));
     let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
     eventually("it runs", || postgres.sql(sleeps) == "1");
-    // Half of a handshake each: the server's part is done, and its answer waits for a client that says no more.
-    let stalled: Vec<Raw> = std::iter::repeat_with(|| {
-        let mut raw = Raw::dial(valet.port());
-        raw.send(&messages::request(SSL_REQUEST));
-        assert_eq!(raw.byte(), Some(b'S'));
-        raw.send(&[0x16, 0x03, 0x01]);
-        raw
-    })
-    .take(16)
-    .collect();
+    let stalled = dawdlers(valet.port());
     // The one thread for handshakes isn't the one that moves data: queries are answered with none of them done.
     let threads = threads(valet.pid());
     let named = |name: &str| threads.iter().filter(|thread| *thread == name).count();
@@ -81,6 +64,19 @@ fn sixteen_handshakes_pass_while_a_query_runs_and_others_stall() {
     postgres
         .sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
     assert_eq!(running.until(b'E').sqlstate(), "57014");
+}
+
+/// Sixteen clients that begin a TLS handshake, and say no more.
+fn dawdlers(port: u16) -> Vec<Raw> {
+    std::iter::repeat_with(|| {
+        let mut raw = Raw::dial(port);
+        raw.send(&messages::request(SSL_REQUEST));
+        assert_eq!(raw.byte(), Some(b'S'));
+        raw.send(&[0x16, 0x03, 0x01]);
+        raw
+    })
+    .take(16)
+    .collect()
 }
 
 /// The names of a process's threads.
