@@ -34,7 +34,8 @@ pub(super) struct Moving(Option<Box<AtWork>>);
 
 #[derive(Debug, Default)]
 pub(super) struct AtWork {
-    /// Names of statements that were made anew since the last ReadyForQuery: a failure leaves them in doubt.
+    /// Names whose statements were closed or made anew since the last ReadyForQuery: a failure leaves in doubt what the
+    /// backend has.
     adapted: Vec<Box<[u8]>>,
     /// Statements that the client closes, as long as it isn't answered.
     closing: Vec<Made>,
@@ -222,15 +223,13 @@ impl Session {
     fn note_adapted(&mut self, name: &[u8], made: bool) {
         let Some(lent) = &mut self.lent else { return };
         match self.statements.get(name).filter(|_| made) {
-            Some(mine) => {
-                lent.backend.prepared.insert(unasked(mine));
-                self.rare.moving.at_work().adapted.push(name.into());
-            }
+            Some(mine) => lent.backend.prepared.insert(unasked(mine)),
             None => drop(lent.backend.prepared.remove(name)),
         }
+        self.rare.moving.at_work().adapted.push(name.into());
     }
 
-    /// After a failure it can't be told which statements were made anew: they will be again.
+    /// After a failure it can't be told which statements were closed or made anew: they will be again.
     pub(super) fn forget_adapted(&mut self) {
         if let Some(lent) = &mut self.lent {
             for name in self.rare.moving.take_adapted() {
@@ -251,11 +250,16 @@ impl Session {
             // SQL made it: PostgreSQL has to be asked what is left.
             self.rare.class = self.rare.class.max(Class::Visible);
         }
-        if let Some(mine) = self.statements.close(name) {
-            self.rare.moving.at_work().closing.push(mine);
-        }
+        let mine = self.statements.close(name);
         if let Some(lent) = &mut self.lent {
+            let foreign = !matches!(lent.backend.prepared.there(name), There::Nothing);
+            if mine.is_none() && foreign {
+                self.rare.moving.at_work().adapted.push(name.into());
+            }
             lent.backend.prepared.remove(name);
+        }
+        if let Some(mine) = mine {
+            self.rare.moving.at_work().closing.push(mine);
         }
     }
 

@@ -331,3 +331,35 @@ fn the_unnamed_statement_of_another_session_answers_for_nobody() {
         assert_eq!(other.until_ready()[0].sqlstate(), "26000");
     }
 }
+
+/// What closes it is skipped, since something before it in the pipeline fails.
+#[test]
+fn what_another_session_left_is_not_forgotten_with_a_close_that_is_skipped() {
+    let (_postgres, valet) =
+        stage_or_direct(&["--mode", "transaction", "--max-backends", "1"]);
+    let fails = [parse("", "SELECT 1/0"), bind("", "", &[]), execute("", 0)].concat();
+    let skipped = [
+        ("a client's own Close", close_statement("s")),
+        ("before a Bind", bind("", "s", &[])),
+        ("before a Describe", describe_statement("s")),
+        ("before a Parse", parse("s", "SELECT 'another'")),
+    ];
+    for (what, skipped) in skipped {
+        let mut failing = session(&valet, "app");
+        // Whoever has a statement with known rows doesn't begin a lease by closing what others left.
+        failing.send(&[parse("k", "SELECT 1"), describe_statement("k"), sync()].concat());
+        assert_eq!(tags(&failing.until_ready()), "1tTZ");
+        let mut owner = session(&valet, "app");
+        owner.send(&[parse("s", "SELECT 'the owner'"), sync()].concat());
+        assert_eq!(tags(&owner.until_ready()), "1Z");
+        failing.send(&[fails.clone(), skipped, sync()].concat());
+        assert_eq!(tags(&failing.until_ready()), "1EZ", "{what}");
+        let mut other = session(&valet, "app");
+        for client in [&mut other, &mut failing] {
+            client.send(&[bind("", "s", &[]), execute("", 0), sync()].concat());
+            assert_eq!(client.until_ready()[0].sqlstate(), "26000", "{what}");
+        }
+        owner.send(&[bind("", "s", &[]), execute("", 0), sync()].concat());
+        assert_eq!(owner.until_ready()[1].columns(), ["the owner"], "{what}");
+    }
+}

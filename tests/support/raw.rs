@@ -202,10 +202,17 @@ impl Raw {
     #[track_caller]
     pub fn byte(&mut self) -> Option<u8> {
         let mut byte = [0];
-        match self.stream.read(&mut byte) {
-            Ok(0) => None,
-            Ok(_) => Some(byte[0]),
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
+        // Unlike `read`, `read_exact` goes on after a signal, SIGCONT among them.
+        match self.stream.read_exact(&mut byte) {
+            Ok(()) => Some(byte[0]),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof
+                ) =>
+            {
+                None
+            }
             Err(error) => panic!("nothing came within {DEADLINE:?}: {error}"),
         }
     }
