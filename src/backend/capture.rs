@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::backend::parameters::APPLICATION_NAME;
 use crate::backend::state::{Scene, SqlPrepared};
 use crate::backend::{Answers, Backend, Lost, State};
 use crate::lease::{Pin, Pins, Status};
@@ -348,6 +349,8 @@ impl Found {
             "superuser" => own.superuser = name == "on",
             "reset" => own.reset.push((name, value.unwrap_or_default())),
             "role" => self.state.role = Some(name).filter(|role| role != "none"),
+            // It is reported whenever it changes, and goes from backend to backend by itself.
+            "setting" if name == APPLICATION_NAME => {}
             "restricted" | "setting" => {
                 own.restricted |= kind == "restricted";
                 let value = value.unwrap_or_default();

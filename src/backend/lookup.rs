@@ -177,11 +177,12 @@ impl Pools {
 
     /// Asks with the one backend, when it is this login's turn.
     async fn ask_in_turn(&self, lookup: &Lookup, user: &str) -> Result<Option<Secret>, String> {
-        let state = Rc::default();
+        let (state, told) = (Rc::default(), Rc::default());
         let request = Request {
             session: SessionId::new(0),
             baseline: &lookup.baseline,
             state: &state,
+            told: &told,
             elsewhere: false,
             now: self.now(),
         };

@@ -49,7 +49,7 @@ pub enum Home {
     Clean,
     /// This session's: warm for it, and to be scrubbed before anybody else gets it.
     Of(SessionId),
-    /// That of a session that has moved on: to be scrubbed before anybody gets it.
+    /// That of a session that has moved on or ended: to be scrubbed before anybody gets it, unless it is what they want.
     Left,
 }
 
@@ -96,6 +96,12 @@ impl Backend {
     #[must_use]
     pub fn is_like_one_with(&self, state: &Rc<State>) -> bool {
         !self.opaque && (Rc::ptr_eq(&self.carries, state) || self.carries == *state)
+    }
+
+    /// Whether no session has left settings on it, or anything that nobody knows.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        !self.opaque && self.carries.is_empty()
     }
 
     /// Whether it can be lent: it is alive as far as the kernel knows. Unasked messages that came meanwhile are taken in.

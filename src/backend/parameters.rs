@@ -7,6 +7,10 @@ use std::rc::Rc;
 use crate::wire::frame::cstr;
 use crate::wire::reply;
 
+/// The setting by which PostgreSQL's views and logs name an application. It is no part of a session's state: what it is stands
+/// in the reports, and a backend gets it with the session.
+pub const APPLICATION_NAME: &str = "application_name";
+
 /// Reported settings (ParameterStatus), by name.
 #[derive(Clone, Debug, Default)]
 pub struct Parameters {
@@ -28,6 +32,21 @@ impl Parameters {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.by_name.get(name).map(AsRef::as_ref)
+    }
+
+    /// The reported `application_name`.
+    #[must_use]
+    pub fn application(&self) -> Option<&str> {
+        self.get(APPLICATION_NAME)
+    }
+
+    /// Whether they differ in the `application_name` at most.
+    #[must_use]
+    pub fn are_alike(&self, other: &Self) -> bool {
+        fn rest(all: &Parameters) -> impl Iterator<Item = (&str, &str)> {
+            all.iter().filter(|(name, _)| *name != APPLICATION_NAME)
+        }
+        rest(self).eq(rest(other))
     }
 
     /// PostgreSQL's major version; 0 where it isn't known.
@@ -172,6 +191,19 @@ mod tests {
             new.news(&old).collect::<Vec<_>>(),
             [("TimeZone", "Asia/Tokyo")]
         );
+    }
+
+    #[test]
+    fn those_that_differ_in_the_name_alone_are_alike() {
+        let of = |name: &str, zone: &str| {
+            let mut parameters = Parameters::default();
+            parameters.set("TimeZone", zone);
+            parameters.set(APPLICATION_NAME, name);
+            parameters
+        };
+        assert!(of("web", "UTC").are_alike(&of("jobs", "UTC")));
+        assert!(!of("web", "UTC").are_alike(&of("web", "Asia/Tokyo")));
+        assert!(!of("web", "UTC").are_alike(&Parameters::default()));
     }
 
     #[test]

@@ -186,6 +186,8 @@ pub struct Request<'a> {
     pub baseline: &'a Rc<Baseline>,
     /// The settings that it wants to find.
     pub state: &'a Rc<State>,
+    /// What its client was told: among backends that are alike, one that bears its `application_name` is the best.
+    pub told: &'a Rc<Parameters>,
     /// Take another backend than the own warm one, wherever one exists.
     pub elsewhere: bool,
     pub now: Moment,
@@ -257,10 +259,22 @@ impl Pool {
         let alike = |lent: &Lent| fits(lent) && lent.backend.is_like_one_with(request.state);
         let ripe = |lent: &Lent| full || request.elsewhere || lent.backend.rested < stale;
         let home = || idle.iter().position(own);
-        let same = || idle.iter().rposition(|lent| !own(lent) && alike(lent));
-        let clean = || {
+        let namesake = |lent: &Lent| {
+            let parameters = &lent.backend.parameters;
+            Rc::ptr_eq(parameters, request.told)
+                || parameters.application() == request.told.application()
+        };
+        let like = |named: bool| {
             idle.iter()
-                .rposition(|lent| lent.backend.home == Home::Clean && fits(lent))
+                .rposition(|lent| !own(lent) && alike(lent) && (!named || namesake(lent)))
+        };
+        let same = || like(true).or_else(|| like(false));
+        let clean = || {
+            idle.iter().rposition(|lent| match lent.backend.home {
+                Home::Clean => fits(lent),
+                Home::Left => fits(lent) && lent.backend.is_blank(),
+                Home::Of(_) => false,
+            })
         };
         let warm = || {
             idle.iter()

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::backend::capture::write_statement;
 use crate::backend::pool::{Request, Wait, add};
 use crate::backend::reset::reset;
 use crate::backend::restore::{self, NotRestored, Wanted};
@@ -16,11 +15,10 @@ use crate::config::ChaosReturn;
 use crate::events::Happening;
 use crate::lease::{Event, SessionId, Status};
 use crate::session::client::words;
-use crate::session::leg::Spill;
 use crate::session::relay::{End, Flow};
 use crate::session::returning::lost_by;
 use crate::session::virtual_settings::{LONGEST_FRAME, Own};
-use crate::session::{Name, Phase, Refusal, Session, Shared, Trail};
+use crate::session::{Phase, Refusal, Session, Shared, Trail};
 use crate::wire::extended::write_frame;
 use crate::wire::frame::{HEADER, Header};
 use crate::wire::reply::{self, ClientError, Fault};
@@ -69,6 +67,7 @@ impl Session {
             session: self.id,
             baseline: &self.rare.baseline,
             state: &self.rare.saved,
+            told: &self.rare.told,
             elsewhere: self.shared.config.chaos_return == ChaosReturn::Always,
             now: self.shared.ledger.now(),
         };
@@ -82,9 +81,9 @@ impl Session {
         let backend = &lent.backend;
         backend.home == Home::Of(self.id)
             || (backend.is_like_one_with(&self.rare.saved)
-                && backend.prepared.len() <= MAX_LEFT
+                && has_room(lent)
                 && (Rc::ptr_eq(&backend.parameters, &self.rare.told)
-                    || backend.parameters == self.rare.told))
+                    || backend.parameters.are_alike(&self.rare.told)))
     }
 
     /// Takes a backend, however long it takes, and forwards what the client sent meanwhile.
@@ -129,9 +128,6 @@ impl Session {
     /// The session holds this backend from here on.
     pub(super) fn hold(&mut self, lent: Lent) {
         let backend = &lent.backend;
-        if !Rc::ptr_eq(&backend.parameters, &self.rare.told) {
-            push_news(&mut self.to_client, &backend.parameters, &self.rare.told);
-        }
         let same = backend.home == Home::Of(self.id);
         let spent = backend.spent;
         self.shared.metrics.restored(same);
@@ -152,9 +148,10 @@ impl Session {
         self.lent = Some(lent);
         let backend = &mut self.lent.as_mut().expect("it was just put there").backend;
         backend.home = Home::Of(self.id);
+        self.agree_on_reports();
         if !same && spent {
             // What sequences remember of another session must not be taken for this one's.
-            backend.spent = false;
+            self.lent.as_mut().expect("it is still there").backend.spent = false;
             let mut forget = Vec::new();
             write_frame(&mut forget, b'Q', b"DISCARD SEQUENCES\0");
             self.to_backend.push(&forget);
@@ -264,12 +261,10 @@ impl Session {
                 drop(backend);
                 self.open(permit).await?
             }
-            Grant::Lent(Lent { backend, permit }) => match backend.home {
-                Home::Clean => Lent { backend, permit },
-                Home::Of(_) | Home::Left => match reset(backend, Status::Idle).await {
-                    Some(backend) => Lent { backend, permit },
-                    None => self.open(permit).await?,
-                },
+            Grant::Lent(lent) if lent.backend.is_blank() && has_room(&lent) => lent,
+            Grant::Lent(Lent { backend, permit }) => match reset(backend, Status::Idle).await {
+                Some(backend) => Lent { backend, permit },
+                None => self.open(permit).await?,
             },
             Grant::Open(permit) => self.open(permit).await?,
         };
@@ -291,26 +286,6 @@ impl Session {
         }
     }
 
-    /// Gives the backend the session's own application_name again, after a RESET went back to its opener's. In
-    /// most cases the client was told its own name already.
-    pub(super) async fn rename(&mut self) -> Result<(), End> {
-        self.rare.name = Name::Own;
-        let Some(lent) = &mut self.lent else {
-            return Ok(());
-        };
-        let mut request = Vec::new();
-        let text = "SELECT pg_catalog.set_config('application_name', $1, false)";
-        write_statement(&mut request, text, Some(&self.rare.application));
-        write_frame(&mut request, b'S', b"");
-        let before = lent.backend.parameters.clone();
-        let renamed = lent.backend.exchange(&request, 1).await;
-        let answers = renamed.map_err(|error| End::Backend(Some(lost_by(&error))))?;
-        push_news(&mut self.to_client, &lent.backend.parameters, &before);
-        let backend = lent.backend.cancel_target();
-        self.notify(answers.notifications, &backend);
-        Ok(())
-    }
-
     async fn open(&self, permit: crate::backend::Permit) -> Result<Lent, NoBackend> {
         let application = &*self.rare.application;
         let generation = self.shared.ledger.book().generation();
@@ -329,18 +304,7 @@ impl Session {
     }
 
     async fn restore(&mut self, lent: &mut Lent) -> Result<(), NotRestored> {
-        let mut state = (*self.rare.saved).clone();
-        let application = self.rare.told.get("application_name").unwrap_or_default();
-        let set = state
-            .settings
-            .iter()
-            .any(|(name, _)| name == "application_name");
-        if !set && lent.backend.parameters.get("application_name") != Some(application) {
-            state
-                .settings
-                .push(("application_name".to_owned(), application.to_owned()));
-            state.settings.sort();
-        }
+        let state = self.rare.saved.clone();
         if state.is_empty() {
             return Ok(());
         }
@@ -351,8 +315,7 @@ impl Session {
             login: &self.pool.user,
         };
         let lost = restore::restore(&mut lent.backend, &wanted).await?;
-        self.rare.saved = Rc::new(state);
-        lent.backend.carries = self.rare.saved.clone();
+        lent.backend.carries = state;
         // Only this session knows what is missing there.
         lent.backend.opaque |= !lost.is_empty();
         self.statements.lost(lost);
@@ -446,13 +409,9 @@ impl Session {
     }
 }
 
-/// Tells a client that was told `told` what has changed since.
-fn push_news(to_client: &mut Spill, parameters: &Parameters, told: &Parameters) {
-    let mut news = Vec::new();
-    for (name, value) in parameters.news(told) {
-        reply::parameter_status(&mut news, name, value);
-    }
-    to_client.push(&news);
+/// Whether it hasn't got too many prepared statements of others.
+fn has_room(lent: &Lent) -> bool {
+    lent.backend.prepared.len() <= MAX_LEFT
 }
 
 fn exhausted(shared: &Shared, pool: &Pool, session: Option<SessionId>) -> ClientError {
@@ -491,11 +450,12 @@ pub(super) async fn first_login(
     application: &str,
 ) -> Result<Rc<Parameters>, ClientError> {
     let now = shared.ledger.now();
-    let state = Rc::default();
+    let (state, told) = (Rc::default(), Rc::default());
     let request = Request {
         session: SessionId::new(0),
         baseline,
         state: &state,
+        told: &told,
         elsewhere: false,
         now,
     };

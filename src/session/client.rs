@@ -62,6 +62,18 @@ impl Judge for FromClient<'_> {
             .known
             .take()
             .unwrap_or_else(|| words(header.kind, body));
+        if self.session.rare.unnamed
+            && let Some(name) = self.session.name_again(header.kind)
+        {
+            return behind(name, self.judge_own(header, body, words));
+        }
+        self.judge_own(header, body, words)
+    }
+}
+
+impl FromClient<'_> {
+    #[inline]
+    fn judge_own(&mut self, header: Header, body: &[u8], words: Words) -> Verdict {
         match self.session.own(header, body, words) {
             Own::No => self.session.judge(header, body, words),
             Own::Done => Verdict::Drop,
@@ -84,7 +96,7 @@ fn behind(mut extra: Vec<u8>, verdict: Verdict) -> Verdict {
             extra.extend_from_slice(&other);
             Verdict::Instead(extra)
         }
-        Verdict::Hold => Verdict::Hold,
+        Verdict::Hold => Verdict::HoldBehind(extra),
         Verdict::HoldBehind(more) => {
             extra.extend_from_slice(&more);
             Verdict::HoldBehind(extra)
@@ -157,20 +169,7 @@ impl Session {
 
     fn judge(&mut self, header: Header, body: &[u8], words: Words) -> Verdict {
         match header.kind {
-            b'Q' => {
-                self.begin(1);
-                if !self.tracker.is_skipping() {
-                    let answered = self.tracker.is_answered();
-                    self.statements.unnamed.sent_query(answered);
-                }
-                let text = body.strip_suffix(b"\0").unwrap_or(body);
-                let whole = body.len() == header.body;
-                let extra = self.note_text(text, whole, words);
-                self.note_class(text, whole);
-                self.note_prepare(text, whole);
-                self.tracker.sent_query();
-                return extra.map_or(Verdict::Pass, Verdict::After);
-            }
+            b'Q' => return self.judge_query(header, body, words),
             b'P' => {
                 self.begin(0);
                 return self.judge_parse(header, body, words);
@@ -215,6 +214,22 @@ impl Session {
             _ => {}
         }
         Verdict::Pass
+    }
+
+    fn judge_query(&mut self, header: Header, body: &[u8], words: Words) -> Verdict {
+        self.begin(1);
+        if !self.tracker.is_skipping() {
+            let answered = self.tracker.is_answered();
+            self.statements.unnamed.sent_query(answered);
+        }
+        let text = body.strip_suffix(b"\0").unwrap_or(body);
+        let whole = body.len() == header.body;
+        let extra = self.note_text(text, whole, words);
+        self.note_class(text, whole);
+        self.note_prepare(text, whole);
+        self.note_name(text);
+        self.tracker.sent_query();
+        extra.map_or(Verdict::Pass, Verdict::After)
     }
 
     /// The client asks something: the lease is active.

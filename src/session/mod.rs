@@ -12,6 +12,7 @@ mod handshake;
 mod leg;
 mod listening;
 mod login;
+mod naming;
 mod proxied;
 mod relay;
 mod replication;
@@ -251,6 +252,12 @@ struct Rare {
     application: Rc<str>,
     /// Whether a RESET went back to the application_name of whoever opened the backend.
     name: Name,
+    /// The backend was opened under another name than the session's own.
+    guest: bool,
+    /// A RESET that goes back to it was sent, and nothing behind it yet: what comes next must find the session's own name again.
+    unnamed: bool,
+    /// One was sent, and not everything is answered since.
+    resetting: bool,
     /// What the client was told by ParameterStatus, while no backend is held.
     told: Rc<Parameters>,
     /// The session's settings, as the last probe found them.
@@ -340,6 +347,9 @@ impl Rare {
         Self {
             application,
             name: Name::Own,
+            guest: false,
+            unnamed: false,
+            resetting: false,
             baseline,
             told,
             saved,

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::task::Context;
 
-use crate::backend::parameters;
+use crate::backend::parameters::{self, APPLICATION_NAME};
 use crate::backend::pool::add;
 use crate::backend::prepared::{Made, Shape};
 use crate::config::Mode;
@@ -82,7 +82,7 @@ impl Session {
         let kind = header.kind;
         let own = self.tracker.hears_own();
         match kind {
-            b'E' if own => self.stay_abroad(),
+            b'E' if own => self.hear_own_failure(body),
             _ if own && !matches!(kind, b'S' | b'A') => {}
             // One that is too long to be read whole can't be rewritten.
             b'S' | b'A' if body.len() < header.body => return Verdict::Pass,
@@ -144,6 +144,21 @@ impl Session {
         Verdict::Pass
     }
 
+    /// What we said ahead of a request failed. A cancel that came too early may have hit anything of it.
+    fn hear_own_failure(&mut self, body: &[u8]) {
+        self.stay_abroad();
+        if Fields::read(body).code != "57014" {
+            return;
+        }
+        if self.rare.told.application() == Some(&*self.rare.application) {
+            self.rare.name = Name::Foreign;
+        }
+        if let Some(lent) = &mut self.lent {
+            lent.backend.spent = true;
+            lent.backend.opaque = true;
+        }
+    }
+
     /// A FATAL is PostgreSQL's last word on this connection.
     fn hear_fatal(&mut self, body: &[u8]) {
         // Nearly every error is an ERROR: its fields needn't be read.
@@ -191,6 +206,7 @@ impl Session {
             if self.rare.name == Name::Asked {
                 self.rare.name = Name::Own;
             }
+            self.rare.resetting = false;
             self.phase = Phase::Resting;
             self.rare.answered = true;
             self.step(Event::Ready(status));
@@ -222,34 +238,21 @@ impl Session {
     }
 
     fn hear_parameter(&mut self, body: &[u8]) -> Verdict {
+        let name = parameters::read_status(body);
+        let name = name.filter(|(name, _)| *name == APPLICATION_NAME);
+        if let Some((_, value)) = name
+            && self.tracker.hears_own()
+        {
+            return self.hear_own_name(value);
+        }
         self.rare.class = self.rare.class.max(Class::Visible);
-        let Some(lent) = &mut self.lent else {
-            return Verdict::Pass;
-        };
-        let Some(("application_name", value)) = parameters::read_status(body) else {
+        if let Some((_, value)) = name {
+            return self.hear_name(value);
+        }
+        if let Some(lent) = &mut self.lent {
             lent.backend.note_parameter(body);
-            return Verdict::Pass;
-        };
-        let own = self.rare.name != Name::Own && *value == *lent.backend.application;
-        if own {
-            self.rare.name = Name::Foreign;
         }
-        let value = if own { &*self.rare.application } else { value };
-        let known = lent.backend.parameters.get("application_name") == Some(value);
-        let mut report = Vec::new();
-        reply::parameter_status(&mut report, "application_name", value);
-        lent.backend.note_parameter(&report[HEADER..]);
-        self.shared
-            .ledger
-            .book_mut()
-            .entry_mut(self.slot)
-            .profile
-            .application = value.into();
-        match (own, known) {
-            (false, _) => Verdict::Pass,
-            (true, true) => Verdict::Drop,
-            (true, false) => Verdict::Instead(report),
-        }
+        Verdict::Pass
     }
 
     /// Some commands change what the proxy believes: DISCARD ALL and DEALLOCATE ALL do away with statements, RESET and
@@ -275,9 +278,8 @@ impl Session {
         }
         if (discard
             || body.starts_with(b"RESET")
-            || body.starts_with(b"SET") && self.says_default())
-            && let Some(lent) = &self.lent
-            && *lent.backend.application != *self.rare.application
+            || body.starts_with(b"SET") && (self.rare.resetting || self.says_default()))
+            && self.rare.guest
             && self.rare.name == Name::Own
         {
             self.rare.name = Name::Asked;

@@ -440,7 +440,7 @@ impl Session {
                 }
             }
             if let Some(lent) = warm {
-                scrub(&self.shared, &self.pool, lent, crate::lease::Status::Idle).await;
+                leave(&self.shared, &self.pool, lent).await;
             }
         };
         tokio::join!(farewell, scrubs);
@@ -464,6 +464,16 @@ async fn farewell(words: &mut super::leg::Spill, client: &mut crate::net::Stream
     if matches!(said, Ok(Ok(()))) {
         // The peer may have closed already.
         let _ = client.shutdown().await;
+    }
+}
+
+/// Leaves a warm backend to the next: as it is, where nothing was set on it.
+async fn leave(shared: &super::Shared, pool: &std::rc::Rc<crate::backend::Pool>, mut lent: Lent) {
+    if lent.backend.is_blank() {
+        lent.backend.home = Home::Left;
+        pool.give_back(lent, shared.ledger.now());
+    } else {
+        scrub(shared, pool, lent, crate::lease::Status::Idle).await;
     }
 }
 

@@ -36,6 +36,33 @@ pub fn is_mere_bracket(sql: &[u8]) -> bool {
     }
 }
 
+/// Whether a text is nothing but a statement that goes back to the `application_name` of the login. In doubt it isn't.
+#[must_use]
+pub fn resets_the_name(sql: &[u8]) -> bool {
+    const SUCH: [&[&str]; 5] = [
+        &["discard", "all"],
+        &["reset", "all"],
+        &["reset", "application_name"],
+        &["set", "application_name", "to", "default"],
+        &["set", "application_name", "=", "default"],
+    ];
+    let text = sql.trim_ascii_end();
+    let text = text.strip_suffix(b";").unwrap_or(text).trim_ascii();
+    if text.len() > 64 || !matches!(text.first(), Some(b'd' | b'D' | b'r' | b'R' | b's' | b'S')) {
+        return false;
+    }
+    let words = || {
+        text.split(u8::is_ascii_whitespace)
+            .filter(|word| !word.is_empty())
+    };
+    SUCH.iter().any(|such| {
+        words().count() == such.len()
+            && words()
+                .zip(*such)
+                .all(|(word, such)| word.eq_ignore_ascii_case(such.as_bytes()))
+    })
+}
+
 /// Whether a text only opens or closes a transaction, or is empty: it is no work of its own.
 #[must_use]
 pub fn is_bracket(sql: &[u8]) -> bool {
@@ -150,7 +177,30 @@ pub fn names_statements(sql: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Class, class, defines, is_bracket, is_mere_bracket};
+    use super::{Class, class, defines, is_bracket, is_mere_bracket, resets_the_name};
+
+    #[test]
+    fn only_the_plainest_resets_are_known() {
+        for sql in [
+            "DISCARD ALL",
+            "reset  all ;",
+            "RESET\tapplication_name",
+            "SET application_name = DEFAULT",
+            "set application_name TO default;",
+        ] {
+            assert!(resets_the_name(sql.as_bytes()), "{sql}");
+        }
+        for sql in [
+            "",
+            "DISCARD PLANS",
+            "RESET ALL; SELECT 1",
+            "RESET application_name_too",
+            "SET application_name = 'default'",
+            "SET LOCAL application_name TO DEFAULT",
+        ] {
+            assert!(!resets_the_name(sql.as_bytes()), "{sql}");
+        }
+    }
 
     #[test]
     fn a_mere_bracket_leaves_nothing() {

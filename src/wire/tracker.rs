@@ -586,6 +586,15 @@ impl Tracker {
         self.doubt != Doubt::Armed && !self.shaping && !self.hears_own()
     }
 
+    /// Whether what the client sends next begins a request: everything of the extended protocol before it has its Sync.
+    #[must_use]
+    pub fn is_between_requests(&self) -> bool {
+        match self.pending.back() {
+            Some(last) => last.ends_a_request(),
+            None => self.sequence == Sequence::Synced && !self.copy_in,
+        }
+    }
+
     /// Whether nothing is unanswered, and no answer waits for its Sync, as far as the account knows.
     #[must_use]
     pub fn is_answered(&self) -> bool {

@@ -1,7 +1,7 @@
 //! A session that moves to another backend keeps its state, and takes nobody else's.
 
 use crate::stage::{backend, detach, give_back, idle_after, session, stage, stage_or_direct};
-use crate::support::messages::frame;
+use crate::support::messages::{frame, query};
 use crate::support::{Postgres, Raw, Valet, direct};
 
 /// The stage for a session that moves from one backend to another.
@@ -199,6 +199,90 @@ fn reset_returns_to_the_session_s_own_application_name() {
         );
         client.goodbye();
     }
+}
+
+#[test]
+fn what_is_sent_behind_a_reset_finds_the_session_s_own_application_name() {
+    let (_postgres, valet) = stage_or_direct(&["--max-backends", "1"]);
+    session(&valet, "opener").query("SELECT 1");
+    let mut client = session(&valet, "mine");
+    for reset in [
+        "DISCARD ALL",
+        "reset all;",
+        "SET application_name TO DEFAULT",
+        "BEGIN; COMMIT",
+    ] {
+        client.query("SET application_name = 'changed'");
+        let requests = [reset, "SHOW application_name", "SHOW application_name"];
+        client.send(&requests.map(query).concat());
+        client.until_ready();
+        let expected = if reset.starts_with("BEGIN") {
+            "changed"
+        } else {
+            "mine"
+        };
+        for _ in 1..requests.len() {
+            let answer = client.until_ready();
+            assert_eq!(answer[1].columns(), [expected], "after {reset}");
+        }
+        assert_eq!(client.parameters["application_name"], expected, "{reset}");
+    }
+    client.query("SET application_name = 'changed'");
+    let requests = ["BEGIN", "RESET ALL", "SHOW application_name", "ROLLBACK"];
+    client.send(&requests.map(query).concat());
+    let answers = requests.map(|_| client.until_ready());
+    assert_eq!(answers[2][1].columns(), ["mine"]);
+    assert_eq!(client.value("SHOW application_name"), "changed");
+}
+
+#[test]
+fn sessions_of_several_applications_hand_a_backend_on_as_it_is() {
+    let Some((postgres, valet)) = stage(&["--mode", "transaction", "--max-backends", "1"]) else {
+        return;
+    };
+    let odd = r"it's a \ name";
+    let mut sessions = ["web", "jobs", "", odd].map(|name| (name, session(&valet, name)));
+    for _ in 0..3 {
+        for (name, client) in &mut sessions {
+            assert_eq!(client.value("SHOW application_name"), *name);
+            assert_eq!(
+                client
+                    .parameters
+                    .get("application_name")
+                    .map(String::as_str),
+                Some(*name)
+            );
+        }
+    }
+    // Who has to be restored waits for its lease.
+    let waits = valet.metric("pgvalet_acquire_wait_seconds_count");
+    assert!(waits <= 1.0, "{waits}");
+    sessions[0].1.query("SET application_name = 'changed'");
+    assert_eq!(sessions[1].1.value("SHOW application_name"), "jobs");
+    assert_eq!(sessions[0].1.value("SHOW application_name"), "changed");
+    let names =
+        "SELECT string_agg(application_name, ',') FROM pg_stat_activity WHERE client_port > 0";
+    assert_eq!(postgres.sql(names), "changed");
+}
+
+#[test]
+fn what_a_session_leaves_at_its_end_serves_the_next() {
+    let Some((postgres, valet)) = stage(&["--mode", "transaction", "--max-backends", "2"]) else {
+        return;
+    };
+    for (set, zone) in [("SELECT 1", "GMT"), ("SET TimeZone = 'Asia/Tokyo'", "GMT")] {
+        let mut leaving = session(&valet, "app");
+        leaving.value("SHOW TimeZone");
+        leaving.query(set);
+        leaving.goodbye();
+        let mut next = session(&valet, "app");
+        assert_eq!(next.value("SHOW TimeZone"), zone, "after {set}");
+        next.query("SET work_mem = '3MB'");
+        assert_eq!(next.value("SHOW work_mem"), "3MB");
+        next.goodbye();
+    }
+    assert_eq!(session(&valet, "app").value("SHOW work_mem"), "4MB");
+    assert_eq!(postgres.client_backends(), 1);
 }
 
 #[test]

@@ -335,8 +335,7 @@ fn the_unnamed_statement_of_another_session_answers_for_nobody() {
 /// What closes it is skipped, since something before it in the pipeline fails.
 #[test]
 fn what_another_session_left_is_not_forgotten_with_a_close_that_is_skipped() {
-    let (_postgres, valet) =
-        stage_or_direct(&["--mode", "transaction", "--max-backends", "1"]);
+    let (_postgres, valet) = stage_or_direct(&["--mode", "transaction", "--max-backends", "1"]);
     let fails = [parse("", "SELECT 1/0"), bind("", "", &[]), execute("", 0)].concat();
     let skipped = [
         ("a client's own Close", close_statement("s")),

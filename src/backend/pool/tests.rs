@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 
 use super::*;
+use crate::backend::parameters::APPLICATION_NAME;
 use crate::backend::prepared::Prepared;
 use crate::config::Target;
 use crate::executor::{self, on_executor};
@@ -17,6 +18,9 @@ use crate::wire::startup::CancelKey;
 struct House {
     pool: Rc<Pool>,
     baseline: Rc<Baseline>,
+    /// What whoever asks wants to find, and was told.
+    state: Rc<State>,
+    told: Rc<Parameters>,
     peers: Vec<UnixStream>,
 }
 
@@ -25,6 +29,8 @@ impl House {
         Self {
             pool: Pool::new("db".into(), "user".into(), max),
             baseline: Rc::default(),
+            state: Rc::default(),
+            told: Rc::default(),
             peers: Vec::new(),
         }
     }
@@ -71,9 +77,9 @@ impl House {
 
     fn ask(&self, session: u32) -> Option<Grant> {
         let now = Moment::from_micros(10_000_000);
-        let state = Rc::default();
         let request = Request {
-            state: &state,
+            state: &self.state,
+            told: &self.told,
             session: SessionId::new(session),
             baseline: &self.baseline,
             elsewhere: false,
@@ -252,6 +258,42 @@ fn a_backend_that_carries_the_same_state_is_as_good_as_a_clean_one() {
         house.park(2, 12);
         house.pool.state.borrow_mut().idle[1].backend.carries = Rc::default();
         assert_eq!(lent(house.ask(13)), 2);
+    });
+}
+
+#[test]
+fn what_a_session_left_blank_is_as_good_as_new() {
+    on_a_runtime(|| {
+        let mut house = House::new(3);
+        for (id, session) in [(1, 11), (2, 12)] {
+            house.park(id, session);
+            house.pool.leave(SessionId::new(session));
+        }
+        house.pool.state.borrow_mut().idle[0].backend.carries = Rc::default();
+        house.state = Rc::new(State {
+            role: Some("another".to_owned()),
+            ..State::default()
+        });
+        assert_eq!(lent(house.ask(13)), 1);
+        assert!(matches!(house.ask(13), Some(Grant::Open(_))));
+    });
+}
+
+#[test]
+fn of_those_that_are_alike_one_of_the_same_name_is_best() {
+    on_a_runtime(|| {
+        let mut house = House::new(3);
+        for (id, session) in [(1, 11), (2, 12), (3, 13)] {
+            house.park(id, session);
+        }
+        for (place, lent) in house.pool.state.borrow_mut().idle.iter_mut().enumerate() {
+            lent.backend.carries = Rc::default();
+            let name = ["web", "jobs", "web"][place];
+            Rc::make_mut(&mut lent.backend.parameters).set(APPLICATION_NAME, name);
+        }
+        Rc::make_mut(&mut house.told).set(APPLICATION_NAME, "jobs");
+        let order = [14, 15, 16].map(|session| lent(house.ask(session)));
+        assert_eq!(order, [2, 3, 1]);
     });
 }
 
