@@ -5,6 +5,7 @@
 mod class;
 mod databases;
 mod fingerprint;
+pub mod harmless;
 pub mod hazards;
 mod plain;
 mod single;

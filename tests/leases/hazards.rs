@@ -1,5 +1,6 @@
 //! Transaction mode, and state that a database's own code makes behind a plain statement.
 
+use pgvalet::wire::sql::harmless;
 use serde_json::json;
 
 use crate::stage::{lease, session};
@@ -343,4 +344,56 @@ fn a_function_that_sets_whatever_it_is_told_pins_unless_the_configuration_names_
     one.value("SELECT set_any('tenant', 'acme')");
     assert_eq!(other.value(TENANT), "");
     assert_eq!(one.value(TENANT), "acme");
+}
+
+#[test]
+fn what_is_taken_for_harmless_is_what_postgresql_declares_so() {
+    let postgres = Postgres::start();
+    let (volatile, others) = harmless::functions();
+    let declared = |names: &[&str], volatile: bool| {
+        let known =
+            "SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 11 AND prokind <> 'p'";
+        let kind = if volatile { "=" } else { "<>" };
+        let among = format!(
+            "{known} AND proname = ANY ('{{{}}}') AND provolatile {kind} 'v' ORDER BY 1",
+            names.join(",")
+        );
+        postgres
+            .sql(&among)
+            .lines()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(declared(&others, true), [""; 0]);
+    // Volatile ones have been looked at one by one; their list must not hide others.
+    assert_eq!(declared(&volatile, false), [""; 0]);
+    for makes_state in [
+        "set_config",
+        "setseed",
+        "pg_advisory_lock",
+        "lo_open",
+        "nextval",
+    ] {
+        assert!(!volatile.contains(&makes_state) && !others.contains(&makes_state));
+    }
+}
+
+#[test]
+fn functions_that_leave_nothing_need_no_question() {
+    let Some((_postgres, valet)) = transaction_mode("1", "", &[]) else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    client.value("SELECT 1");
+    for sql in [
+        "SELECT to_char(now(), 'YYYY'), md5(random()::text), gen_random_uuid()",
+        "SELECT pg_try_advisory_xact_lock(1), jsonb_array_elements('[1]')",
+        "SELECT '1.5'::numeric(10, 2), relname FROM pg_class WHERE pg_table_is_visible(oid)",
+        "SELECT a FROM unnest(ARRAY[1, 2]) WITH ORDINALITY AS t(a, n) GROUP BY ROLLUP (a)",
+        "WITH w AS MATERIALIZED (SELECT current_setting('TimeZone')) SELECT * FROM w",
+    ] {
+        client.value(sql);
+        is_returned(&valet, &client);
+    }
+    assert_eq!(valet.metric("pgvalet_probes_total"), 0.0);
 }

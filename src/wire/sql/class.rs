@@ -1,8 +1,9 @@
 //! Owns the conservative reading of a text: might it leave anything in the session?
 //!
-//! It decides only whether PostgreSQL has to be asked afterwards. A statement or function that isn't on a list counts as
+//! It decides only whether PostgreSQL has to be asked afterwards. A statement or function ([`super::harmless`]) that isn't on a list counts as
 //! one that leaves something; triggers and views are beyond any reader of texts, and documented as such.
 
+use super::harmless::is_harmless;
 use super::plain::is_plain_select;
 
 /// What a text may leave in its session.
@@ -68,94 +69,6 @@ pub fn class_of_tag(tag: &[u8]) -> Class {
     }
 }
 
-/// Words that may stand before a parenthesis, and call nothing that leaves anything.
-const HARMLESS: [&[u8]; 84] = [
-    b"abs",
-    b"all",
-    b"and",
-    b"any",
-    b"array_agg",
-    b"array_length",
-    b"as",
-    b"avg",
-    b"between",
-    b"by",
-    b"case",
-    b"cast",
-    b"ceil",
-    b"char_length",
-    b"coalesce",
-    b"concat",
-    b"conflict",
-    b"count",
-    b"date_part",
-    b"date_trunc",
-    b"dense_rank",
-    b"distinct",
-    b"else",
-    b"except",
-    b"exists",
-    b"extract",
-    b"filter",
-    b"first_value",
-    b"floor",
-    b"from",
-    b"generate_series",
-    b"greatest",
-    b"group",
-    b"having",
-    b"ilike",
-    b"in",
-    b"intersect",
-    b"is",
-    b"join",
-    b"json_agg",
-    b"json_build_object",
-    b"jsonb_agg",
-    b"jsonb_build_object",
-    b"lag",
-    b"lateral",
-    b"lead",
-    b"least",
-    b"length",
-    b"like",
-    b"limit",
-    b"lower",
-    b"max",
-    b"min",
-    b"not",
-    b"now",
-    b"nullif",
-    b"offset",
-    b"on",
-    b"or",
-    b"order",
-    b"over",
-    b"partition",
-    b"rank",
-    b"replace",
-    b"returning",
-    b"round",
-    b"row",
-    b"row_number",
-    b"select",
-    b"set",
-    b"some",
-    b"string_agg",
-    b"substr",
-    b"substring",
-    b"sum",
-    b"then",
-    b"trim",
-    b"union",
-    b"upper",
-    b"using",
-    b"values",
-    b"when",
-    b"where",
-    b"with",
-];
-
 /// Reads a text.
 #[must_use]
 pub fn class(sql: &[u8]) -> Class {
@@ -179,13 +92,6 @@ pub(super) fn by_words(sql: &[u8]) -> Class {
         reader.step();
     }
     reader.class
-}
-
-/// Whether a parenthesis behind this word calls nothing that leaves anything.
-fn is_harmless(word: &[u8]) -> bool {
-    HARMLESS
-        .iter()
-        .any(|known| known.eq_ignore_ascii_case(word))
 }
 
 /// What a byte may begin.
@@ -383,6 +289,11 @@ impl Reader<'_> {
         self.last = Word::Harmless;
     }
 
+    /// Whether the word before is AS: what follows names columns, a type or a statement, and calls nothing.
+    fn is_behind_as(&self) -> bool {
+        matches!(self.last, Word::At(from, to) if self.sql[from..to].eq_ignore_ascii_case(b"as"))
+    }
+
     fn word(&mut self) {
         let rest = &self.sql[self.at..];
         let end = rest
@@ -417,7 +328,7 @@ impl Reader<'_> {
                 }
                 6 if is(b"update") || is(b"delete") => self.write(),
                 7 if is(b"nextval") => self.write(),
-                _ if self.into => self.last = Word::Harmless,
+                _ if self.into || self.is_behind_as() => self.last = Word::Harmless,
                 length => self.last = Word::At(self.at - length, self.at),
             }
         }
@@ -441,6 +352,12 @@ mod tests {
             "select count(*), max(x) from t where a in (1, 2) and b = 'it''s' -- (trailing f(x))",
         ),
         (Class::Read, "BEGIN"),
+        (
+            Class::Read,
+            "SELECT a FROM unnest(b) AS t(a), jsonb_to_record(c) as r (d int)",
+        ),
+        (Class::Unknown, "SELECT as1(a)"),
+        (Class::Unknown, "PREPARE p AS SELECT f(1)"),
         (Class::Read, "SELECT 0$0, a$1 FROM t$2 WHERE (b)"),
         (Class::Read, "SELECT a LIKE 'b\\_%'"),
         (Class::Read, "/* app:web */ SELECT $1::int"),
