@@ -7,6 +7,7 @@ mod databases;
 mod fingerprint;
 pub mod hazards;
 mod plain;
+mod reserved;
 mod single;
 pub mod virtual_setting;
 mod watch;
@@ -67,6 +68,7 @@ pub fn is_bracket(sql: &[u8]) -> bool {
 pub use class::{Class, class, class_of_tag};
 pub use databases::changes_databases;
 pub use fingerprint::fingerprint;
+pub use reserved::is_reserved;
 pub use single::{is_one_prepare, reads_always_alike};
 pub use watch::{Watch, watch};
 pub use words::Words;

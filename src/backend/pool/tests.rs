@@ -61,6 +61,7 @@ impl House {
             prepared: Prepared::default(),
             spent: false,
             opaque: false,
+            stained: false,
             unread: Vec::new(),
         })
     }
