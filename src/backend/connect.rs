@@ -201,6 +201,7 @@ impl<'a> Talk<'a> {
             prepared: Prepared::default(),
             spent: false,
             opaque: false,
+            stained: false,
             unread: self.buf.to_vec(),
         }
     }

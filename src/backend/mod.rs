@@ -75,6 +75,8 @@ pub struct Backend {
     pub spent: bool,
     /// It may carry something that no probe sees, such as a custom setting that only a function named.
     pub opaque: bool,
+    /// It has something that `DISCARD ALL` doesn't undo: it is closed rather than scrubbed.
+    pub stained: bool,
     /// When it last came back to the pool.
     pub rested: Moment,
     /// The `application_name` that it was opened with: RESET goes back to it.

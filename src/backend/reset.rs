@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// Not cancel safe: a scrub that is broken off throws the backend away.
 pub async fn reset(mut backend: Box<Backend>, status: Status) -> Option<Box<Backend>> {
-    if backend.key.in_flight.get() > 0 {
+    if backend.stained || backend.key.in_flight.get() > 0 {
         return None;
     }
     let mut request = Vec::new();

@@ -465,6 +465,8 @@ impl Session {
         if names.peek().is_none() {
             return;
         }
+        let stains = &mut self.rare.stains;
+        let names = names.inspect(|name| *stains |= sql::is_reserved(name));
         let custom = Rc::make_mut(&mut self.rare.custom);
         custom.extend(names);
         while custom.len() > MOST_SETTINGS {

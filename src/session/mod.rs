@@ -276,6 +276,8 @@ struct Rare {
     bound: Option<Rc<Statement>>,
     /// Names of custom settings seen in its traffic.
     custom: Rc<BTreeSet<String>>,
+    /// One of them outlasts `DISCARD ALL` in its backend, and others would notice.
+    stains: bool,
     /// Parameters that name settings in the text that was read last, on their way to its statement.
     naming: Vec<u16>,
     /// Pins that the probe can't see.
@@ -361,6 +363,7 @@ impl Rare {
             moving: Moving::default(),
             bound: None,
             custom: Rc::default(),
+            stains: false,
             naming: Vec::new(),
             sticky: Pins::default(),
             waiting: VecDeque::new(),

@@ -21,7 +21,7 @@ use crate::session::relay::End;
 use crate::session::{Defined, Session};
 use crate::view::LeaseView;
 use crate::wire::reply::{ClientError, Fault};
-use crate::wire::sql::Class;
+use crate::wire::sql::{self, Class};
 
 /// How long the last words to a client may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -291,6 +291,9 @@ impl Session {
             self.rare.saved = Rc::new(found.state);
         }
         lent.backend.carries = self.rare.saved.clone();
+        // A function may have named them.
+        let mut custom = self.rare.saved.custom.iter();
+        lent.backend.stained |= custom.any(|(name, _)| sql::is_reserved(name));
         // Even a session without settings may leave something that the probe can't see, such as lastval().
         lent.backend.spent = true;
         self.rare.told = lent.backend.parameters.clone();
@@ -369,6 +372,7 @@ impl Session {
     fn let_go(&mut self, mut lent: Lent, cause: Cause) {
         self.rare.told = lent.backend.parameters.clone();
         lent.backend.home = Home::Of(self.id);
+        lent.backend.stained |= self.rare.stains;
         self.ended(cause);
         self.pool.give_back(lent, self.shared.ledger.now());
     }
@@ -394,6 +398,7 @@ impl Session {
         };
         let mut held = self.lent.take();
         if let Some(lent) = &mut held {
+            lent.backend.stained |= self.rare.stains;
             self.say_goodbye(lent);
             let method = if words.is_some() {
                 "close"

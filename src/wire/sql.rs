@@ -8,6 +8,7 @@ mod fingerprint;
 pub mod harmless;
 pub mod hazards;
 mod plain;
+mod reserved;
 mod single;
 pub mod virtual_setting;
 mod watch;
@@ -95,6 +96,7 @@ pub fn is_bracket(sql: &[u8]) -> bool {
 pub use class::{Class, class, class_of_tag};
 pub use databases::changes_databases;
 pub use fingerprint::fingerprint;
+pub use reserved::is_reserved;
 pub use single::{is_one_prepare, reads_always_alike};
 pub use watch::{Watch, watch};
 pub use words::Words;

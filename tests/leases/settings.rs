@@ -3,7 +3,7 @@
 use crate::moves::{evict, survives, two_backends};
 use crate::pins::is_pinned;
 use crate::stage::{backend, detach, give_back, idle_after, session, stage};
-use crate::support::messages::{bind, execute, extended, frame, parse, sync};
+use crate::support::messages::{bind, execute, extended, frame, parse, query, sync};
 use crate::support::{Postgres, Raw, Valet, eventually};
 
 const TENANT: &str = "SELECT coalesce(current_setting('app.tenant', true), '')";
@@ -30,6 +30,49 @@ fn a_setting_that_only_a_function_named_reaches_no_other_session() {
         assert_eq!(other.value(TENANT), "");
         other.value("SELECT log_in('globex')");
         assert_ne!(one.value(TENANT), "globex");
+    }
+}
+
+#[test]
+fn nobody_is_warned_of_a_library_s_setting_that_another_session_made_up() {
+    let Some((_postgres, valet)) = one_backend() else {
+        return;
+    };
+    let made = [
+        "SET plpgsql.extra_foo_warnings = 1",
+        "BEGIN; SET LOCAL \"plpgsql\".made_up = 1; ROLLBACK",
+        "SELECT set_config('plpgsql.made_up', '1', true)",
+    ];
+    for (number, (made, lives)) in made
+        .iter()
+        .flat_map(|made| [(made, false), (made, true)])
+        .enumerate()
+    {
+        // Startup parameters of their own give both a backend that nobody had before.
+        let options = format!("-c work_mem={}MB", number + 1);
+        let who = [
+            ("user", "postgres"),
+            ("database", "postgres"),
+            ("options", &options),
+        ];
+        let mut one = Raw::connect_with(valet.port(), &who);
+        one.query(made);
+        let _one = if lives {
+            Some(one)
+        } else {
+            one.goodbye();
+            None
+        };
+        let mut other = Raw::connect_with(valet.port(), &who);
+        // The first call of PL/pgSQL in a backend loads it.
+        other.send(&query("DO $$BEGIN END$$"));
+        loop {
+            let message = other.next();
+            assert!(message.tag != b'N', "{made}, lives: {lives}: {message:?}");
+            if message.tag == b'Z' {
+                break;
+            }
+        }
     }
 }
 

@@ -67,6 +67,7 @@ impl House {
             prepared: Prepared::default(),
             spent: false,
             opaque: false,
+            stained: false,
             unread: Vec::new(),
         })
     }

@@ -1,5 +1,6 @@
 //! Owns what to watch for in passing SQL: state that the probe can't see afterwards.
 
+use super::reserved::is_reserved;
 use super::single::behind_blanks;
 use super::virtual_setting::scan::Scan;
 use super::{has_escaped_name, has_odd_blank};
@@ -126,7 +127,7 @@ fn parted(text: &[u8]) -> Option<String> {
 }
 
 /// `set_config('app.tenant', …)`: a name that is neither a literal nor a parameter can't be read. What holds for one
-/// transaction only leaves nothing.
+/// transaction only leaves nothing but its name.
 fn set_config(after: &[u8], found: &mut Watch) {
     let argument = after
         .trim_ascii_start()
@@ -140,8 +141,9 @@ fn set_config(after: &[u8], found: &mut Watch) {
     };
     match name {
         Name::Literal(name) => {
-            if name.contains('.') && !is_local(rest) {
-                found.settings.push(name.to_ascii_lowercase());
+            let name = name.to_ascii_lowercase();
+            if is_reserved(&name) || name.contains('.') && !is_local(rest) {
+                found.settings.push(name);
             }
         }
         Name::Parameter(index) => {
@@ -282,6 +284,10 @@ mod tests {
                 "{local}"
             );
         }
+        assert_eq!(
+            settings("select set_config('plpgsql.x', 'y', true)"),
+            ["plpgsql.x"]
+        );
         for kept in [
             "select set_config(n, f(1, true), false)",
             "select set_config(n, ', true)', false)",
