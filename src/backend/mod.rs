@@ -97,13 +97,14 @@ impl Backend {
     /// Whether a session with this state may take it over from another one as it is.
     #[must_use]
     pub fn is_like_one_with(&self, state: &Rc<State>) -> bool {
-        !self.opaque && (Rc::ptr_eq(&self.carries, state) || self.carries == *state)
+        let known = !self.opaque && !self.stained;
+        known && (Rc::ptr_eq(&self.carries, state) || self.carries == *state)
     }
 
     /// Whether no session has left settings on it, or anything that nobody knows.
     #[must_use]
     pub fn is_blank(&self) -> bool {
-        !self.opaque && self.carries.is_empty()
+        !self.opaque && !self.stained && self.carries.is_empty()
     }
 
     /// Whether it can be lent: it is alive as far as the kernel knows. Unasked messages that came meanwhile are taken in.
