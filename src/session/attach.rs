@@ -132,6 +132,7 @@ impl Session {
         let spent = backend.spent;
         self.shared.metrics.restored(same);
         if !same {
+            self.rare.guest = *backend.application != *self.rare.application;
             self.statements.unnamed.moved();
             self.pool.leave(self.id);
             self.rare.at_home = self.statements.is_empty() && backend.prepared.is_empty();

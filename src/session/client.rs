@@ -62,18 +62,6 @@ impl Judge for FromClient<'_> {
             .known
             .take()
             .unwrap_or_else(|| words(header.kind, body));
-        if self.session.rare.unnamed
-            && let Some(name) = self.session.name_again(header.kind)
-        {
-            return behind(name, self.judge_own(header, body, words));
-        }
-        self.judge_own(header, body, words)
-    }
-}
-
-impl FromClient<'_> {
-    #[inline]
-    fn judge_own(&mut self, header: Header, body: &[u8], words: Words) -> Verdict {
         match self.session.own(header, body, words) {
             Own::No => self.session.judge(header, body, words),
             Own::Done => Verdict::Drop,
@@ -168,6 +156,11 @@ impl Session {
     }
 
     fn judge(&mut self, header: Header, body: &[u8], words: Words) -> Verdict {
+        if self.rare.unnamed
+            && let Some(name) = self.name_again(header.kind)
+        {
+            return behind(name, self.judge(header, body, words));
+        }
         match header.kind {
             b'Q' => return self.judge_query(header, body, words),
             b'P' => {

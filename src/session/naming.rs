@@ -19,7 +19,6 @@ impl Session {
     pub(super) fn agree_on_reports(&mut self) {
         let Some(lent) = &mut self.lent else { return };
         let (reported, told) = (&mut lent.backend.parameters, &self.rare.told);
-        self.rare.guest = *lent.backend.application != *self.rare.application;
         self.rare.unnamed = false;
         if Rc::ptr_eq(reported, told) {
             return;
