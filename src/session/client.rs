@@ -204,7 +204,7 @@ impl Session {
             }
             b'F' => {
                 self.begin(1);
-                self.note_unknown();
+                self.note_function(body);
                 self.tracker.sent_function();
             }
             b'd' if !self.tracker.expects_copy_data() => return Verdict::Drop,
@@ -378,6 +378,10 @@ impl Session {
             self.rare.sticky = self.rare.sticky.union(found.pins);
             self.rare.naming = found.naming;
         }
+        if self.statements.are_naming_in(text) {
+            // The values of its parameters may name settings.
+            self.rare.sticky.add(Pin::UnreadableSetting);
+        }
         if sql::changes_databases(text) {
             self.shared.pools.make_way(text);
         }
@@ -411,6 +415,25 @@ impl Session {
         self.rare.class = Class::Unknown;
         self.rare.trail.ran = true;
         self.rare.trail.tame = false;
+    }
+
+    /// A FunctionCall is sent: no text names what it calls.
+    fn note_function(&mut self, body: &[u8]) {
+        const SET_CONFIG: u32 = 2078;
+        const SETSEED: u32 = 1599;
+        // The first object id that isn't PostgreSQL's own.
+        const OWN: u32 = 16384;
+        self.note_unknown();
+        let called = body.first_chunk().copied().map(u32::from_be_bytes);
+        let told = !self.shared.config.preserve_settings.is_empty();
+        let untold = !told
+            && called.is_none_or(|oid| oid >= OWN)
+            && self.pool.surveyed.hazards().have_untold();
+        if called == Some(SET_CONFIG) || untold {
+            self.rare.sticky.add(Pin::UnreadableSetting);
+        } else if called == Some(SETSEED) {
+            self.rare.sticky.add(Pin::Setseed);
+        }
     }
 
     /// Whether one more text may be read. In mode `session` only the first few of a lease are: it lasts, and what its
@@ -481,6 +504,9 @@ impl Session {
         for index in self.statements.naming(statement) {
             match extended::bind_value(body, index) {
                 Value::Null => {}
+                Value::Bytes(name) if name.eq_ignore_ascii_case(sql::SEED) => {
+                    self.rare.sticky.add(Pin::Setseed);
+                }
                 Value::Bytes(name) if name.is_ascii() && name.len() <= LONGEST_NAME => {
                     found.push(String::from_utf8_lossy(name).to_ascii_lowercase());
                 }
@@ -498,6 +524,7 @@ const fn hold(kind: u8) -> usize {
     match kind {
         b'P' => MAX_KEPT,
         b'Q' | b'B' | b'D' | b'C' => HOLD,
+        b'F' => HEADER + size_of::<u32>(),
         _ => HEADER,
     }
 }

@@ -71,6 +71,12 @@ impl Hazards {
         self.everywhere || names_any(sql, &self.ask)
     }
 
+    /// Whether there is code that makes settings which nobody can ask for.
+    #[must_use]
+    pub fn have_untold(&self) -> bool {
+        !self.untold.is_empty()
+    }
+
     /// Whether this text may make settings that nobody can ask for.
     #[must_use]
     pub fn are_untold_in(&self, sql: &[u8]) -> bool {
