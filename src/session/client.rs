@@ -256,7 +256,7 @@ impl Session {
             self.rare.sticky.add(Pin::UnreadableSetting);
         }
         if !name.is_empty() {
-            self.adapt(name, &mut extra);
+            self.occupy(name, &mut extra);
         }
         let kept = whole && !name.is_empty();
         let read = || Statement::read_sharing(body, |text| self.pool.share_text(text));
