@@ -10,7 +10,7 @@ use crate::lease::{Event, LastStatement, Pin};
 use crate::session::relay::{End, Flow};
 use crate::session::statements::MAX_KEPT;
 use crate::session::virtual_settings::Own;
-use crate::session::{Phase, Session};
+use crate::session::{Phase, Session, Tame};
 use crate::wire::cut::{Cursor, Judge, Verdict, cut, whole_frames};
 use crate::wire::extended::{self, Statement, Target, Value};
 use crate::wire::frame::{BadLength, HEADER, Header};
@@ -406,7 +406,9 @@ impl Session {
         }
         let trail = &mut self.rare.trail;
         trail.ran = trail.ran || !sql::is_mere_bracket(text);
-        trail.tame &= whole;
+        if !whole {
+            trail.tame = Tame::No;
+        }
         self.note_hazards(text);
     }
 
@@ -414,7 +416,7 @@ impl Session {
     fn note_unknown(&mut self) {
         self.rare.class = Class::Unknown;
         self.rare.trail.ran = true;
-        self.rare.trail.tame = false;
+        self.rare.trail.tame = Tame::No;
     }
 
     /// A FunctionCall is sent: no text names what it calls.
@@ -452,14 +454,21 @@ impl Session {
     /// The database's own code may do something behind a text.
     fn note_hazards(&mut self, text: &[u8]) {
         let hazards = self.pool.surveyed.hazards();
-        let tame = self.rare.trail.tame;
+        let tame = self.rare.trail.tame != Tame::No;
         if (tame || self.rare.class != Class::Unknown) && hazards.are_named_in(text) {
             self.rare.class = Class::Unknown;
-            self.rare.trail.tame = false;
+            self.rare.trail.tame = Tame::No;
         }
         // Nothing below that class defines anything.
-        if self.rare.class == Class::Unknown && self.rare.trail.tame {
-            self.rare.trail.tame = self.may_read() && !hazards::calls_what_makes_state(text);
+        if self.rare.class == Class::Unknown && self.rare.trail.tame != Tame::No {
+            let told = if !self.may_read() || hazards::calls_what_makes_state(text) {
+                Tame::No
+            } else if hazards::tells_bodies(text) {
+                Tame::Bodies
+            } else {
+                Tame::Expressions
+            };
+            self.rare.trail.tame = self.rare.trail.tame.min(told);
         }
         // Whoever lists the settings to preserve has said which ones there are.
         if self.shared.config.preserve_settings.is_empty() && hazards.are_untold_in(text) {

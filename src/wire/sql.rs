@@ -163,6 +163,12 @@ pub fn defines_by_its_text(tag: &[u8]) -> bool {
     TAGS.contains(&tag)
 }
 
+/// Whether such a command makes nothing but a function of its own text's body.
+#[must_use]
+pub fn defines_a_body(tag: &[u8]) -> bool {
+    matches!(tag, b"CREATE FUNCTION\0" | b"CREATE PROCEDURE\0")
+}
+
 /// Whether a text names prepared statements in SQL: then it must find just those of its session.
 #[must_use]
 pub fn names_statements(sql: &[u8]) -> bool {
