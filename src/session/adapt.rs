@@ -112,6 +112,25 @@ impl Session {
         }
     }
 
+    /// The client makes a statement. Where it has one of this name already, PostgreSQL shall say so, whatever stands there:
+    /// what the session has may not be made just now, under another search_path.
+    pub(super) fn occupy(&mut self, name: &[u8], extra: &mut Option<Vec<u8>>) {
+        let is_missing = || matches!(self.need(name), Need::Made(_));
+        if self.rare.at_home || self.tracker.is_skipping() || !is_missing() {
+            return self.adapt(name, extra);
+        }
+        let nothing = Statement::read(&[name, b"\0\0\0\0"].concat());
+        let nothing = Rc::new(nothing.expect("a Parse of nothing is whole"));
+        let out = extra.get_or_insert_default();
+        write_close(out, name);
+        self.tracker.sent_close(Some(name.into()), Origin::Proxy);
+        nothing.write_parse(out);
+        self.tracker.sent_parse(nothing, Origin::Proxy);
+        if let Some(lent) = &mut self.lent {
+            lent.backend.prepared.doubt(name);
+        }
+    }
+
     /// The client is about to run or describe a statement: as [`Session::adapt`]. Where the statement is made anew, and what its
     /// rows looked like is known, PostgreSQL is asked first what they look like now; where that has changed, it refuses, as it
     /// would have without a move.

@@ -10,7 +10,7 @@ use crate::lease::{Event, LastStatement, Pin};
 use crate::session::relay::{End, Flow};
 use crate::session::statements::MAX_KEPT;
 use crate::session::virtual_settings::Own;
-use crate::session::{Phase, Session};
+use crate::session::{Phase, Session, Tame};
 use crate::wire::cut::{Cursor, Judge, Verdict, cut, whole_frames};
 use crate::wire::extended::{self, Statement, Target, Value};
 use crate::wire::frame::{BadLength, HEADER, Header};
@@ -197,7 +197,7 @@ impl Session {
             }
             b'F' => {
                 self.begin(1);
-                self.note_unknown();
+                self.note_function(body);
                 self.tracker.sent_function();
             }
             b'd' if !self.tracker.expects_copy_data() => return Verdict::Drop,
@@ -249,7 +249,7 @@ impl Session {
             self.rare.sticky.add(Pin::UnreadableSetting);
         }
         if !name.is_empty() {
-            self.adapt(name, &mut extra);
+            self.occupy(name, &mut extra);
         }
         let kept = whole && !name.is_empty();
         let read = || Statement::read_sharing(body, |text| self.pool.share_text(text));
@@ -371,6 +371,10 @@ impl Session {
             self.rare.sticky = self.rare.sticky.union(found.pins);
             self.rare.naming = found.naming;
         }
+        if self.statements.are_naming_in(text) {
+            // The values of its parameters may name settings.
+            self.rare.sticky.add(Pin::UnreadableSetting);
+        }
         if sql::changes_databases(text) {
             self.shared.pools.make_way(text);
         }
@@ -395,7 +399,9 @@ impl Session {
         }
         let trail = &mut self.rare.trail;
         trail.ran = trail.ran || !sql::is_mere_bracket(text);
-        trail.tame &= whole;
+        if !whole {
+            trail.tame = Tame::No;
+        }
         self.note_hazards(text);
     }
 
@@ -403,7 +409,26 @@ impl Session {
     fn note_unknown(&mut self) {
         self.rare.class = Class::Unknown;
         self.rare.trail.ran = true;
-        self.rare.trail.tame = false;
+        self.rare.trail.tame = Tame::No;
+    }
+
+    /// A FunctionCall is sent: no text names what it calls.
+    fn note_function(&mut self, body: &[u8]) {
+        const SET_CONFIG: u32 = 2078;
+        const SETSEED: u32 = 1599;
+        // The first object id that isn't PostgreSQL's own.
+        const OWN: u32 = 16384;
+        self.note_unknown();
+        let called = body.first_chunk().copied().map(u32::from_be_bytes);
+        let told = !self.shared.config.preserve_settings.is_empty();
+        let untold = !told
+            && called.is_none_or(|oid| oid >= OWN)
+            && self.pool.surveyed.hazards().have_untold();
+        if called == Some(SET_CONFIG) || untold {
+            self.rare.sticky.add(Pin::UnreadableSetting);
+        } else if called == Some(SETSEED) {
+            self.rare.sticky.add(Pin::Setseed);
+        }
     }
 
     /// Whether one more text may be read. In mode `session` only the first few of a lease are: it lasts, and what its
@@ -422,14 +447,21 @@ impl Session {
     /// The database's own code may do something behind a text.
     fn note_hazards(&mut self, text: &[u8]) {
         let hazards = self.pool.surveyed.hazards();
-        let tame = self.rare.trail.tame;
+        let tame = self.rare.trail.tame != Tame::No;
         if (tame || self.rare.class != Class::Unknown) && hazards.are_named_in(text) {
             self.rare.class = Class::Unknown;
-            self.rare.trail.tame = false;
+            self.rare.trail.tame = Tame::No;
         }
         // Nothing below that class defines anything.
-        if self.rare.class == Class::Unknown && self.rare.trail.tame {
-            self.rare.trail.tame = self.may_read() && !hazards::calls_what_makes_state(text);
+        if self.rare.class == Class::Unknown && self.rare.trail.tame != Tame::No {
+            let told = if !self.may_read() || hazards::calls_what_makes_state(text) {
+                Tame::No
+            } else if hazards::tells_bodies(text) {
+                Tame::Bodies
+            } else {
+                Tame::Expressions
+            };
+            self.rare.trail.tame = self.rare.trail.tame.min(told);
         }
         // Whoever lists the settings to preserve has said which ones there are.
         if self.shared.config.preserve_settings.is_empty() && hazards.are_untold_in(text) {
@@ -474,6 +506,9 @@ impl Session {
         for index in self.statements.naming(statement) {
             match extended::bind_value(body, index) {
                 Value::Null => {}
+                Value::Bytes(name) if name.eq_ignore_ascii_case(sql::SEED) => {
+                    self.rare.sticky.add(Pin::Setseed);
+                }
                 Value::Bytes(name) if name.is_ascii() && name.len() <= LONGEST_NAME => {
                     found.push(String::from_utf8_lossy(name).to_ascii_lowercase());
                 }
@@ -491,6 +526,7 @@ const fn hold(kind: u8) -> usize {
     match kind {
         b'P' => MAX_KEPT,
         b'Q' | b'B' | b'D' | b'C' => HOLD,
+        b'F' => HEADER + size_of::<u32>(),
         _ => HEADER,
     }
 }

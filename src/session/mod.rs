@@ -311,6 +311,16 @@ enum Defined {
     Untold,
 }
 
+/// How far the texts of a lease tell what they defined: none but what was read ran, and it named nothing that makes state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Tame {
+    No,
+    /// In expressions.
+    Expressions,
+    /// In the bodies of functions, too.
+    Bodies,
+}
+
 /// What its `class` rests on.
 #[derive(Debug)]
 struct Trail {
@@ -322,8 +332,7 @@ struct Trail {
     unnamed_is_read: bool,
     /// Something ran in this lease besides what opens and closes transactions.
     ran: bool,
-    /// No text of this lease named anything that makes state: none but what was read ran.
-    tame: bool,
+    tame: Tame,
 }
 
 impl Default for Trail {
@@ -333,7 +342,7 @@ impl Default for Trail {
             unread: MOST_READ,
             unnamed_is_read: false,
             ran: false,
-            tame: true,
+            tame: Tame::Bodies,
         }
     }
 }

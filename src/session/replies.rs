@@ -10,7 +10,7 @@ use crate::config::Mode;
 use crate::lease::{Event, SessionId, Status};
 use crate::ledger::CancelTarget;
 use crate::session::relay::End;
-use crate::session::{Defined, Name, Phase, Session, returning};
+use crate::session::{Defined, Name, Phase, Session, Tame, returning};
 use crate::wire::cut::{Cursor, Judge, Verdict, cut, whole_frames};
 use crate::wire::extended::{Statement, write_frame};
 use crate::wire::frame::{HEADER, Header};
@@ -260,7 +260,11 @@ impl Session {
     fn hear_complete(&mut self, body: &[u8]) {
         self.rare.class = self.rare.class.max(sql::class_of_tag(body));
         if matches!(body.first(), Some(b'C' | b'A')) && sql::defines(body) {
-            let told = self.rare.trail.tame && sql::defines_by_its_text(body);
+            let told = match self.rare.trail.tame {
+                Tame::No => false,
+                Tame::Expressions => sql::defines_by_its_text(body),
+                Tame::Bodies => sql::defines_by_its_text(body) || sql::defines_a_body(body),
+            };
             let defined = if told { Defined::Told } else { Defined::Untold };
             self.rare.defined = self.rare.defined.max(defined);
         }

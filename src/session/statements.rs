@@ -7,7 +7,7 @@ use crate::backend::prepared::{Made, Prepared, Shape, reads_alike};
 use crate::backend::state::{Scene, SqlPrepared};
 use crate::backend::{Parameters, State};
 use crate::session::unnamed::Unnamed;
-use crate::wire::sql::reads_always_alike;
+use crate::wire::sql::{self, reads_always_alike};
 
 /// The longest Parse message that is kept, in bytes.
 pub(super) const MAX_KEPT: usize = 1 << 20;
@@ -194,6 +194,17 @@ impl Statements {
         naming
             .filter(move |(known, _)| **known == *name)
             .flat_map(|(_, parameters)| parameters.iter().copied())
+    }
+
+    /// Whether a text may run, by SQL, a statement of which parameters name settings.
+    pub fn are_naming_in(&self, sql: &[u8]) -> bool {
+        let naming = self.rare.iter().flat_map(|rare| &rare.naming);
+        let mut names = naming.map(|(name, _)| name).filter(|name| !name.is_empty());
+        let stands = |name: &[u8]| {
+            name.contains(&b'"')
+                || (sql.windows(name.len())).any(|text| text.eq_ignore_ascii_case(name))
+        };
+        names.any(|name| stands(name)) && sql::executes(sql)
     }
 
     /// What a named statement's rows look like was found out.

@@ -98,7 +98,7 @@ pub use databases::changes_databases;
 pub use fingerprint::fingerprint;
 pub use reserved::is_reserved;
 pub use single::{is_one_prepare, reads_always_alike};
-pub use watch::{Watch, watch};
+pub use watch::{SEED, Watch, watch};
 pub use words::Words;
 
 /// Whether the tag of a CommandComplete belongs to a command that leaves no state in the session by itself.
@@ -163,19 +163,30 @@ pub fn defines_by_its_text(tag: &[u8]) -> bool {
     TAGS.contains(&tag)
 }
 
+/// Whether such a command makes nothing but a function of its own text's body.
+#[must_use]
+pub fn defines_a_body(tag: &[u8]) -> bool {
+    matches!(tag, b"CREATE FUNCTION\0" | b"CREATE PROCEDURE\0")
+}
+
 /// Whether a text names prepared statements in SQL: then it must find just those of its session.
 #[must_use]
 pub fn names_statements(sql: &[u8]) -> bool {
     const WORDS: [&[u8]; 4] = [b"execute", b"deallocate", b"prepare", b"discard"];
-    let starts = |at: usize| {
-        WORDS.iter().any(|word| {
-            sql.get(at..at + word.len())
-                .is_some_and(|text| text.eq_ignore_ascii_case(word))
-        })
-    };
     memchr::memchr3_iter(b'e', b'd', b'p', sql)
         .chain(memchr::memchr3_iter(b'E', b'D', b'P', sql))
-        .any(starts)
+        .any(|at| WORDS.iter().any(|word| stands_at(sql, at, word)))
+}
+
+/// Whether a text may run prepared statements in SQL.
+#[must_use]
+pub fn executes(sql: &[u8]) -> bool {
+    memchr::memchr2_iter(b'e', b'E', sql).any(|at| stands_at(sql, at, b"execute"))
+}
+
+fn stands_at(sql: &[u8], at: usize, word: &[u8]) -> bool {
+    sql.get(at..at + word.len())
+        .is_some_and(|text| text.eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]

@@ -231,6 +231,33 @@ fn whoever_defines_in_a_loop_is_not_asked_each_time() {
 }
 
 #[test]
+fn a_function_whose_text_tells_what_it_does_needs_no_look() {
+    let Some((postgres, valet)) = transaction_mode("2", "SELECT 1", &[]) else {
+        return;
+    };
+    let (mut client, mut owner) = (session(&valet, "app"), session(&valet, "owner"));
+    client.value("SELECT count(*) FROM plain");
+    is_returned(&valet, &client);
+    // A look that finds a catalog locked finds nothing out, and then each statement is asked after.
+    let mut other = Raw::connect(postgres.port());
+    other.query("BEGIN; LOCK TABLE pg_policy");
+    let mut is_asked_after = |body: &str| {
+        owner.value(&format!(
+            "CREATE OR REPLACE FUNCTION made() RETURNS int LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN 1; END $$"
+        ));
+        is_returned(&valet, &owner);
+        let before = valet.metric("pgvalet_probes_total");
+        client.value("SELECT count(*) FROM plain");
+        is_returned(&valet, &client);
+        valet.metric("pgvalet_probes_total") > before
+    };
+    assert!(!is_asked_after("PERFORM lower('A')"));
+    assert!(is_asked_after(
+        "PERFORM set_config('app.made', 'up', false)"
+    ));
+}
+
+#[test]
 fn tables_that_call_what_makes_state_are_noticed() {
     let Some((_postgres, valet)) = transaction_mode("2", "SELECT 1", &[]) else {
         return;

@@ -68,6 +68,8 @@ fn another_session_authorization_pins() {
 #[test]
 fn state_that_can_t_be_read_pins() {
     is_pinned("SELECT setseed(0.5)", "setseed");
+    is_pinned("SET SEED TO 0.5", "setseed");
+    is_pinned("SELECT set_config('seed', '0.5', false)", "setseed");
     is_pinned("LOAD 'plpgsql'", "load");
     is_pinned(
         "SELECT set_config('app.' || 'tenant', 'acme', false)",

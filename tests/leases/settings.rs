@@ -3,7 +3,9 @@
 use crate::moves::{evict, survives, two_backends};
 use crate::pins::is_pinned;
 use crate::stage::{backend, detach, give_back, idle_after, session, stage};
-use crate::support::messages::{bind, execute, extended, frame, parse, query, sync};
+use crate::support::messages::{
+    bind, execute, extended, frame, function_call, parse, query, sync, tags,
+};
 use crate::support::{Postgres, Raw, Valet, eventually};
 
 const TENANT: &str = "SELECT coalesce(current_setting('app.tenant', true), '')";
@@ -128,6 +130,44 @@ fn a_bound_name_that_can_t_be_read_pins() {
             "unreadable_setting",
             "{text}"
         );
+    }
+}
+
+#[test]
+fn a_name_that_only_execute_tells_pins() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    client.send(
+        &[
+            parse("named", "SELECT set_config($1, 'acme', false)"),
+            sync(),
+        ]
+        .concat(),
+    );
+    client.until_ready();
+    client.value("EXECUTE named ('app.told')");
+    assert_eq!(give_back(&valet, &client).1["reason"], "unreadable_setting");
+}
+
+#[test]
+fn a_function_call_that_makes_what_nobody_can_ask_for_pins() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    // set_config, setseed.
+    let seed = 0.5_f64.to_be_bytes();
+    let calls: [(u32, &[&[u8]], &str); 2] = [
+        (2078, &[b"app.called", b"acme", &[0]], "unreadable_setting"),
+        (1599, &[&seed], "setseed"),
+    ];
+    for (oid, arguments, pin) in calls {
+        let mut client = session(&valet, "app");
+        client.send(&function_call(oid, arguments));
+        let answers = client.until_ready();
+        assert_eq!(tags(&answers), "VZ", "{oid}: {answers:?}");
+        assert_eq!(give_back(&valet, &client).1["reason"], pin);
     }
 }
 

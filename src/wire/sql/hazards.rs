@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::watch;
+use super::{Watch, watch};
 use crate::lease::Pin;
 
 /// The longest name that PostgreSQL keeps, in bytes.
@@ -71,6 +71,12 @@ impl Hazards {
         self.everywhere || names_any(sql, &self.ask)
     }
 
+    /// Whether there is code that makes settings which nobody can ask for.
+    #[must_use]
+    pub fn have_untold(&self) -> bool {
+        !self.untold.is_empty()
+    }
+
     /// Whether this text may make settings that nobody can ask for.
     #[must_use]
     pub fn are_untold_in(&self, sql: &[u8]) -> bool {
@@ -88,6 +94,43 @@ pub fn calls_what_makes_state(sql: &[u8]) -> bool {
             CALLS.iter().any(|call| word.eq_ignore_ascii_case(call))
                 || word.len() >= 6 && word[..6].eq_ignore_ascii_case(b"dblink")
                 || contains(word, b"advisory")
+        })
+}
+
+/// Whether a text that makes functions tells all that they do, and that is nothing that makes state: what a look at their
+/// definitions would find. In doubt it doesn't. A text that makes nothing tells all.
+#[must_use]
+pub fn tells_bodies(sql: &[u8]) -> bool {
+    if !words(sql).any(|word| word.eq_ignore_ascii_case(b"create")) {
+        return true;
+    }
+    // An escape, or a literal that goes on in the next line, may hide a word from us, but not from PostgreSQL.
+    let hidden = memchr::memchr(b'\\', sql).is_some()
+        || memchr::memchr_iter(b'\'', sql).any(|at| may_go_on(&sql[at + 1..]));
+    let watched = watch(sql).unwrap_or_default();
+    !hidden && watched == Watch::default() && !makes_state(sql) && is_in_known_languages(sql)
+}
+
+/// Whether what stands behind a literal may be the rest of it, in another line.
+fn may_go_on(behind: &[u8]) -> bool {
+    let next = behind.trim_ascii_start();
+    let blanks = &behind[..behind.len() - next.len()];
+    next.starts_with(b"--")
+        || next.starts_with(b"'") && blanks.iter().any(|blank| matches!(blank, b'\n' | b'\r'))
+}
+
+/// Whether each language that a text names is one whose bodies are read.
+fn is_in_known_languages(sql: &[u8]) -> bool {
+    words(sql)
+        .filter(|word| word.eq_ignore_ascii_case(b"language"))
+        .all(|word| {
+            let end = word.as_ptr().addr() - sql.as_ptr().addr() + word.len();
+            let behind = sql[end..].trim_ascii_start();
+            let name = words(behind).next().unwrap_or_default();
+            let at = name.as_ptr().addr().saturating_sub(behind.as_ptr().addr());
+            let known: [&[u8]; 2] = [b"sql", b"plpgsql"];
+            matches!(behind[..at.min(behind.len())], [] | [b'\'' | b'"'])
+                && known.iter().any(|known| name.eq_ignore_ascii_case(known))
         })
 }
 
@@ -252,6 +295,30 @@ mod tests {
             })
             .collect();
         find(&definitions)
+    }
+
+    #[test]
+    fn a_text_tells_what_its_functions_do() {
+        for told in [
+            "SELECT f('\\')",
+            "CREATE OR REPLACE FUNCTION f(a int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN a || ' '; END $$",
+            "create function f() returns int language 'sql' as 'UPDATE t SET a = ''x'''",
+        ] {
+            assert!(tells_bodies(told.as_bytes()), "{told}");
+        }
+        for untold in [
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT se'\n't_config(''a.b'', ''c'', false)'",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT se' -- it\n't_config(''a.b'', ''c'', false)'",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS E'SELECT \\x73et_config(1)'",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE plpython3u AS $$ return 1 $$",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE /* sql */ c AS 'x', 'f'",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$ BEGIN SET work_mem = 1; END $$",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$ BEGIN EXECUTE a; END $$",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET work_mem = '1MB' AS $$ SELECT 1 $$",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT pg_advisory_lock(1)'",
+        ] {
+            assert!(!tells_bodies(untold.as_bytes()), "{untold}");
+        }
     }
 
     #[test]

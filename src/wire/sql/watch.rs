@@ -8,6 +8,9 @@ use crate::lease::{Pin, Pins};
 #[cfg(doc)]
 use crate::wire::sql::Words;
 
+/// The setting that is another name of `setseed()`: nobody can ask for it.
+pub const SEED: &[u8] = b"seed";
+
 /// What a text may leave behind that PostgreSQL can't be asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Watch {
@@ -44,7 +47,7 @@ pub fn watch(sql: &[u8]) -> Option<Watch> {
                 .iter()
                 .position(|byte| !is_word(*byte))
                 .unwrap_or(rest.len())];
-            let before = sql[..sql.len() - rest.len()].last().copied();
+            let before = &sql[..sql.len() - rest.len()];
             any |= look(before, word, &rest[word.len()..], &mut found);
         }
         rest = &rest[1..];
@@ -52,16 +55,19 @@ pub fn watch(sql: &[u8]) -> Option<Watch> {
     any.then_some(found)
 }
 
-fn look(before: Option<u8>, word: &[u8], after: &[u8], found: &mut Watch) -> bool {
+fn look(before: &[u8], word: &[u8], after: &[u8], found: &mut Watch) -> bool {
     let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
     if is(b"setseed") && calls(after) {
         found.pins.add(Pin::Setseed);
         true
-    } else if is(b"load") && !is_literal(before, after) && begins_literal(after) {
+    } else if is(b"load") && !is_literal(before.last().copied(), after) && begins_literal(after) {
         found.pins.add(Pin::Load);
         true
     } else if is(b"set") || is(b"reset") || is(b"session") || is(b"local") {
         found.settings.extend(dotted(after));
+        if is(b"set") && sets_seed(before, after) {
+            found.pins.add(Pin::Setseed);
+        }
         true
     } else if is(b"set_config") {
         set_config(after, found);
@@ -69,6 +75,28 @@ fn look(before: Option<u8>, word: &[u8], after: &[u8], found: &mut Watch) -> boo
     } else {
         false
     }
+}
+
+/// Whether it is `SET SEED TO`, the same as `setseed()`, and not a column of that name in an UPDATE.
+fn sets_seed(before: &[u8], after: &[u8]) -> bool {
+    const BEGINNINGS: [&[u8]; 4] = [b"seed", b"\"seed\"", b"session", b"local"];
+    let next = behind_blanks(after).unwrap_or_default();
+    let begins = |word: &&[u8]| {
+        let start = next.get(..word.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(word))
+    };
+    if !BEGINNINGS.iter().any(begins) {
+        return false;
+    }
+    let mut scan = Scan::new(next);
+    let _ = scan.keyword(b"session") || scan.keyword(b"local");
+    let name = scan.identifier().unwrap_or_default();
+    let is_set = scan.symbol(b'=') || scan.keyword(b"to");
+    let updates = !matches!(before.trim_ascii_end(), [] | [.., b';' | b'\'' | b'$'])
+        && before
+            .windows(6)
+            .any(|word| word.eq_ignore_ascii_case(b"update"));
+    name.eq_ignore_ascii_case(SEED) && is_set && !updates
 }
 
 /// Whether a parenthesis is next. Where a comment can't be followed, it may be.
@@ -142,6 +170,9 @@ fn set_config(after: &[u8], found: &mut Watch) {
     match name {
         Name::Literal(name) => {
             let name = name.to_ascii_lowercase();
+            if name.as_bytes() == SEED {
+                found.pins.add(Pin::Setseed);
+            }
             if is_reserved(&name) || name.contains('.') && !is_local(rest) {
                 found.settings.push(name);
             }
@@ -307,6 +338,26 @@ mod tests {
             watch(b"SELECT abalance FROM pgbench_accounts WHERE aid = 1"),
             None
         );
+    }
+
+    #[test]
+    fn the_seed_has_other_names() {
+        for seeded in [
+            "SET SEED TO 0.5",
+            "set session /* it */ seed = 0.5",
+            "SELECT 1 FOR UPDATE; SET LOCAL \"seed\" TO 0.5",
+            "DO $$BEGIN SET seed = 0.5; END$$",
+            "SELECT set_config('Seed', '0.5', true)",
+        ] {
+            assert!(pins(seeded).contains(Pin::Setseed), "{seeded}");
+        }
+        for column in [
+            "UPDATE t SET seed = 1",
+            "INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET seed = 1",
+            "SET seedling = 1",
+        ] {
+            assert!(pins(column).is_empty(), "{column}");
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@ use crate::support::messages::{
     execute, extended, flush, parse, query, sync,
 };
 
+mod strange;
+
 /// A small generator (xorshift64*): the tests are the same everywhere, by seed.
 pub struct Dice(u64);
 
@@ -43,14 +45,26 @@ pub const SCHEMA: &str = "
       $$ BEGIN PERFORM set_config('TimeZone', zone, false); RETURN 1 / 0; END $$;
     CREATE FUNCTION prepares() RETURNS void LANGUAGE plpgsql AS
       $$ BEGIN EXECUTE 'PREPARE inside (int) AS SELECT $1 * 2'; END $$;
-    CREATE VIEW zoned AS SELECT in_zone('Asia/Kabul') AS zone; GRANT SELECT ON zoned TO alice";
+    CREATE VIEW zoned AS SELECT in_zone('Asia/Kabul') AS zone; GRANT SELECT ON zoned TO alice;
+    CREATE FUNCTION takes_back(tenant text) RETURNS text LANGUAGE plpgsql AS
+      $$ BEGIN PERFORM log_in(tenant); PERFORM 1 / 0; EXCEPTION WHEN OTHERS THEN RETURN 'back'; END $$;
+    CREATE FUNCTION scoped() RETURNS text LANGUAGE sql SET work_mem = '2MB' AS
+      $$ SELECT set_config('IntervalStyle', 'sql_standard', false) $$;
+    CREATE PROCEDURE commits() LANGUAGE plpgsql AS
+      $$ BEGIN PERFORM log_in('kept'); COMMIT; PERFORM log_in('lost'); ROLLBACK; END $$;
+    CREATE FUNCTION changing() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN 'as it was'; END $$;
+    CREATE SEQUENCE counter; GRANT ALL ON counter TO alice;
+    CREATE TABLE parents (id int PRIMARY KEY);
+    CREATE TABLE children (parent int REFERENCES parents DEFERRABLE); GRANT ALL ON children TO alice";
 
 /// Undoes what a program has changed of that.
 pub const AS_AT_FIRST: &str = "DO $$ BEGIN IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'shifting'::regclass AND attname = 'b')
-    THEN ALTER TABLE shifting DROP COLUMN b; END IF; END $$; SELECT 1";
+    THEN ALTER TABLE shifting DROP COLUMN b; END IF; END $$; SELECT setval('counter', 1);
+    SELECT lo_unlink(oid) FROM pg_largeobject_metadata;
+    CREATE OR REPLACE FUNCTION changing() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN 'as it was'; END $$";
 
 /// What leaves nothing that pins, so that eight sessions do with few backends.
-const ROAMING: [&str; 68] = [
+const ROAMING: [&str; 108] = [
     "SELECT 1",
     "SELECT 1; SELECT 2; SELECT 3",
     "",
@@ -119,10 +133,51 @@ const ROAMING: [&str; 68] = [
     "DO $$ BEGIN PERFORM log_in('done'); END $$",
     "BEGIN; LOCK TABLE shifting NOWAIT; ALTER TABLE shifting ADD COLUMN IF NOT EXISTS b int; COMMIT",
     "BEGIN; LOCK TABLE shifting NOWAIT; ALTER TABLE shifting DROP COLUMN IF EXISTS b; COMMIT",
+    "BEGIN; CREATE OR REPLACE FUNCTION changing() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN 'harmless'; END $$; COMMIT",
+    "BEGIN; CREATE OR REPLACE FUNCTION changing() RETURNS text LANGUAGE plpgsql AS
+      $$ BEGIN RETURN set_config('app.changed', 'by itself', false); END $$; COMMIT",
+    "SELECT changing()",
+    "SELECT coalesce(current_setting('app.changed', true), '')",
+    "SELECT takes_back('gone')",
+    "SELECT scoped()",
+    "CALL commits()",
+    "DO $$ BEGIN PERFORM log_in('committed'); COMMIT; PERFORM 1 / 0; END $$",
+    "SELECT set_config('app.tenant', 'transient', true), set_config('TimeZone', 'Asia/Dili', true)",
+    "BEGIN; SET app.tenant = 'a'; SAVEPOINT s; SET LOCAL app.tenant = 'b'; ROLLBACK TO s; SET app.other = 'c'; COMMIT",
+    "BEGIN; SET app.tenant = 'a'; SAVEPOINT s; SET ROLE alice; RELEASE s; ROLLBACK",
+    "SELECT coalesce(current_setting('app.other', true), '')",
+    "SELECT nextval('counter'); SELECT currval('counter'), lastval()",
+    "SELECT nextval('counter'); DISCARD SEQUENCES; SELECT currval('counter')",
+    "DISCARD SEQUENCES",
+    "DISCARD TEMP",
+    "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY, DEFERRABLE",
+    "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE, ISOLATION LEVEL REPEATABLE READ",
+    "SHOW default_transaction_deferrable",
+    "BEGIN READ ONLY; INSERT INTO t VALUES (3); COMMIT",
+    "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+    "SET CONSTRAINTS ALL DEFERRED",
+    "BEGIN; SET CONSTRAINTS ALL DEFERRED; INSERT INTO children VALUES (99); SELECT 1; COMMIT",
+    "INSERT INTO children VALUES (99)",
+    "SET SCHEMA 'side'",
+    "SET TIME ZONE LOCAL",
+    "SET client_encoding = 'LATIN1'",
+    "SET NAMES 'UTF8'",
+    "SELECT chr(233), chr(8364)",
+    "SET client_min_messages = error",
+    "RESET client_min_messages",
+    "SET ROLE NONE",
+    "SET ROLE nobody",
+    "SHOW role",
+    "SET plpgsql.extra_warnings = 'shadowed_variables'; SHOW plpgsql.extra_warnings",
+    "DEALLOCATE PREPARE ALL",
+    "COPY (SELECT 1 / (3 - g) FROM generate_series(1, 5) g) TO stdout",
+    "BEGIN; SELECT lo_create(4711); COMMIT",
+    "BEGIN; SELECT lo_put(4711, 0, 'large'); SELECT lo_get(4711); SELECT lo_open(4711, 131072); COMMIT",
+    "BEGIN; SELECT lo_unlink(4711); COMMIT",
 ];
 
 /// What may pin a session, or keep a transaction open.
-const HOLDING: [&str; 37] = [
+const HOLDING: [&str; 49] = [
     "BEGIN",
     "BEGIN",
     "BEGIN ISOLATION LEVEL SERIALIZABLE",
@@ -160,6 +215,18 @@ const HOLDING: [&str; 37] = [
     "UNLISTEN *",
     "NOTIFY news, 'mine'",
     "SELECT string_agg(c, ' ' ORDER BY c) FROM pg_listening_channels() c",
+    "SAVEPOINT t",
+    "ROLLBACK TO t",
+    "ROLLBACK AND CHAIN",
+    "INSERT INTO children VALUES (7)",
+    "SET CONSTRAINTS ALL IMMEDIATE",
+    "CREATE TEMP TABLE passing ON COMMIT DROP AS SELECT 1",
+    "CREATE TEMP SEQUENCE own; SELECT nextval('own')",
+    "DROP SEQUENCE own",
+    "SELECT count(*) FROM mine",
+    "SELECT loread(lo_open(4711, 262144), 3)",
+    "SELECT loread(0, 3)",
+    "EXECUTE s1 ('v')",
 ];
 
 const SQL_PREPARED: [&str; 8] = [
@@ -204,7 +271,7 @@ pub fn request(dice: &mut Dice, kind: Kind) -> Vec<u8> {
     let text = dice.pick(texts);
     let value = dice.pick(&["v", "app.tenant"]);
     let run = |limit| [bind("", name, &[value]), execute("", limit)].concat();
-    match dice.roll(24) {
+    match dice.roll(30) {
         0 | 1 => [parse(name, text), sync()].concat(),
         2 | 3 => [run(0), sync()].concat(),
         4 => [run(2), execute("", 0), sync()].concat(),
@@ -236,12 +303,10 @@ pub fn request(dice: &mut Dice, kind: Kind) -> Vec<u8> {
         ]
         .concat(),
         11 => [query("COPY t FROM stdin"), copy_data("7\n"), copy_done()].concat(),
-        12 => [
-            query("COPY t FROM stdin"),
-            copy_data("7\n"),
-            copy_fail("enough"),
-        ]
-        .concat(),
+        12 => {
+            let begun = [query("COPY t FROM stdin"), copy_data("7\n")].concat();
+            [begun, copy_fail("enough")].concat()
+        }
         13 => [
             parse(name, text),
             bind("p", name, &[value]),
@@ -252,6 +317,7 @@ pub fn request(dice: &mut Dice, kind: Kind) -> Vec<u8> {
         .concat(),
         14 => query(dice.pick(&SQL_PREPARED)),
         which @ 16..=19 => longer(dice, which, (name, text, value)),
+        20..=23 => strange::request(dice, kind, (name, text, value)),
         15 => [extended(dice.pick(&SQL_PREPARED), &[]), sync()].concat(),
         _ if kind == Kind::Any && dice.roll(2) == 0 => query(dice.pick(&HOLDING)),
         _ => query(dice.pick(&ROAMING)),

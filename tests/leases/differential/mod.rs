@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde_json::Value;
 
 use crate::stage::session;
-use crate::support::messages::query;
+use crate::support::messages::{query, terminate};
 use crate::support::{Message, Postgres, Raw, Valet, direct};
 
 use grammar::{AS_AT_FIRST, SCHEMA};
@@ -23,18 +23,57 @@ use program::{Shape, Step};
 pub fn seen(message: &Message) -> String {
     match message.tag {
         b'D' => format!("D{:?}", message.columns()),
-        b'E' => format!("E{}{:?}", message.sqlstate(), message.field(b'M')),
-        b'T' => "T".to_owned(),
+        tag @ (b'E' | b'N') => {
+            let text = message.field(b'M');
+            format!("{}{}{text:?}", char::from(tag), message.sqlstate())
+        }
+        b'T' => format!("T{:?}", columns(&message.body)),
         _ => format!("{message:?}"),
     }
 }
 
-/// Everything that a client sees of one request, and of its session afterwards.
+/// The columns of a RowDescription: each one's name, and what follows the oid of its table.
+fn columns(body: &[u8]) -> Vec<String> {
+    let mut rest = &body[2..];
+    let mut columns = Vec::new();
+    while let Some(end) = rest.iter().position(|&byte| byte == 0) {
+        let (name, fixed) = rest.split_at(end);
+        let (fixed, next) = fixed[1..].split_at(18);
+        columns.push(format!("{} {:?}", name.escape_ascii(), &fixed[4..]));
+        rest = next;
+    }
+    columns
+}
+
+/// Everything that a client sees of one request, and of its session afterwards. What precedes a Flush is awaited there.
 fn answer(client: &mut Raw, request: &[u8]) -> Vec<String> {
-    client.send(request);
     let mut answer = Vec::new();
-    for _ in 0..requests(request) {
-        answer.extend(client.until_ready().iter().map(seen));
+    let mut due = requests(request);
+    let mut rest = request;
+    let mut failed = false;
+    while due > 0 {
+        let part = if failed { rest } else { up_to_flush(rest) };
+        client.send(part);
+        rest = &rest[part.len()..];
+        let mut runs = count(part, b"E");
+        while if rest.is_empty() {
+            due > 0
+        } else {
+            runs > 0 && !failed
+        } {
+            let message = client.next();
+            match message.tag {
+                // Those may come at any time.
+                b'S' | b'A' => continue,
+                b'Z' => due -= 1,
+                b'C' | b's' | b'I' => runs = runs.saturating_sub(1),
+                b'E' => failed = true,
+                // It skips a Sync that comes ahead of its data.
+                b'G' => due -= skipped(request),
+                _ => {}
+            }
+            answer.push(seen(&message));
+        }
     }
     let reported = client
         .parameters
@@ -44,14 +83,40 @@ fn answer(client: &mut Raw, request: &[u8]) -> Vec<String> {
     answer
 }
 
+/// The kinds of these messages, and where each ends.
+fn kinds(messages: &[u8]) -> impl Iterator<Item = (u8, usize)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let [kind, a, b, c, d, ..] = messages[at..] else {
+            return None;
+        };
+        at += 1 + u32::from_be_bytes([a, b, c, d]) as usize;
+        Some((kind, at))
+    })
+}
+
+/// How many messages are of one of these kinds.
+fn count(messages: &[u8], wanted: &[u8]) -> usize {
+    kinds(messages)
+        .filter(|(kind, _)| wanted.contains(kind))
+        .count()
+}
+
 /// How many ReadyForQuery answer these messages.
-fn requests(mut messages: &[u8]) -> usize {
-    let mut count = 0;
-    while let [kind, a, b, c, d, ..] = *messages {
-        count += usize::from(matches!(kind, b'Q' | b'S' | b'F'));
-        messages = &messages[1 + u32::from_be_bytes([a, b, c, d]) as usize..];
-    }
-    count
+fn requests(messages: &[u8]) -> usize {
+    count(messages, b"QSF")
+}
+
+/// The messages up to the first Flush.
+fn up_to_flush(messages: &[u8]) -> &[u8] {
+    let flush = kinds(messages).find(|(kind, _)| *kind == b'H');
+    &messages[..flush.map_or(messages.len(), |(_, end)| end)]
+}
+
+/// How many Sync stand right before CopyData.
+fn skipped(messages: &[u8]) -> usize {
+    let kinds: Vec<u8> = kinds(messages).map(|(kind, _)| kind).collect();
+    kinds.windows(2).filter(|pair| *pair == b"Sd").count()
 }
 
 /// The first seed, and those that follow.
@@ -104,20 +169,27 @@ impl Twins {
 
     /// Runs a program; the difference, and what led to it.
     fn run(&self, program: &[Step]) -> Result<(), String> {
-        let pairs = (0..self.shape.sessions).map(|number| {
+        let connect = |number| {
             (
                 Raw::connect_with(self.postgres.port(), &startup("twin", number)),
                 Raw::connect_with(self.valet.port(), &startup("postgres", number)),
             )
-        });
-        let mut pairs: Vec<(Raw, Raw)> = pairs.collect();
+        };
+        let mut pairs: Vec<(Raw, Raw)> = (0..self.shape.sessions).map(connect).collect();
         for (straight, through) in &mut pairs[..1] {
             for one in [straight, through] {
-                one.value("TRUNCATE t, logins, side.t");
+                one.value("TRUNCATE t, logins, side.t, children");
                 one.value(AS_AT_FIRST);
             }
         }
         let compared = program.iter().enumerate().try_for_each(|(at, step)| {
+            if step.request == terminate() {
+                let fresh = connect(step.session);
+                let (straight, through) = std::mem::replace(&mut pairs[step.session], fresh);
+                straight.goodbye();
+                through.goodbye();
+                return Ok(());
+            }
             let (straight, through) = &mut pairs[step.session];
             if step.request.is_empty() {
                 self.take_back(through);
