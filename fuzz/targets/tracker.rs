@@ -139,7 +139,7 @@ impl Session {
             self.owed.push(kind);
         }
         let seen = self.tracker.seen(kind, &body);
-        if !matches!(seen, Seen::Ours) {
+        if !matches!(seen, Seen::Ours | Seen::Remade(_)) {
             self.forwarded.push(kind);
         }
         match seen {
@@ -151,6 +151,7 @@ impl Session {
             Seen::Plain
             | Seen::Shaped(..)
             | Seen::Ours
+            | Seen::Remade(_)
             | Seen::UnnamedPrepared
             | Seen::Failed(_) => {}
         }

@@ -3,6 +3,7 @@
 //! A statement that is made anew is closed first: closing what isn't there does no harm, and what another session left
 //! under the same name must not answer for it. Two sessions with the same text share what is there.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use crate::backend::prepared::{Made, Shape, There};
@@ -77,6 +78,15 @@ impl Moving {
             .as_mut()
             .map(|work| std::mem::take(&mut work.closing))
             .unwrap_or_default()
+    }
+
+    /// This one is there, whatever fails later.
+    pub fn remade(&mut self, name: &[u8]) {
+        if let Some(work) = &mut self.0
+            && let Some(at) = work.adapted.iter().position(|known| **known == *name)
+        {
+            work.adapted.swap_remove(at);
+        }
     }
 
     fn closed(&mut self, name: &[u8]) {
@@ -364,6 +374,10 @@ impl Session {
         if self.tracker.status() == Status::Failed || self.tracker.is_skipping() {
             return None;
         }
+        if !self.tracker.is_between_requests() {
+            return self.come_home_within();
+        }
+        let free = self.tracker.is_surely_idle();
         let lent = self.lent.as_mut()?;
         let mut out = Vec::new();
         let mut all = Vec::new();
@@ -395,7 +409,32 @@ impl Session {
         }
         write_frame(&mut out, b'S', b"");
         self.tracker.sent_own();
-        Some(out)
+        if free {
+            return Some(out);
+        }
+        // A statement that can't be made any more must not fail a transaction of the client's; statements outlive a savepoint.
+        // Outside a transaction, PostgreSQL refuses the savepoint, and that is all.
+        let mut guarded = Vec::new();
+        write_frame(&mut guarded, b'Q', b"SAVEPOINT _pgvalet\0");
+        guarded.extend_from_slice(&out);
+        let end = b"ROLLBACK TO SAVEPOINT _pgvalet; RELEASE SAVEPOINT _pgvalet\0";
+        write_frame(&mut guarded, b'Q', end);
+        self.tracker.sent_own();
+        self.tracker.sent_own();
+        Some(guarded)
+    }
+
+    /// The same in the middle of a pipeline: a Sync would commit what came before.
+    fn come_home_within(&mut self) -> Option<Vec<u8>> {
+        let lent = self.lent.as_ref()?;
+        let mut names: BTreeSet<Box<[u8]>> = lent.backend.prepared.names().map(Box::from).collect();
+        let own = self.statements.all();
+        names.extend(own.map(|mine| mine.statement.name.clone()));
+        let mut out = None;
+        for name in names {
+            self.adapt(&name, &mut out);
+        }
+        out
     }
 }
 

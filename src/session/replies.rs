@@ -104,20 +104,13 @@ impl Session {
             }
             // The account of the backend's statements was kept when ours were sent.
             Seen::Ours => return self.drop_own(header, body),
-            Seen::Ready(status) => self.hear_ready(status),
-            Seen::Prepared(statement) => self.hear_prepared(statement),
-            Seen::Adopted(statement) => {
-                self.virtuals.adopted(&statement.name);
-                if statement.name.is_empty()
-                    && let Some(lent) = &self.lent
-                {
-                    self.statements.unnamed.parsed(&lent.backend.parameters);
-                }
-                if !statement.name.is_empty() {
-                    self.hear_prepared(statement);
-                }
+            Seen::Remade(statement) => {
+                self.rare.moving.remade(&statement.name);
                 return Verdict::Drop;
             }
+            Seen::Ready(status) => self.hear_ready(status),
+            Seen::Prepared(statement) => self.hear_prepared(statement),
+            Seen::Adopted(statement) => return self.hear_adopted(statement),
             Seen::Closed(name) if name.is_empty() => self.statements.unnamed.closed(),
             Seen::Closed(name) => self.note_closed(&name),
             Seen::Shaped(statement, origin) => {
@@ -182,6 +175,17 @@ impl Session {
                 lent.backend.prepared.insert(made);
             }
         }
+    }
+
+    /// A statement that only we knew is PostgreSQL's, too.
+    fn hear_adopted(&mut self, statement: Rc<Statement>) -> Verdict {
+        self.virtuals.adopted(&statement.name);
+        if !statement.name.is_empty() {
+            self.hear_prepared(statement);
+        } else if let Some(lent) = &self.lent {
+            self.statements.unnamed.parsed(&lent.backend.parameters);
+        }
+        Verdict::Drop
     }
 
     fn hear_failure(&mut self, aftermath: Aftermath) {

@@ -106,6 +106,8 @@ pub enum Seen {
     Plain,
     /// It answers one of our own messages: the client never sees it.
     Ours,
+    /// So does this: a statement is there that was made anew.
+    Remade(Rc<Statement>),
     /// A request is answered.
     Ready(Status),
     /// This statement exists now.
@@ -501,7 +503,7 @@ impl Tracker {
             self.pending.pop_front();
         }
         match (kind, self.pending.pop_front()) {
-            (b'1', Some(Pending::Parse(_, Origin::Proxy))) => Seen::Ours,
+            (b'1', Some(Pending::Parse(statement, Origin::Proxy))) => Seen::Remade(statement),
             (b'1', Some(Pending::Parse(statement, Origin::Client))) => Seen::Prepared(statement),
             (b'1', Some(Pending::Parse(statement, Origin::Adopted))) => Seen::Adopted(statement),
             (b'1', Some(Pending::UnnamedParse)) => Seen::UnnamedPrepared,
@@ -593,6 +595,14 @@ impl Tracker {
             Some(last) => last.ends_a_request(),
             None => self.sequence == Sequence::Synced && !self.copy_in,
         }
+    }
+
+    /// Whether what is sent next meets no transaction of the client's: none is open, and nothing unanswered can open one.
+    #[must_use]
+    pub fn is_surely_idle(&self) -> bool {
+        let ours = |pending: &Pending| matches!(pending, Pending::Own);
+        let synced = self.sequence == Sequence::Synced && !self.copy_in;
+        self.status == Status::Idle && synced && self.pending.iter().all(ours)
     }
 
     /// Whether nothing is unanswered, and no answer waits for its Sync, as far as the account knows.

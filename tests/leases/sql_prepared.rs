@@ -3,8 +3,10 @@
 use crate::moves::{evict, survives, two_backends};
 use crate::pins::{is_pinned, outcome_after};
 use crate::stage::{detach, give_back, idle_after, session, stage, stage_or_direct};
-use crate::support::messages::{bind, close_statement, execute, extended, parse, query, sync};
-use crate::support::{direct, tags};
+use crate::support::messages::{
+    bind, close_statement, describe_statement, execute, extended, parse, query, sync,
+};
+use crate::support::{Raw, Valet, direct, tags};
 
 #[test]
 fn a_statement_survives_a_move() {
@@ -252,4 +254,80 @@ fn a_prepared_statement_of_another_session_answers_for_nobody() {
         );
         assert_eq!(tags(&stranger.until_ready()), "12DC3Z");
     }
+}
+
+/// One of the session's statements can't be made any more, since its table is out of the `search_path`.
+fn with_a_statement_that_fails(valet: &Valet) -> Raw {
+    let mut client = session(valet, "app");
+    client.send(
+        &[
+            parse("k", "SELECT * FROM jobs"),
+            describe_statement("k"),
+            sync(),
+        ]
+        .concat(),
+    );
+    assert_eq!(tags(&client.until_ready()), "1tTZ");
+    client.query("SET search_path = pg_catalog");
+    // Another session takes the backend, and closes what is left there.
+    session(valet, "app").query("SELECT 1");
+    client
+}
+
+#[test]
+fn a_transaction_survives_what_statements_of_its_session_can_not_be_made() {
+    let (_postgres, valet) = stage_or_direct(&["--mode", "transaction", "--max-backends", "1"]);
+    let texts = [
+        "BEGIN; INSERT INTO public.jobs (name) VALUES ('one')",
+        "PREPARE p AS SELECT 'prepared'",
+        "EXECUTE p",
+        "DEALLOCATE p",
+        "COMMIT",
+    ];
+    for pipelined in [true, false] {
+        let mut client = with_a_statement_that_fails(&valet);
+        if pipelined {
+            client.send(&texts.map(query).concat());
+        }
+        for (text, expected) in texts.iter().zip(["CCZ", "CZ", "TDCZ", "CZ", "CZ"]) {
+            if !pipelined {
+                client.send(&query(text));
+            }
+            assert_eq!(tags(&client.until_ready()), expected, "{text}, {pipelined}");
+        }
+    }
+    assert_eq!(
+        session(&valet, "app").value("SELECT count(*) FROM jobs"),
+        "2"
+    );
+}
+
+#[test]
+fn statements_that_are_made_anew_do_not_part_a_pipeline() {
+    let (_postgres, valet) = stage_or_direct(&["--mode", "transaction", "--max-backends", "1"]);
+    let run = |text: &str| [parse("", text), bind("", "", &[]), execute("", 0)].concat();
+    let mut client = session(&valet, "app");
+    client.send(
+        &[
+            parse("k", "SELECT * FROM jobs"),
+            describe_statement("k"),
+            sync(),
+        ]
+        .concat(),
+    );
+    client.until_ready();
+    session(&valet, "app").query("SELECT 1");
+    client.send(
+        &[
+            run("INSERT INTO jobs (name) VALUES ('gone')"),
+            run("DEALLOCATE k"),
+            run("SELECT 1/0"),
+            sync(),
+        ]
+        .concat(),
+    );
+    assert_eq!(tags(&client.until_ready()), "12C12C1EZ");
+    assert_eq!(client.value("SELECT count(*) FROM jobs"), "0");
+    client.send(&[bind("", "k", &[]), sync()].concat());
+    assert_eq!(client.until_ready()[0].sqlstate(), "26000");
 }
