@@ -149,10 +149,10 @@ impl Session {
         self.lent = Some(lent);
         let backend = &mut self.lent.as_mut().expect("it was just put there").backend;
         backend.home = Home::Of(self.id);
+        backend.spent &= same;
         self.agree_on_reports();
         if !same && spent {
             // What sequences remember of another session must not be taken for this one's.
-            self.lent.as_mut().expect("it is still there").backend.spent = false;
             let mut forget = Vec::new();
             write_frame(&mut forget, b'Q', b"DISCARD SEQUENCES\0");
             self.to_backend.push(&forget);
