@@ -104,10 +104,7 @@ impl Session {
             }
             // The account of the backend's statements was kept when ours were sent.
             Seen::Ours => return self.drop_own(header, body),
-            Seen::Remade(statement) => {
-                self.rare.moving.remade(&statement.name);
-                return Verdict::Drop;
-            }
+            Seen::Remade(statement) => return self.hear_remade(&statement),
             Seen::Ready(status) => self.hear_ready(status),
             Seen::Prepared(statement) => self.hear_prepared(statement),
             Seen::Adopted(statement) => return self.hear_adopted(statement),
@@ -175,6 +172,15 @@ impl Session {
                 lent.backend.prepared.insert(made);
             }
         }
+    }
+
+    /// One of the session's statements is there, unless it is what stands for one.
+    fn hear_remade(&mut self, statement: &Rc<Statement>) -> Verdict {
+        let mine = self.statements.get(&statement.name);
+        if mine.is_some_and(|mine| Rc::ptr_eq(&mine.statement, statement)) {
+            self.rare.moving.remade(&statement.name);
+        }
+        Verdict::Drop
     }
 
     /// A statement that only we knew is PostgreSQL's, too.
