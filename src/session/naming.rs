@@ -3,8 +3,10 @@
 
 use std::rc::Rc;
 
+use crate::backend::Parameters;
 use crate::backend::capture::write_statement;
 use crate::backend::parameters::APPLICATION_NAME;
+use crate::session::leg::Spill;
 use crate::session::relay::End;
 use crate::session::returning::lost_by;
 use crate::session::{Name, Session};
@@ -38,11 +40,7 @@ impl Session {
         if let Some(name) = name {
             Rc::make_mut(reported).set(APPLICATION_NAME, name);
         }
-        let mut news = Vec::new();
-        for (name, value) in reported.news(told) {
-            reply::parameter_status(&mut news, name, value);
-        }
-        self.to_client.push(&news);
+        tell_news(&mut self.to_client, reported, told);
     }
 
     /// Notes whether the backend goes back to another name than the session's own with this text.
@@ -122,15 +120,20 @@ impl Session {
         let before = lent.backend.parameters.clone();
         let renamed = lent.backend.exchange(&request, 1).await;
         let answers = renamed.map_err(|error| End::Backend(Some(lost_by(&error))))?;
-        let mut news = Vec::new();
-        for (name, value) in lent.backend.parameters.news(&before) {
-            reply::parameter_status(&mut news, name, value);
-        }
-        self.to_client.push(&news);
+        tell_news(&mut self.to_client, &lent.backend.parameters, &before);
         let backend = lent.backend.cancel_target();
         self.notify(answers.notifications, &backend);
         Ok(())
     }
+}
+
+/// Tells a client that was told `told` what has changed since.
+fn tell_news(to_client: &mut Spill, reported: &Parameters, told: &Parameters) {
+    let mut news = Vec::new();
+    for (name, value) in reported.news(told) {
+        reply::parameter_status(&mut news, name, value);
+    }
+    to_client.push(&news);
 }
 
 /// A request that gives this name. Whatever `standard_conforming_strings` says, PostgreSQL reads it alike.

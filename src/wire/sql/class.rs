@@ -1,7 +1,7 @@
 //! Owns the conservative reading of a text: might it leave anything in the session?
 //!
-//! It decides only whether PostgreSQL has to be asked afterwards. A statement or function ([`super::harmless`]) that isn't on a list counts as
-//! one that leaves something; triggers and views are beyond any reader of texts, and documented as such.
+//! It decides only whether PostgreSQL has to be asked afterwards. A statement or function ([`super::harmless`]) that isn't on
+//! a list counts as one that leaves something; triggers and views are beyond any reader of texts, and documented as such.
 
 use super::harmless::is_harmless;
 use super::plain::is_plain_select;
