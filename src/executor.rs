@@ -24,7 +24,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use tokio::runtime::Handle;
 use tokio::task::JoinError;
 
-use reactor::{Door, Reactor};
+use reactor::{Door, Patience, Reactor, Waited};
 
 pub use reactor::Registered;
 #[cfg(test)]
@@ -32,6 +32,9 @@ pub(crate) use tests::on_executor;
 
 /// How many polls there are at most between two looks at the sockets.
 const TURN: usize = 256;
+
+/// After how many looks at the sockets a rest is over at the latest.
+const LOOKS: usize = 32;
 
 /// For how many tasks, and how many file descriptors, there is room without moving anything. Memory that nobody touches costs
 /// nothing; a table that grows leaves its old place behind, which does.
@@ -49,6 +52,10 @@ struct Executor {
     due: RefCell<VecDeque<TaskId>>,
     /// Who is to be polled once sockets had their say.
     yielded: RefCell<Vec<Waker>>,
+    /// Who is to be polled when the thread had nothing to do for a moment, or others had many turns.
+    resting: RefCell<Vec<Waker>>,
+    /// How many times the sockets were looked at since somebody rests.
+    looks: Cell<usize>,
     reactor: Rc<Reactor>,
     elsewhere: Arc<Elsewhere>,
     lender: Handle,
@@ -77,6 +84,8 @@ pub fn block_on<T: 'static>(
         }),
         due: RefCell::default(),
         yielded: RefCell::default(),
+        resting: RefCell::default(),
+        looks: Cell::new(0),
         reactor,
         elsewhere: Arc::new(Elsewhere {
             woken: Mutex::default(),
@@ -170,12 +179,30 @@ pub(crate) fn lent<T>(make: impl FnOnce() -> T) -> T {
 
 /// Lets all other tasks that are due go first, and those whose sockets have something. Cancel safe.
 pub async fn yield_now() {
-    let mut yielded = false;
+    pause(wake_later).await;
+}
+
+/// Lets everybody else have the processor, in the middle of long work: for a millisecond in which this thread has nothing to
+/// do, or for some turns of others. To yield isn't enough: whoever works on in one piece uses up its share, and where there
+/// are few processors, PostgreSQL or a client waits for one, for milliseconds. Cancel safe.
+pub async fn rest() {
+    pause(|cx| {
+        HERE.with_borrow(|here| match here {
+            Some(here) => here.resting.borrow_mut().push(cx.waker().clone()),
+            None => cx.waker().wake_by_ref(),
+        });
+    })
+    .await;
+}
+
+/// Is pending once: whoever is told wakes the task.
+async fn pause(tell: impl Fn(&Context<'_>)) {
+    let mut paused = false;
     poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
+        if std::mem::replace(&mut paused, true) {
             return Poll::Ready(());
         }
-        wake_later(cx);
+        tell(cx);
         Poll::Pending
     })
     .await;
@@ -215,12 +242,32 @@ impl Executor {
     #[inline]
     fn wait(&self) -> io::Result<()> {
         let idle = self.due.borrow().is_empty() && self.yielded.borrow().is_empty();
-        if self.reactor.wait(idle)? {
+        let rests = !self.resting.borrow().is_empty();
+        let waited = self.reactor.wait(match (idle, rests) {
+            (false, _) => Patience::None,
+            (true, true) => Patience::Moment,
+            (true, false) => Patience::Endless,
+        })?;
+        if waited == (Waited::ForEvents { knocked: true }) {
             self.let_in();
+        }
+        if rests {
+            self.end_rests(idle && waited == Waited::InVain);
         }
         let yielded = self.yielded.take();
         yielded.into_iter().for_each(Waker::wake);
         Ok(())
+    }
+
+    /// Wakes those who rest, if they rested enough.
+    #[cold]
+    fn end_rests(&self, rested: bool) {
+        self.looks.set(self.looks.get() + 1);
+        if rested || self.looks.get() >= LOOKS {
+            self.looks.set(0);
+            let resting = self.resting.take();
+            resting.into_iter().for_each(Waker::wake);
+        }
     }
 
     #[inline]

@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use futures_util::stream::{self, FuturesUnordered};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::clock::timers;
@@ -22,12 +22,18 @@ use crate::wire::startup::CancelKey;
 /// How long a reload without a deadline waits for sessions at a quiet point: they need one round trip to PostgreSQL.
 const GRACE: Duration = Duration::from_millis(250);
 
+/// How much longer for each of them: they take turns.
+const GRACE_OF_EACH: Duration = Duration::from_micros(250);
+
 /// How many sessions at a quiet point are asked at the same time: each has PostgreSQL work for a moment, and others must
 /// get to it, too.
 const PACE: usize = 4;
 
-/// How many sessions are judged before others of the data thread get their turn.
-const AT_A_STRETCH: usize = 16;
+/// How many sessions are judged without a rest: some 50 µs.
+const JUDGED: usize = 32;
+
+/// How many return their leases without a rest: some 30 µs here, and as much for those who are told.
+const RETURNED: usize = 8;
 
 /// For so long a session that doesn't answer keeps others from their turn.
 const TURN: Duration = Duration::from_millis(100);
@@ -87,36 +93,40 @@ pub async fn run(
         accounts: Vec::new(),
         progress,
     };
+    let targets = targets(ledger, &wish.selector, submitted);
+    let many = u32::try_from(targets.len()).unwrap_or(u32::MAX);
     let terms = Terms {
         ledger,
         wish: &wish,
         deadline,
         began: timers::now(),
-        pace: Semaphore::new(PACE),
+        grace: GRACE.saturating_add(GRACE_OF_EACH.saturating_mul(many)),
     };
-    let waiting = FuturesUnordered::new();
-    for id in targets(ledger, &wish.selector, submitted) {
-        if course.accounts.len() % AT_A_STRETCH == AT_A_STRETCH - 1 {
-            executor::yield_now().await;
+    let mut quiet = Vec::new();
+    let mut busy = Vec::new();
+    for id in targets {
+        if course.accounts.len() % JUDGED == JUDGED - 1 {
+            executor::rest().await;
         }
         let (view, verdict) = judge(ledger, id, &wish, &policies);
         let index = course.enter(id, view);
         match verdict {
             Triage::Account(outcome) => course.settle(index, outcome),
+            Triage::Ask { quiet: true } => quiet.push((index, id)),
             Triage::Ask { quiet: false } if deadline.is_none() && !presses(wish.busy) => {
                 course.settle(index, busy_now(ledger, id));
             }
-            Triage::Ask { quiet } => waiting.push(terms.obtain(index, id, quiet)),
+            // At once, so that its next quiet point isn't missed.
+            Triage::Ask { quiet: false } => busy.push(terms.ask(index, id)),
         }
     }
-    let late = collect(ledger, &mut course, waiting, wish.busy).await;
+    let late = collect(&terms, &mut course, quiet, busy).await;
     for asked in &late {
-        press(ledger, course.accounts[asked.index].id, wish.busy, cancel).await;
+        press(ledger, asked.id, wish.busy, cancel).await;
     }
     let until = timers::now() + PRESSED;
     for asked in late {
-        let id = course.accounts[asked.index].id;
-        let outcome = settled(ledger, id, wish.busy, asked.answer, until).await;
+        let outcome = settled(ledger, asked.id, wish.busy, asked.answer, until).await;
         course.settle(asked.index, outcome);
     }
     Report {
@@ -153,6 +163,7 @@ impl Course {
 /// A session that was asked.
 struct Asked {
     index: usize,
+    id: SessionId,
     answer: oneshot::Receiver<Outcome>,
 }
 
@@ -162,43 +173,59 @@ struct Terms<'a> {
     wish: &'a Wish,
     deadline: Option<Duration>,
     began: Instant,
-    /// Returns that may be under way at the same time.
-    pace: Semaphore,
+    /// How long sessions at a quiet point have at least.
+    grace: Duration,
 }
 
 impl Terms<'_> {
-    /// Asks a session for its lease, and gives its answer; `None` when that doesn't come in time. One at a quiet point is
-    /// asked when it is its turn, one that is busy at once, so that its next quiet point isn't missed.
-    async fn obtain(&self, index: usize, id: SessionId, quiet: bool) -> (Asked, Option<Outcome>) {
-        let grace = if quiet { GRACE } else { Duration::ZERO };
-        let until = self.began + self.deadline.unwrap_or_default().max(grace);
-        let turn = if quiet {
-            timers::timeout_at(until, self.pace.acquire()).await.ok()
+    /// Leaves an order for a session.
+    fn ask(&self, index: usize, id: SessionId) -> Asked {
+        let waits = self.deadline.is_some() && self.wish.busy != Busy::Spare;
+        let patience = if waits || presses(self.wish.busy) {
+            Patience::Wait
         } else {
-            None
+            Patience::Now
         };
-        let mut answer = ask(self.ledger, id, self.wish, self.deadline);
-        let mut answered = Err(());
-        if turn.is_some() {
-            // Whoever has begun a request meanwhile must not keep others from their turn.
-            let turn_ends = until.min(timers::now() + TURN);
-            answered = timers::timeout_at(turn_ends, &mut answer)
-                .await
-                .map_err(drop);
-            // Where PostgreSQL needn't be asked, a return is over at once: clients get their turn before the next one.
-            executor::yield_now().await;
-        }
-        drop(turn);
-        if answered.is_err() {
-            answered = timers::timeout_at(until, &mut answer).await.map_err(drop);
-        }
-        let late = quiet && answered.is_err() && self.deadline.is_none();
-        if late && !presses(self.wish.busy) {
+        let (reply, answer) = oneshot::channel();
+        self.order(id, patience, Some(reply));
+        Asked { index, id, answer }
+    }
+
+    /// Until when one is waited for.
+    fn until(&self, quiet: bool) -> Instant {
+        let grace = if quiet { self.grace } else { Duration::ZERO };
+        self.began + self.deadline.unwrap_or_default().max(grace)
+    }
+
+    /// The turn of a session at a quiet point: asks it for its lease, and gives its answer, unless it has begun a request
+    /// meanwhile, and keeps others from theirs.
+    async fn turn(&self, index: usize, id: SessionId) -> (Asked, Option<Outcome>) {
+        let mut asked = self.ask(index, id);
+        let ends = self.until(true).min(timers::now() + TURN);
+        let answer = timers::timeout_at(ends, &mut asked.answer).await.ok();
+        (asked, answer.map(|answer| answer.unwrap_or(Outcome::Gone)))
+    }
+
+    /// The answer of a session, however many turns it takes; `None` when it doesn't come in time.
+    async fn wait(&self, mut asked: Asked, quiet: bool) -> (Asked, Option<Outcome>) {
+        let answer = timers::timeout_at(self.until(quiet), &mut asked.answer).await;
+        if answer.is_err() && quiet && self.deadline.is_none() && !presses(self.wish.busy) {
             // Nobody waits for the answer; the return itself goes on.
-            order(self.ledger, id, self.wish, Patience::Now, None);
+            self.order(asked.id, Patience::Now, None);
         }
-        let outcome = answered.map(|answer| answer.unwrap_or(Outcome::Gone));
-        (Asked { index, answer }, outcome.ok())
+        let outcome = answer.map(|answer| answer.unwrap_or(Outcome::Gone));
+        (asked, outcome.ok())
+    }
+
+    fn order(&self, id: SessionId, patience: Patience, reply: Option<oneshot::Sender<Outcome>>) {
+        let order = Order::Return(ReturnOrder {
+            method: self.wish.method,
+            pinned: self.wish.pinned,
+            cause: Cause::Reload,
+            patience,
+            reply,
+        });
+        self.ledger.order(id, order);
     }
 }
 
@@ -210,22 +237,44 @@ const fn presses(busy: Busy) -> bool {
     }
 }
 
-/// Takes in the answers as they come; gives back those who didn't answer in time, and are to be pressed.
+/// Asks those at a quiet point in turns, and takes in all answers as they come; gives back those who didn't answer in time, and
+/// are to be pressed.
 async fn collect(
-    ledger: &Ledger,
+    terms: &Terms<'_>,
     course: &mut Course,
-    mut waiting: FuturesUnordered<impl Future<Output = (Asked, Option<Outcome>)>>,
-    how: Busy,
+    quiet: Vec<(usize, SessionId)>,
+    busy: Vec<Asked>,
 ) -> Vec<Asked> {
+    let mut turns = stream::iter(quiet)
+        .map(|(index, id)| terms.turn(index, id))
+        .buffer_unordered(PACE);
+    let waiting = busy.into_iter().map(|asked| terms.wait(asked, false));
+    let mut waiting = waiting.collect::<FuturesUnordered<_>>();
     let mut late = Vec::new();
-    while let Some((asked, outcome)) = waiting.next().await {
+    let mut turned = 0_usize;
+    loop {
+        let (asked, outcome) = tokio::select! {
+            biased;
+            Some((asked, outcome)) = turns.next() => {
+                turned += 1;
+                // Where PostgreSQL needn't be asked, a return is over at once: clients get their turn before the next one.
+                executor::yield_now().await;
+                if turned.is_multiple_of(RETURNED) {
+                    executor::rest().await;
+                }
+                if outcome.is_none() {
+                    waiting.push(terms.wait(asked, true));
+                    continue;
+                }
+                (asked, outcome)
+            }
+            Some(answer) = waiting.next() => answer,
+            else => break,
+        };
         match outcome {
             Some(outcome) => course.settle(asked.index, outcome),
-            None if presses(how) => late.push(asked),
-            None => {
-                let outcome = busy_now(ledger, course.accounts[asked.index].id);
-                course.settle(asked.index, outcome);
-            }
+            None if presses(terms.wish.busy) => late.push(asked),
+            None => course.settle(asked.index, busy_now(terms.ledger, asked.id)),
         }
     }
     late
@@ -265,41 +314,6 @@ async fn settled(
         (Ok(Err(_)), _) => Outcome::Gone,
         (Err(_), _) => busy_now(ledger, id),
     }
-}
-
-/// Leaves an order for a session, and gives where its answer will come.
-fn ask(
-    ledger: &Ledger,
-    id: SessionId,
-    wish: &Wish,
-    deadline: Option<Duration>,
-) -> oneshot::Receiver<Outcome> {
-    let waits = deadline.is_some() && wish.busy != Busy::Spare;
-    let patience = if waits || presses(wish.busy) {
-        Patience::Wait
-    } else {
-        Patience::Now
-    };
-    let (reply, answer) = oneshot::channel();
-    order(ledger, id, wish, patience, Some(reply));
-    answer
-}
-
-fn order(
-    ledger: &Ledger,
-    id: SessionId,
-    wish: &Wish,
-    patience: Patience,
-    reply: Option<oneshot::Sender<Outcome>>,
-) {
-    let order = Order::Return(ReturnOrder {
-        method: wish.method,
-        pinned: wish.pinned,
-        cause: Cause::Reload,
-        patience,
-        reply,
-    });
-    ledger.order(id, order);
 }
 
 fn begin(ledger: &Ledger, wish: &Wish) -> u64 {

@@ -49,6 +49,36 @@ impl Door {
     }
 }
 
+/// How long to wait for events.
+#[derive(Clone, Copy)]
+pub enum Patience {
+    /// Not at all.
+    None,
+    /// A millisecond.
+    Moment,
+    Endless,
+}
+
+/// What a wait brought.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    /// Its time is over, and nothing has happened.
+    InVain,
+    /// Somebody on another thread may have knocked.
+    ForEvents { knocked: bool },
+}
+
+const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+/// A whole millisecond: a finer limit needs a system call that a sandbox may not know.
+const MOMENT: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 1_000_000,
+};
+
 impl Reactor {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
@@ -71,22 +101,25 @@ impl Reactor {
         Ok(Door(door))
     }
 
-    /// Takes events in, and wakes whom they concern; waits for them if `idle`. Whether somebody knocked.
+    /// Takes events in, and wakes whom they concern; waits for them for so long.
     #[inline]
-    pub fn wait(&self, idle: bool) -> io::Result<bool> {
-        const AT_ONCE: Timespec = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+    pub fn wait(&self, patience: Patience) -> io::Result<Waited> {
         let mut events = self.events.borrow_mut();
         events.clear();
-        let limit = if idle { None } else { Some(&AT_ONCE) };
-        match epoll::wait(&self.epoll, spare_capacity(&mut events), limit) {
+        let spare = spare_capacity(&mut events);
+        // One call for each, so that nothing is left to compute.
+        let waited = match patience {
+            Patience::Endless => epoll::wait(&self.epoll, spare, None),
+            Patience::None => epoll::wait(&self.epoll, spare, Some(&AT_ONCE)),
+            Patience::Moment => epoll::wait(&self.epoll, spare, Some(&MOMENT)),
+        };
+        let mut knocked = false;
+        match waited {
+            Ok(0) => return Ok(Waited::InVain),
             Ok(_) => {}
-            Err(Errno::INTR) => return Ok(false),
+            Err(Errno::INTR) => return Ok(Waited::ForEvents { knocked }),
             Err(error) => return Err(error.into()),
         }
-        let mut knocked = false;
         let sources = self.sources.borrow();
         for event in &*events {
             let (key, flags) = (event.data.u64(), event.flags);
@@ -96,7 +129,7 @@ impl Reactor {
                 source.learn(flags);
             }
         }
-        Ok(knocked)
+        Ok(Waited::ForEvents { knocked })
     }
 
     /// Takes note whether others are polled in the turn of the task that is polled next.

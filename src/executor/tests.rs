@@ -49,6 +49,34 @@ fn tasks_take_turns() {
 }
 
 #[test]
+fn whoever_rests_lets_others_have_many_turns() {
+    let turns = on_executor(async {
+        let turns = Rc::new(Cell::new(0));
+        let count = turns.clone();
+        spawn(async move {
+            loop {
+                count.set(count.get() + 1);
+                yield_now().await;
+            }
+        });
+        rest().await;
+        let first = turns.get();
+        rest().await;
+        [first, turns.get() - first]
+    });
+    assert!(turns.iter().all(|&turns| turns >= LOOKS), "{turns:?}");
+}
+
+#[test]
+fn a_rest_ends_where_nothing_happens() {
+    on_executor(async {
+        for _ in 0..3 {
+            rest().await;
+        }
+    });
+}
+
+#[test]
 fn whoever_yields_for_ever_does_not_keep_sockets_waiting() {
     on_executor(async {
         let (near, mut far) = pair();

@@ -121,7 +121,7 @@ async fn sessions(shared: &Shared) -> (u64, Vec<LeaseView>) {
     let mut views = Vec::with_capacity(ids.len());
     for (number, stretch) in ids.chunks(AT_A_STRETCH).enumerate() {
         if number > 0 {
-            executor::yield_now().await;
+            executor::rest().await;
         }
         let book = ledger.book();
         let slots = stretch.iter().filter_map(|id| book.find(*id));
