@@ -75,12 +75,23 @@ fn answer(client: &mut Raw, request: &[u8]) -> Vec<String> {
             answer.push(seen(&message));
         }
     }
+    leave_out_parameters_of_failures(&mut answer);
     let reported = client
         .parameters
         .iter()
         .filter(|(name, _)| *name != "pgvalet.session");
     answer.extend(reported.map(|(name, value)| format!("{name}={value}")));
     answer
+}
+
+/// PostgreSQL says which parameters a statement has, and then that it can't be run any more. Where it can't even be prepared
+/// again elsewhere, nobody knows which ones it had.
+fn leave_out_parameters_of_failures(answer: &mut Vec<String>) {
+    for at in (1..answer.len()).rev() {
+        if answer[at - 1].starts_with("t[") && answer[at].starts_with('E') {
+            answer.remove(at - 1);
+        }
+    }
 }
 
 /// The kinds of these messages, and where each ends.
