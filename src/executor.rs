@@ -20,11 +20,15 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinError;
+use tokio::time::Instant;
 
-use reactor::{Door, Patience, Reactor, Waited};
+use crate::clock::timers;
+
+use reactor::{Door, Patience, Reactor};
 
 pub use reactor::Registered;
 #[cfg(test)]
@@ -33,8 +37,8 @@ pub(crate) use tests::on_executor;
 /// How many polls there are at most between two looks at the sockets.
 const TURN: usize = 256;
 
-/// After how many looks at the sockets a rest is over at the latest.
-const LOOKS: usize = 32;
+/// How long a rest is.
+const REST: Duration = Duration::from_millis(1);
 
 /// For how many tasks, and how many file descriptors, there is room without moving anything. Memory that nobody touches costs
 /// nothing; a table that grows leaves its old place behind, which does.
@@ -52,10 +56,8 @@ struct Executor {
     due: RefCell<VecDeque<TaskId>>,
     /// Who is to be polled once sockets had their say.
     yielded: RefCell<Vec<Waker>>,
-    /// Who is to be polled when the thread had nothing to do for a moment, or others had many turns.
-    resting: RefCell<Vec<Waker>>,
-    /// How many times the sockets were looked at since somebody rests.
-    looks: Cell<usize>,
+    /// Who is to be polled when its rest is over.
+    resting: RefCell<Vec<(Instant, Waker)>>,
     reactor: Rc<Reactor>,
     elsewhere: Arc<Elsewhere>,
     lender: Handle,
@@ -85,7 +87,6 @@ pub fn block_on<T: 'static>(
         due: RefCell::default(),
         yielded: RefCell::default(),
         resting: RefCell::default(),
-        looks: Cell::new(0),
         reactor,
         elsewhere: Arc::new(Elsewhere {
             woken: Mutex::default(),
@@ -182,13 +183,14 @@ pub async fn yield_now() {
     pause(wake_later).await;
 }
 
-/// Lets everybody else have the processor, in the middle of long work: for a millisecond in which this thread has nothing to
-/// do, or for some turns of others. To yield isn't enough: whoever works on in one piece uses up its share, and where there
-/// are few processors, PostgreSQL or a client waits for one, for milliseconds. Cancel safe.
+/// Lets everybody else have the processor for a millisecond, in the middle of long work. To yield isn't enough: whoever works
+/// on in one piece uses up its share, and where there are few processors, PostgreSQL or a client waits for one, for
+/// milliseconds. Cancel safe.
 pub async fn rest() {
+    let over = timers::now() + REST;
     pause(|cx| {
         HERE.with_borrow(|here| match here {
-            Some(here) => here.resting.borrow_mut().push(cx.waker().clone()),
+            Some(here) => here.resting.borrow_mut().push((over, cx.waker().clone())),
             None => cx.waker().wake_by_ref(),
         });
     })
@@ -243,30 +245,29 @@ impl Executor {
     fn wait(&self) -> io::Result<()> {
         let idle = self.due.borrow().is_empty() && self.yielded.borrow().is_empty();
         let rests = !self.resting.borrow().is_empty();
-        let waited = self.reactor.wait(match (idle, rests) {
+        let knocked = self.reactor.wait(match (idle, rests) {
             (false, _) => Patience::None,
             (true, true) => Patience::Moment,
             (true, false) => Patience::Endless,
         })?;
-        if waited == (Waited::ForEvents { knocked: true }) {
+        if knocked {
             self.let_in();
         }
         if rests {
-            self.end_rests(idle && waited == Waited::InVain);
+            self.end_rests();
         }
         let yielded = self.yielded.take();
         yielded.into_iter().for_each(Waker::wake);
         Ok(())
     }
 
-    /// Wakes those who rest, if they rested enough.
+    /// Wakes those whose rest is over.
     #[cold]
-    fn end_rests(&self, rested: bool) {
-        self.looks.set(self.looks.get() + 1);
-        if rested || self.looks.get() >= LOOKS {
-            self.looks.set(0);
-            let resting = self.resting.take();
-            resting.into_iter().for_each(Waker::wake);
+    fn end_rests(&self) {
+        let now = timers::now();
+        let mut resting = self.resting.borrow_mut();
+        for (_, waker) in resting.extract_if(.., |(over, _)| *over <= now) {
+            waker.wake();
         }
     }
 

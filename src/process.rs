@@ -1,13 +1,22 @@
 //! Owns the finding of processes behind sockets, as far as this machine's /proc tells.
 //!
-//! It reads much of /proc: call it off the data thread, and only when somebody looks.
+//! It reads much of /proc, in stretches: call it off the data thread, and only when somebody looks.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::clock::pacer::Pacer;
 
 /// How much of a command line is kept, in characters.
 const KEPT: usize = 120;
+
+/// How many lines and links of /proc are read without a rest.
+const STRETCH: usize = 128;
+
+/// How much is read at once, in bytes: a kernel that doesn't let itself be interrupted keeps a processor for so long.
+const PIECE: usize = 4096;
 
 /// A process of this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,13 +41,14 @@ pub enum Fate {
 /// are not found.
 #[must_use]
 pub fn behind(addresses: &[SocketAddr]) -> HashMap<SocketAddr, Found> {
-    let inodes = inodes(addresses);
+    let pacer = Pacer::new(STRETCH);
+    let inodes = inodes(addresses, &pacer);
     let mut found: HashMap<SocketAddr, (u32, u64)> = HashMap::new();
     if inodes.is_empty() {
         return HashMap::new();
     }
     for pid in pids() {
-        for address in sockets_of(pid).filter_map(|inode| inodes.get(&inode)) {
+        for address in sockets_of(pid, &pacer).filter_map(|inode| inodes.get(&inode)) {
             let own = (pid, started(pid).unwrap_or(0));
             let known = found.entry(*address).or_insert(own);
             if (own.1, own.0) < (known.1, known.0) {
@@ -61,11 +71,12 @@ pub fn behind(addresses: &[SocketAddr]) -> HashMap<SocketAddr, Found> {
 /// Every process that has the socket which is connected to this one from this address.
 #[must_use]
 pub fn holders(address: SocketAddr) -> Vec<u32> {
-    let inodes = inodes(&[address]);
+    let pacer = Pacer::new(STRETCH);
+    let inodes = inodes(&[address], &pacer);
     if inodes.is_empty() {
         return Vec::new();
     }
-    let holds = |pid: &u32| sockets_of(*pid).any(|inode| inodes.contains_key(&inode));
+    let holds = |pid: &u32| sockets_of(*pid, &pacer).any(|inode| inodes.contains_key(&inode));
     pids().filter(holds).collect()
 }
 
@@ -128,25 +139,37 @@ pub fn user_name(uid: u32) -> Option<String> {
 
 /// The inodes of the sockets at these addresses whose other ends are ours: the kernel gives one local address to several
 /// sockets, as long as they lead to different places.
-fn inodes(addresses: &[SocketAddr]) -> HashMap<u64, SocketAddr> {
+fn inodes(addresses: &[SocketAddr], pacer: &Pacer) -> HashMap<u64, SocketAddr> {
     let wanted: HashMap<_, _> = addresses
         .iter()
         .map(|one| (canonical(*one), *one))
         .collect();
-    let own: HashSet<u64> = sockets_of(std::process::id()).collect();
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"]
-        .map(|table| fs::read_to_string(table).unwrap_or_default());
-    let sockets = || {
-        tables
-            .iter()
-            .flat_map(|table| table.lines().filter_map(TcpSocket::read))
-    };
-    let ours = sockets().filter(|socket| own.contains(&socket.inode));
+    let own: HashSet<u64> = sockets_of(std::process::id(), pacer).collect();
+    let sockets = tcp_sockets(pacer);
+    let ours = sockets.iter().filter(|socket| own.contains(&socket.inode));
     let ours: HashSet<_> = ours.map(|socket| (socket.peer, socket.local)).collect();
-    let theirs = sockets().filter(|socket| ours.contains(&(socket.local, socket.peer)));
+    let theirs = sockets
+        .iter()
+        .filter(|socket| ours.contains(&(socket.local, socket.peer)));
     theirs
         .filter_map(|socket| Some((socket.inode, *wanted.get(&socket.local)?)))
         .collect()
+}
+
+/// All TCP sockets that some process has.
+fn tcp_sockets(pacer: &Pacer) -> Vec<TcpSocket> {
+    let mut sockets = Vec::new();
+    let mut line = String::new();
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    for table in tables.iter().flat_map(File::open) {
+        let mut lines = BufReader::with_capacity(PIECE, table);
+        while lines.read_line(&mut line).is_ok_and(|read| read > 0) {
+            sockets.extend(TcpSocket::read(&line));
+            line.clear();
+            pacer.did(1);
+        }
+    }
+    sockets
 }
 
 /// A line of the kernel's table of TCP sockets.
@@ -196,12 +219,13 @@ fn pids() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-fn sockets_of(pid: u32) -> impl Iterator<Item = u64> {
+fn sockets_of(pid: u32, pacer: &Pacer) -> impl Iterator<Item = u64> {
     let links = fs::read_dir(format!("/proc/{pid}/fd"))
         .into_iter()
         .flatten()
         .flatten();
     links.filter_map(|link| {
+        pacer.did(1);
         let target = fs::read_link(link.path()).ok()?;
         target
             .to_str()?
@@ -250,7 +274,7 @@ mod tests {
         // Nobody has accepted this one: its other end is not ours.
         let _elsewhere = connect(&local.to_string(), &other);
 
-        assert_eq!(inodes(&[local]).len(), 1);
+        assert_eq!(inodes(&[local], &Pacer::new(STRETCH)).len(), 1);
     }
 
     #[test]

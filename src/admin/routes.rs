@@ -18,6 +18,7 @@ use super::views::{
     AccountView, Leaks, Leases, OwnerReturn, Owners, Returned, Sessions, TakenClaims,
 };
 use super::{Desk, guard};
+use crate::clock::pacer::Paced;
 use crate::drain::Phase;
 use crate::events::Happening;
 use crate::lease::SessionId;
@@ -26,6 +27,9 @@ use crate::reload::Account;
 
 /// How many sessions an answer has at most that is made at once.
 const SHORT: usize = 200;
+
+/// How much of a longer one is written without a rest, in bytes.
+const STRETCH: usize = 64 << 10;
 
 /// How many owners an event names.
 const OWNERS: usize = 20;
@@ -125,12 +129,16 @@ async fn list<T: Serialize + Send + 'static>(members: usize, answer: T) -> Respo
     if members <= SHORT {
         return Json(answer).into_response();
     }
-    let made = crate::executor::aside(move || Json(answer).into_response()).await;
-    let failed = |_| {
+    let made = crate::executor::aside(move || {
+        let mut text = Paced::new(STRETCH);
+        let written = serde_json::to_writer(&mut text, &answer);
+        written.map(|()| text.into_text())
+    });
+    let Ok(Ok(text)) = made.await else {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
-        Problem::new(status, "the answer can't be made").into_response()
+        return Problem::new(status, "the answer can't be made").into_response();
     };
-    made.unwrap_or_else(failed)
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 pub(super) async fn owners(State(desk): State<Desk>) -> Answer<Owners> {

@@ -59,15 +59,6 @@ pub enum Patience {
     Endless,
 }
 
-/// What a wait brought.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Waited {
-    /// Its time is over, and nothing has happened.
-    InVain,
-    /// Somebody on another thread may have knocked.
-    ForEvents { knocked: bool },
-}
-
 const AT_ONCE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 0,
@@ -101,9 +92,9 @@ impl Reactor {
         Ok(Door(door))
     }
 
-    /// Takes events in, and wakes whom they concern; waits for them for so long.
+    /// Takes events in, and wakes whom they concern; waits for them for so long. Whether somebody knocked.
     #[inline]
-    pub fn wait(&self, patience: Patience) -> io::Result<Waited> {
+    pub fn wait(&self, patience: Patience) -> io::Result<bool> {
         let mut events = self.events.borrow_mut();
         events.clear();
         let spare = spare_capacity(&mut events);
@@ -113,13 +104,12 @@ impl Reactor {
             Patience::None => epoll::wait(&self.epoll, spare, Some(&AT_ONCE)),
             Patience::Moment => epoll::wait(&self.epoll, spare, Some(&MOMENT)),
         };
-        let mut knocked = false;
         match waited {
-            Ok(0) => return Ok(Waited::InVain),
             Ok(_) => {}
-            Err(Errno::INTR) => return Ok(Waited::ForEvents { knocked }),
+            Err(Errno::INTR) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
+        let mut knocked = false;
         let sources = self.sources.borrow();
         for event in &*events {
             let (key, flags) = (event.data.u64(), event.flags);
@@ -129,7 +119,7 @@ impl Reactor {
                 source.learn(flags);
             }
         }
-        Ok(Waited::ForEvents { knocked })
+        Ok(knocked)
     }
 
     /// Takes note whether others are polled in the turn of the task that is polled next.
