@@ -22,8 +22,8 @@ use crate::wire::startup::CancelKey;
 /// How long a reload without a deadline waits for sessions at a quiet point: they need one round trip to PostgreSQL.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// How much longer for each of them: they take turns.
-const GRACE_OF_EACH: Duration = Duration::from_micros(250);
+/// How much longer for each of them: they take turns, each with a probe at most, and with rests in between.
+const GRACE_OF_EACH: Duration = Duration::from_millis(1);
 
 /// How many sessions at a quiet point are asked at the same time: each has PostgreSQL work for a moment, and others must
 /// get to it, too.
