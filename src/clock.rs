@@ -1,6 +1,5 @@
 //! Owns the reading of time: nothing else asks the system what time it is.
 
-pub mod pacer;
 pub mod timers;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -13,6 +13,7 @@ pub mod lease;
 pub mod ledger;
 pub mod metrics;
 pub mod net;
+pub mod pacer;
 pub mod process;
 pub mod reload;
 pub mod serve;

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::clock::pacer::Pacer;
+use crate::pacer::Pacer;
 
 /// How much of a command line is kept, in characters.
 const KEPT: usize = 120;

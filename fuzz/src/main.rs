@@ -12,6 +12,8 @@ extern crate self as pgvalet;
 pub mod config;
 #[path = "../../src/lease/mod.rs"]
 pub mod lease;
+#[path = "../../src/pacer.rs"]
+pub mod pacer;
 #[path = "../../src/process.rs"]
 pub mod process;
 #[path = "../../src/wire/mod.rs"]

@@ -18,11 +18,11 @@ use super::views::{
     AccountView, Leaks, Leases, OwnerReturn, Owners, Returned, Sessions, TakenClaims,
 };
 use super::{Desk, guard};
-use crate::clock::pacer::Paced;
 use crate::drain::Phase;
 use crate::events::Happening;
 use crate::lease::SessionId;
 use crate::lease::reload::Outcome;
+use crate::pacer::Paced;
 use crate::reload::Account;
 
 /// How many sessions an answer has at most that is made at once.
