@@ -10,7 +10,7 @@ const LAYERS: [(u8, &[&str]); 6] = [
     (
         1,
         &[
-            "wire", "config", "metrics", "net", "clock", "drain", "process", "executor",
+            "wire", "config", "metrics", "net", "clock", "drain", "process", "pacer", "executor",
         ],
     ),
     (2, &["ledger", "backend", "view", "events"]),
