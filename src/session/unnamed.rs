@@ -1,5 +1,6 @@
 //! Owns the account of a session's unnamed statement: which one it has, and whether the backend has it (chapter 55.2.3).
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::backend::Parameters;
@@ -24,7 +25,7 @@ pub(super) struct Unnamed {
     /// A buffer for the next one's.
     spare: Vec<u8>,
     /// What was sent, and isn't answered.
-    sent: Vec<Sent>,
+    sent: VecDeque<Sent>,
     /// The backend was sent it anew, or sent to close another's: a failure may have skipped that.
     adapted: bool,
 }
@@ -72,19 +73,19 @@ impl Unnamed {
         let mut kept = std::mem::take(&mut self.spare);
         kept.clear();
         kept.extend_from_slice(body);
-        self.sent.push(Sent::Parse(kept));
+        self.sent.push_back(Sent::Parse(kept));
     }
 
     /// A Close was sent.
     pub fn sent_close(&mut self) {
-        self.sent.push(Sent::Close);
+        self.sent.push_back(Sent::Close);
     }
 
     /// A simple query was sent: it does away with the unnamed statement. `answered`: so is everything before it.
     pub fn sent_query(&mut self, answered: bool) {
         if !answered {
-            if !matches!(self.sent.last(), Some(Sent::Query)) {
-                self.sent.push(Sent::Query);
+            if !matches!(self.sent.back(), Some(Sent::Query)) {
+                self.sent.push_back(Sent::Query);
             }
             return;
         }
@@ -102,8 +103,8 @@ impl Unnamed {
 
     /// A Parse was carried out, with these settings reported.
     pub fn parsed(&mut self, under: &Rc<Parameters>) {
-        while !self.sent.is_empty() {
-            if let Sent::Parse(body) = self.sent.remove(0) {
+        while let Some(sent) = self.sent.pop_front() {
+            if let Sent::Parse(body) = sent {
                 let before = std::mem::replace(&mut self.body, body);
                 if before.capacity() <= SPARE {
                     self.spare = before;
@@ -118,8 +119,8 @@ impl Unnamed {
 
     /// A Close was carried out.
     pub fn closed(&mut self) {
-        while !self.sent.is_empty() {
-            if let Sent::Close = self.sent.remove(0) {
+        while let Some(sent) = self.sent.pop_front() {
+            if let Sent::Close = sent {
                 self.drop();
                 self.place = Place::Here;
                 return;
@@ -130,11 +131,17 @@ impl Unnamed {
     /// A request failed.
     pub fn failed(&mut self, aftermath: Aftermath) {
         let mut dropped = aftermath.dropped;
-        self.sent.retain(|sent| {
-            let goes = dropped > 0 && !matches!(sent, Sent::Query);
-            dropped -= usize::from(goes);
-            !goes
-        });
+        let mut queried = false;
+        while dropped > 0
+            && let Some(sent) = self.sent.pop_front()
+        {
+            let query = matches!(sent, Sent::Query);
+            queried |= query;
+            dropped -= usize::from(!query);
+        }
+        if queried {
+            self.sent.push_front(Sent::Query);
+        }
         if aftermath.unmade {
             self.drop();
             self.place = Place::Here;

@@ -174,6 +174,10 @@ pub struct Tracker {
     ambiguous: bool,
     /// A reply that tells what a statement's rows look like may be on its way.
     shaping: bool,
+    /// How many were ever put into the account, and how many there were when the client's last Parse of a name was: so that
+    /// a deep pipeline isn't looked through for one that isn't there.
+    sent: u64,
+    last_parse: u64,
 }
 
 impl Default for Tracker {
@@ -186,6 +190,8 @@ impl Default for Tracker {
             doubt: Doubt::None,
             ambiguous: false,
             shaping: false,
+            sent: 0,
+            last_parse: 0,
         }
     }
 }
@@ -232,6 +238,10 @@ impl Tracker {
     /// The statement of this name that was sent last, if it isn't answered.
     #[must_use]
     pub fn sent_statement(&self, name: &[u8]) -> Option<&Rc<Statement>> {
+        let answered = self.sent.saturating_sub(self.pending.len() as u64);
+        if self.last_parse <= answered {
+            return None;
+        }
         self.pending.iter().rev().find_map(|pending| match pending {
             Pending::Parse(statement, Origin::Client) if *statement.name == *name => {
                 Some(statement)
@@ -295,6 +305,10 @@ impl Tracker {
         }
         if self.doubt == Doubt::Lingering && self.pending.is_empty() {
             self.doubt = Doubt::Armed;
+        }
+        self.sent += 1;
+        if matches!(pending, Pending::Parse(_, Origin::Client)) {
+            self.last_parse = self.sent;
         }
         self.pending.push_back(pending);
     }
@@ -558,7 +572,8 @@ impl Tracker {
             }
             if let Some(end) = end {
                 let first = query.map_or(0, |query| query + 1);
-                self.pending.drain(first..=end);
+                let count = self.pending.drain(first..=end).count();
+                self.sent = self.sent.saturating_sub(count as u64);
             }
         }
         Seen::Plain
