@@ -21,6 +21,10 @@ use crate::wire::tracker::{Aftermath, Origin, Seen};
 /// Messages that we read whole are awaited up to this length; longer ones pass unread.
 const HOLD: usize = 16 << 10;
 
+/// What a RowDescription is awaited up to: above the longest (1664 columns, names of 63 bytes: 136,455 bytes), so that what is
+/// known of a statement's rows doesn't depend on how the bytes arrive.
+const DESCRIPTION: usize = 160 << 10;
+
 /// The backend's side of a session, as its frames are cut.
 struct FromBackend<'a>(&'a mut Session);
 
@@ -45,7 +49,8 @@ impl Judge for FromBackend<'_> {
     #[inline]
     fn needed(&self, kind: u8) -> usize {
         match kind {
-            b'T' | b't' if self.0.tracker.is_shaping() => HOLD,
+            b'T' if self.0.tracker.is_shaping() => DESCRIPTION,
+            b't' if self.0.tracker.is_shaping() => HOLD,
             kind => hold(kind),
         }
     }

@@ -28,6 +28,23 @@ fn moved_after_a_change(change: &str) -> Option<(Postgres, Valet, Raw)> {
 }
 
 #[test]
+fn rows_of_many_columns_are_known_however_they_arrive() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let columns = (0..1600).map(|number| number.to_string());
+    let text = format!("SELECT {}", columns.collect::<Vec<_>>().join(", "));
+    let mut client = session(&valet, "app");
+    client.send(&[parse("s", &text), describe_statement("s"), sync()].concat());
+    client.until_ready();
+    for _ in 0..20 {
+        let _taker = evict(&valet, &mut client);
+        client.send(&[bind("", "s", &[]), execute("", 0), sync()].concat());
+        assert_eq!(tags(&client.until_ready()), "2DCZ");
+    }
+}
+
+#[test]
 fn a_statement_whose_rows_look_otherwise_by_now_is_refused_after_a_move_too() {
     let change = "ALTER TABLE shifting ADD COLUMN b int";
     let Some((_postgres, _valet, mut client)) = moved_after_a_change(change) else {
