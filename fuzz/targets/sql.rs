@@ -81,6 +81,8 @@ fn what_it_leaves(sql: &[u8], tokens: &[Token<'_>]) {
             "show",
             "fetch",
             "move",
+            "notify",
+            "lock",
             "close",
             "insert",
             "update",

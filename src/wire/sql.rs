@@ -104,7 +104,7 @@ pub use words::Words;
 /// Whether the tag of a CommandComplete belongs to a command that leaves no state in the session by itself.
 #[must_use]
 pub fn leaves_nothing(tag: &[u8]) -> bool {
-    const TAGS: [&[u8]; 18] = [
+    const TAGS: [&[u8]; 20] = [
         b"SELECT",
         b"INSERT",
         b"UPDATE",
@@ -123,6 +123,8 @@ pub fn leaves_nothing(tag: &[u8]) -> bool {
         b"SHOW",
         b"DECLARE",
         b"PREPARE TRANSACTION",
+        b"NOTIFY",
+        b"LOCK TABLE",
     ];
     TAGS.iter().any(|known| tag.starts_with(known))
 }

@@ -21,7 +21,7 @@ pub enum Class {
 }
 
 /// First words of statements that leave nothing by themselves.
-const READS: [&[u8]; 15] = [
+const READS: [&[u8]; 17] = [
     b"select",
     b"values",
     b"table",
@@ -37,6 +37,8 @@ const READS: [&[u8]; 15] = [
     b"show",
     b"fetch",
     b"move",
+    b"notify",
+    b"lock",
 ];
 
 /// First words of statements that may move sequences.
@@ -384,6 +386,8 @@ mod tests {
         (Class::Write, "UPDATE t SET a = a + 1 WHERE b = 2"),
         (Class::Write, "SELECT nextval('s')"),
         (Class::Write, "SELECT 1; DELETE FROM t"),
+        (Class::Read, "NOTIFY news, 'it'"),
+        (Class::Read, "BEGIN; LOCK TABLE t IN SHARE MODE; COMMIT"),
         (Class::Visible, "SET app.tenant = 7"),
         (Class::Visible, r#"CLOSE "c""#),
         (Class::Visible, "SELECT 1; LISTEN a"),
