@@ -4,7 +4,7 @@ use pgvalet::lease::comment::tags;
 use pgvalet::lease::{LastStatement, Pin};
 use pgvalet::wire::sql::hazards::{Definition, find};
 use pgvalet::wire::sql::{
-    Class, Watch, Words, class, fingerprint, is_bracket, is_one_prepare, names_statements,
+    Class, Naming, Watch, Words, class, fingerprint, is_bracket, is_one_prepare, names_statements,
     reads_always_alike, virtual_setting, watch,
 };
 
@@ -243,7 +243,7 @@ fn what_is_named(sql: &[u8], tokens: &[Token<'_>]) {
     }
 }
 
-/// Whether the setting that a call names is known: by name, or by the parameter that names it.
+/// Whether the setting that a call names, and that may last, is known: by name, or by the parameter that names it.
 fn is_noted(sql: &[u8], name: &Token<'_>, found: &Watch) -> bool {
     let inner = &sql[name.inner.0..name.inner.1];
     match name.kind {
@@ -253,7 +253,11 @@ fn is_noted(sql: &[u8], name: &Token<'_>, found: &Watch) -> bool {
         }
         Kind::Parameter => {
             let number = String::from_utf8_lossy(&name.text[1..]).parse::<u16>();
-            number.is_ok_and(|number| number > 0 && found.naming.contains(&(number - 1)))
+            let parameter = number.ok().and_then(|number| number.checked_sub(1));
+            parameter.is_some_and(|parameter| {
+                let lasts = true;
+                found.naming.contains(&Naming { parameter, lasts })
+            })
         }
         Kind::Word | Kind::Quoted | Kind::Literal | Kind::Number | Kind::Sign => false,
     }

@@ -15,7 +15,7 @@ use crate::wire::cut::{Cursor, Judge, Verdict, cut, whole_frames};
 use crate::wire::extended::{self, Statement, Target, Value};
 use crate::wire::frame::{BadLength, HEADER, Header};
 use crate::wire::reply::{ClientError, Fault};
-use crate::wire::sql::{self, Class, Words, hazards};
+use crate::wire::sql::{self, Class, Naming, Words, hazards};
 use crate::wire::tracker::Origin;
 
 /// How much of a frame whose names or text we read is awaited before it is judged, in bytes.
@@ -471,7 +471,8 @@ impl Session {
 
     /// What a simple query leaves that its text alone tells.
     fn note_prepare(&mut self, text: &[u8], whole: bool) {
-        if !std::mem::take(&mut self.rare.naming).is_empty() {
+        let naming = std::mem::take(&mut self.rare.naming);
+        if naming.iter().any(|naming| naming.lasts) {
             // The parameters are those of a PREPARE: nobody sees their values.
             self.rare.sticky.add(Pin::UnreadableSetting);
         }
@@ -500,18 +501,23 @@ impl Session {
         }
     }
 
-    /// A Bind may carry names of settings.
+    /// A Bind may carry names of settings. What is set for a transaction only leaves nothing but the seed, and names that
+    /// libraries reserve.
     fn note_named_settings(&mut self, statement: &[u8], body: &[u8]) {
         let mut found = Vec::new();
-        for index in self.statements.naming(statement) {
-            match extended::bind_value(body, index) {
+        for Naming { parameter, lasts } in self.statements.naming(statement) {
+            match extended::bind_value(body, parameter) {
                 Value::Null => {}
                 Value::Bytes(name) if name.eq_ignore_ascii_case(sql::SEED) => {
                     self.rare.sticky.add(Pin::Setseed);
                 }
                 Value::Bytes(name) if name.is_ascii() && name.len() <= LONGEST_NAME => {
-                    found.push(String::from_utf8_lossy(name).to_ascii_lowercase());
+                    let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+                    if lasts || sql::is_reserved(&name) {
+                        found.push(name);
+                    }
                 }
+                Value::Bytes(_) | Value::Missing if !lasts => {}
                 Value::Bytes(_) | Value::Missing => {
                     self.rare.sticky.add(Pin::UnreadableSetting);
                     return;

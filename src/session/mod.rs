@@ -48,7 +48,7 @@ use crate::net::tls::{ClientTls, Handshakes};
 use crate::wire::cut::Cursor;
 use crate::wire::extended::Statement;
 use crate::wire::reply::ClientError;
-use crate::wire::sql::Class;
+use crate::wire::sql::{Class, Naming};
 use crate::wire::tracker::Tracker;
 
 use adapt::Moving;
@@ -279,7 +279,7 @@ struct Rare {
     /// One of them outlasts `DISCARD ALL` in its backend, and others would notice.
     stains: bool,
     /// Parameters that name settings in the text that was read last, on their way to its statement.
-    naming: Vec<u16>,
+    naming: Vec<Naming>,
     /// Pins that the probe can't see.
     sticky: Pins,
     /// Orders that wait for the next quiet point: one of each reload that is under way.

@@ -7,7 +7,7 @@ use crate::backend::prepared::{Made, Prepared, Shape, reads_alike};
 use crate::backend::state::{Scene, SqlPrepared};
 use crate::backend::{Parameters, State};
 use crate::session::unnamed::Unnamed;
-use crate::wire::sql::{self, reads_always_alike};
+use crate::wire::sql::{self, Naming, reads_always_alike};
 
 /// The longest Parse message that is kept, in bytes.
 pub(super) const MAX_KEPT: usize = 1 << 20;
@@ -37,14 +37,14 @@ pub(super) struct Statements {
 struct Rare {
     /// What was seen of statements of SQL `PREPARE`.
     sql: Vec<SqlMade>,
-    /// Statements of which a parameter names a setting (`set_config($1, …)`), and those parameters, counted from 0.
-    naming: Vec<Naming>,
+    /// Statements of which a parameter names a setting (`set_config($1, …)`), and those parameters.
+    naming: Vec<NamingIn>,
     /// Statements of SQL `PREPARE` that the present backend refused: the next one may have them again.
     lost: Vec<SqlPrepared>,
 }
 
 /// A statement's name, and those of its parameters that name settings.
-type Naming = (Box<[u8]>, Box<[u16]>);
+type NamingIn = (Box<[u8]>, Box<[Naming]>);
 
 /// A statement of SQL `PREPARE`, known by its text.
 #[derive(Debug)]
@@ -169,8 +169,9 @@ impl Statements {
         names.filter(|name| !lost(*name)).collect()
     }
 
-    /// A statement was sent of which these parameters name settings. `false` where there are too many to look after.
-    pub fn sent_naming(&mut self, name: &[u8], parameters: Vec<u16>) -> bool {
+    /// A statement was sent of which these parameters name settings. `false` where there are too many to look after; of
+    /// those that set something for a transaction only, no more are looked after then.
+    pub fn sent_naming(&mut self, name: &[u8], parameters: Vec<Naming>) -> bool {
         if name.is_empty()
             && let Some(rare) = &mut self.rare
         {
@@ -180,16 +181,19 @@ impl Statements {
             return true;
         }
         let naming = &mut self.rare.get_or_insert_default().naming;
-        let known = |known: &Naming| *known.0 == *name && *known.1 == *parameters;
+        let known = |known: &NamingIn| *known.0 == *name && *known.1 == *parameters;
         if naming.iter().any(known) {
             return true;
         }
-        naming.push((name.into(), parameters.into()));
+        let lasts = parameters.iter().any(|naming| naming.lasts);
+        if naming.len() < FEW || lasts {
+            naming.push((name.into(), parameters.into()));
+        }
         naming.len() <= FEW
     }
 
     /// The parameters of a statement that name settings.
-    pub fn naming(&self, name: &[u8]) -> impl Iterator<Item = u16> {
+    pub fn naming(&self, name: &[u8]) -> impl Iterator<Item = Naming> {
         let naming = self.rare.iter().flat_map(|rare| &rare.naming);
         naming
             .filter(move |(known, _)| **known == *name)
@@ -199,7 +203,8 @@ impl Statements {
     /// Whether a text may run, by SQL, a statement of which parameters name settings.
     pub fn are_naming_in(&self, sql: &[u8]) -> bool {
         let naming = self.rare.iter().flat_map(|rare| &rare.naming);
-        let mut names = naming.map(|(name, _)| name).filter(|name| !name.is_empty());
+        let lasting = naming.filter(|(_, parameters)| parameters.iter().any(|naming| naming.lasts));
+        let mut names = (lasting.map(|(name, _)| name)).filter(|name| !name.is_empty());
         let stands = |name: &[u8]| {
             name.contains(&b'"')
                 || (sql.windows(name.len())).any(|text| text.eq_ignore_ascii_case(name))

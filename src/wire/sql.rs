@@ -98,7 +98,7 @@ pub use databases::changes_databases;
 pub use fingerprint::fingerprint;
 pub use reserved::is_reserved;
 pub use single::{is_one_prepare, reads_always_alike};
-pub use watch::{SEED, Watch, watch};
+pub use watch::{Naming, SEED, Watch, watch};
 pub use words::Words;
 
 /// Whether the tag of a CommandComplete belongs to a command that leaves no state in the session by itself.

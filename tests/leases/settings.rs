@@ -41,9 +41,14 @@ fn nobody_is_warned_of_a_library_s_setting_that_another_session_made_up() {
         return;
     };
     let made = [
-        "SET plpgsql.extra_foo_warnings = 1",
-        "BEGIN; SET LOCAL \"plpgsql\".made_up = 1; ROLLBACK",
-        "SELECT set_config('plpgsql.made_up', '1', true)",
+        query("SET plpgsql.extra_foo_warnings = 1"),
+        query("BEGIN; SET LOCAL \"plpgsql\".made_up = 1; ROLLBACK"),
+        query("SELECT set_config('plpgsql.made_up', '1', true)"),
+        [
+            extended("SELECT set_config($1, '1', true)", &["plpgsql.made_up"]),
+            sync(),
+        ]
+        .concat(),
     ];
     for (number, (made, lives)) in made
         .iter()
@@ -58,7 +63,8 @@ fn nobody_is_warned_of_a_library_s_setting_that_another_session_made_up() {
             ("options", &options),
         ];
         let mut one = Raw::connect_with(valet.port(), &who);
-        one.query(made);
+        one.send(made);
+        one.until_ready();
         let _one = if lives {
             Some(one)
         } else {
@@ -70,6 +76,7 @@ fn nobody_is_warned_of_a_library_s_setting_that_another_session_made_up() {
         other.send(&query("DO $$BEGIN END$$"));
         loop {
             let message = other.next();
+            let made = made.escape_ascii();
             assert!(message.tag != b'N', "{made}, lives: {lives}: {message:?}");
             if message.tag == b'Z' {
                 break;

@@ -18,8 +18,28 @@ pub struct Watch {
     pub pins: Pins,
     /// Names of custom settings that the text mentions.
     pub settings: Vec<String>,
-    /// Parameters (counted from 0) that name settings: `set_config($1, …)`.
-    pub naming: Vec<u16>,
+    /// Parameters that name settings: `set_config($1, …)`.
+    pub naming: Vec<Naming>,
+}
+
+/// Functions that leave what neither the probe nor DISCARD ALL knows: an origin, a temporary slot, a base backup.
+const REPLICATING: [&[u8]; 7] = [
+    b"pg_replication_origin_session_setup",
+    b"pg_create_logical_replication_slot",
+    b"pg_create_physical_replication_slot",
+    b"pg_copy_logical_replication_slot",
+    b"pg_copy_physical_replication_slot",
+    b"pg_backup_start",
+    b"pg_start_backup",
+];
+
+/// A parameter that names a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Naming {
+    /// Which one, counted from 0.
+    pub parameter: u16,
+    /// Whether what is set may outlast the transaction.
+    pub lasts: bool,
 }
 
 /// Looks through a text that mentions something of interest ([`Words::state`]). Allocates only where it finds something.
@@ -177,10 +197,9 @@ fn set_config(after: &[u8], found: &mut Watch) {
                 found.settings.push(name);
             }
         }
-        Name::Parameter(index) => {
-            if !is_local(rest) {
-                found.naming.push(index);
-            }
+        Name::Parameter(parameter) => {
+            let lasts = !is_local(rest);
+            found.naming.push(Naming { parameter, lasts });
         }
     }
 }
@@ -406,11 +425,16 @@ mod tests {
 
     #[test]
     fn parameters_that_name_settings_are_found() {
-        let naming = |sql: &str| watch(sql.as_bytes()).unwrap_or_default().naming;
-        assert_eq!(naming("SELECT set_config($1, $2, false)"), [0]);
+        let naming = |sql: &str| {
+            let found = watch(sql.as_bytes()).unwrap_or_default().naming;
+            let each = |naming: Naming| (naming.parameter, naming.lasts);
+            found.into_iter().map(each).collect::<Vec<_>>()
+        };
+        assert_eq!(naming("SELECT set_config($1, $2, false)"), [(0, true)]);
+        assert_eq!(naming("SELECT set_config($1, $2, true)"), [(0, false)]);
         assert_eq!(
             naming("SELECT set_config('a.b', $1, false), set_config( $12::text , $2, $3)"),
-            [11]
+            [(11, true)]
         );
         assert!(pins("SELECT set_config($1, $2, false)").is_empty());
         for unreadable in [
