@@ -463,9 +463,19 @@ impl Session {
             };
             self.rare.trail.tame = self.rare.trail.tame.min(told);
         }
+        if hazards.leave_stains_in(text) {
+            self.stain();
+        }
         // Whoever lists the settings to preserve has said which ones there are.
         if self.shared.config.preserve_settings.is_empty() && hazards.are_untold_in(text) {
             self.rare.sticky.add(Pin::UnreadableSetting);
+        }
+    }
+
+    /// The backend may have something of the session's that only another one would notice: nobody else gets it.
+    fn stain(&mut self) {
+        if let Some(lent) = &mut self.lent {
+            lent.backend.stained = true;
         }
     }
 

@@ -4,8 +4,10 @@ use serde_json::json;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::stage::{backend, detach, give_back, idle_after, lease, outcome, reload, stage};
-use crate::support::{Raw, eventually};
+use crate::stage::{
+    backend, detach, give_back, idle_after, lease, outcome, reload, session, stage,
+};
+use crate::support::{Postgres, Raw, eventually};
 
 /// The account of one idle session of which `sql` was the last statement.
 #[track_caller]
@@ -75,6 +77,88 @@ fn state_that_can_t_be_read_pins() {
         "SELECT set_config('app.' || 'tenant', 'acme', false)",
         "unreadable_setting",
     );
+}
+
+/// Has one session do something behind the only backend, and another one look for it, in both modes: while the first one
+/// lives, and after it has gone.
+#[track_caller]
+fn reaches_nobody(prepare: &str, act: &str, look: &str, nothing: &str) {
+    for (mode, lives) in [
+        ("session", false),
+        ("transaction", false),
+        ("transaction", true),
+    ] {
+        let Some((postgres, valet)) = stage(&["--max-backends", "1", "--mode", mode]) else {
+            return;
+        };
+        postgres.sql(prepare);
+        let here = format!("host=127.0.0.1 port={} user=postgres", postgres.port());
+        let mut one = session(&valet, "one");
+        one.value(&act.replace("HERE", &here));
+        assert_ne!(one.value(look), nothing);
+        let _one = if lives {
+            Some(one)
+        } else {
+            one.goodbye();
+            None
+        };
+        let mut other = session(&valet, "other");
+        assert_eq!(other.value(look), nothing, "mode {mode}, lives: {lives}");
+    }
+}
+
+#[test]
+fn an_origin_of_replication_reaches_nobody_else() {
+    // It pins, so that in mode transaction nobody else gets the backend as long as its session lives.
+    is_pinned(
+        "SELECT pg_replication_origin_create('mine'); SELECT pg_replication_origin_session_setup('mine')",
+        "replication",
+    );
+    is_pinned(
+        "SELECT pg_create_physical_replication_slot('mine', true, true)",
+        "replication",
+    );
+    let Some((postgres, valet)) = stage(&["--max-backends", "1"]) else {
+        return;
+    };
+    postgres.sql("SELECT pg_replication_origin_create('mine')");
+    let mut one = session(&valet, "one");
+    one.value("SELECT pg_replication_origin_session_setup('mine')");
+    one.goodbye();
+    let mut other = session(&valet, "other");
+    let is_setup = "SELECT pg_replication_origin_session_is_setup()";
+    assert_eq!(other.value(is_setup), "f");
+}
+
+#[test]
+fn a_connection_of_dblink_reaches_nobody_else() {
+    if has_extension("dblink") {
+        reaches_nobody(
+            "CREATE EXTENSION dblink",
+            "SELECT dblink_connect('mine', 'HERE')",
+            "SELECT coalesce(dblink_get_connections()::text, '')",
+            "",
+        );
+    }
+}
+
+#[test]
+fn globals_of_a_procedural_language_reach_nobody_else() {
+    if has_extension("plperl") {
+        let read = "CREATE EXTENSION plperl;
+            CREATE FUNCTION remembered() RETURNS text LANGUAGE plperl AS 'return $_SHARED{v} // q()';
+            CREATE FUNCTION remember() RETURNS text LANGUAGE plperl AS '$_SHARED{v} = 7'";
+        let look = "SELECT remembered()";
+        reaches_nobody(read, "SELECT remember()", look, "");
+        let act = "DO LANGUAGE plperl $$ $_SHARED{v} = 7 $$";
+        reaches_nobody(read, act, look, "");
+    }
+}
+
+/// Whether PostgreSQL has it: not every build brings all.
+fn has_extension(name: &str) -> bool {
+    let count = format!("SELECT count(*) FROM pg_available_extensions WHERE name = '{name}'");
+    Postgres::start().sql(&count) == "1"
 }
 
 #[test]

@@ -40,17 +40,19 @@ SELECT pg_catalog.concat_ws(' ', \
  (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_class \
   WHERE oid OPERATOR(pg_catalog.>=) 16384))";
 
-/// Functions in SQL and PL/pgSQL with their bodies; extensions' C functions are taken for harmless, other languages not.
+/// Functions in SQL and PL/pgSQL with their bodies; extensions' C functions are taken for harmless, other languages not: of their
+/// bodies it is only told whether they name globals.
 const FUNCTIONS: &str = "\
 SELECT p.proname::pg_catalog.text, CASE WHEN l.lanname OPERATOR(pg_catalog.=) ANY (ARRAY['sql', 'plpgsql']::pg_catalog.name[]) \
- THEN p.prosrc ELSE '?' END \
+ THEN p.prosrc WHEN p.prosrc OPERATOR(pg_catalog.~) '(^|[^a-zA-Z0-9_])(_SHARED|GD|global)($|[^a-zA-Z0-9_])' THEN '?!' ELSE '?' END \
  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
  WHERE p.oid OPERATOR(pg_catalog.>=) 16384 AND p.prokind OPERATOR(pg_catalog.<>) 'a' \
  AND NOT (l.lanname OPERATOR(pg_catalog.=) 'c' AND EXISTS (SELECT FROM pg_catalog.pg_depend d \
  WHERE d.classid OPERATOR(pg_catalog.=) 1255 AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'))";
 
 /// What runs functions without a statement naming them, but for what expressions do. A view or rule that calls `nextval` or
-/// `setval` (1574, 1576, 1765) leaves what `lastval` says behind what looks like a mere question.
+/// `setval` (1574, 1576, 1765) leaves what `lastval` says behind what looks like a mere question. A block in another language
+/// may leave that language's globals, dblink a connection.
 const REST: &str = "\
 UNION ALL SELECT p.proname, \
  pg_catalog.concat_ws(' ', a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn) \
@@ -67,6 +69,9 @@ UNION ALL SELECT f.relname, c.relname FROM pg_catalog.pg_constraint n JOIN pg_ca
  OR n.confupdtype OPERATOR(pg_catalog.=) ANY ('{c,n,d}'::\"char\"[])) \
 UNION ALL SELECT f.relname, c.relname FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid \
  JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) i.inhparent \
+UNION ALL SELECT l.lanname, '?!' FROM pg_catalog.pg_language l WHERE l.lanname OPERATOR(pg_catalog.<>) \
+ ALL (ARRAY['internal', 'c', 'sql', 'plpgsql']::pg_catalog.name[]) \
+UNION ALL SELECT p.proname, '?!' FROM pg_catalog.pg_proc p WHERE p.proname OPERATOR(pg_catalog.~) '^dblink_connect' \
 UNION ALL SELECT '*', o.oprcode::pg_catalog.text FROM pg_catalog.pg_operator o WHERE o.oprcode::pg_catalog.oid OPERATOR(pg_catalog.>=) 16384 \
 UNION ALL SELECT '*', s.castfunc::pg_catalog.regproc::pg_catalog.text FROM pg_catalog.pg_cast s WHERE s.castfunc OPERATOR(pg_catalog.>=) 16384 \
 UNION ALL SELECT '*', m.amproc::pg_catalog.text FROM pg_catalog.pg_amproc m WHERE m.amproc::pg_catalog.oid OPERATOR(pg_catalog.>=) 16384 \

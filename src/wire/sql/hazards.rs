@@ -18,6 +18,9 @@ pub const EVERYWHERE: &str = "*";
 /// What a text begins with that can't be read.
 pub const UNREADABLE: &str = "?";
 
+/// The same, of what may leave what only another session would notice.
+pub const STAINING: &str = "?!";
+
 /// The names in a database that session state may hide behind.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Hazards {
@@ -27,6 +30,8 @@ pub struct Hazards {
     ask: HashSet<Box<[u8]>>,
     /// After a text with one of these names it can't tell.
     untold: HashSet<Box<[u8]>>,
+    /// A text with one of these names may leave what only another session would notice.
+    stains: HashSet<Box<[u8]>>,
     /// The names of custom settings that code sets.
     pub settings: BTreeSet<String>,
 }
@@ -57,6 +62,7 @@ impl Hazards {
     pub fn keep_settings_of(&mut self, known: &Self) {
         self.settings.clone_from(&known.settings);
         self.untold.clone_from(&known.untold);
+        self.stains.clone_from(&known.stains);
     }
 
     /// Whether PostgreSQL has to be asked after no text at all.
@@ -75,6 +81,12 @@ impl Hazards {
     #[must_use]
     pub fn have_untold(&self) -> bool {
         !self.untold.is_empty()
+    }
+
+    /// Whether this text may leave what only another session would notice: a language's globals, a connection of dblink's.
+    #[must_use]
+    pub fn leave_stains_in(&self, sql: &[u8]) -> bool {
+        names_any(sql, &self.stains)
     }
 
     /// Whether this text may make settings that nobody can ask for.
@@ -151,7 +163,7 @@ pub fn find(definitions: &[Definition]) -> Hazards {
         .map(|definition| fold(definition.name.as_bytes()))
         .collect();
     let mut found = Hazards::default();
-    let (mut ask, mut untold) = (HashSet::new(), HashSet::new());
+    let (mut ask, mut untold, mut stains) = (HashSet::new(), HashSet::new(), HashSet::new());
     // Who names what.
     let mut namers: HashMap<Vec<u8>, Vec<Vec<u8>>> = HashMap::new();
     for Definition { name, text } in definitions {
@@ -167,6 +179,9 @@ pub fn find(definitions: &[Definition]) -> Hazards {
                 untold.insert(name.clone());
             }
         }
+        if text.starts_with(STAINING) {
+            stains.insert(name.clone());
+        }
         for word in words(text.as_bytes()).map(fold) {
             if word != name && names.contains(&word) {
                 namers.entry(word).or_default().push(name.clone());
@@ -175,6 +190,7 @@ pub fn find(definitions: &[Definition]) -> Hazards {
     }
     found.ask = close(ask, &namers);
     found.untold = close(untold, &namers);
+    found.stains = close(stains, &namers);
     found.everywhere = found.ask.remove(EVERYWHERE.as_bytes());
     found
 }

@@ -54,10 +54,10 @@ pub fn watch(sql: &[u8]) -> Option<Watch> {
         found.pins.add(Pin::UnreadableSetting);
         any = true;
     }
-    // Every word of interest has an `s` or an `l` first; few texts have many.
+    // Every word of interest begins with one of these letters; few texts have many.
     while let Some(at) = rest
         .iter()
-        .position(|byte| matches!(byte | 0x20, b's' | b'l' | b'r'))
+        .position(|byte| matches!(byte | 0x20, b's' | b'l' | b'r' | b'p'))
     {
         let fresh =
             at == 0 && rest.len() == sql.len() || !is_word(sql[sql.len() - rest.len() + at - 1]);
@@ -91,6 +91,9 @@ fn look(before: &[u8], word: &[u8], after: &[u8], found: &mut Watch) -> bool {
         true
     } else if is(b"set_config") {
         set_config(after, found);
+        true
+    } else if REPLICATING.iter().any(|known| is(known)) && calls(after) {
+        found.pins.add(Pin::Replication);
         true
     } else {
         false
@@ -409,6 +412,23 @@ mod tests {
             "DO $$BEGIN EXECUTE 'LOAD''x'''; END$$",
         ] {
             assert!(pins(load).contains(Pin::Load), "{load}");
+        }
+    }
+
+    #[test]
+    fn what_discard_all_does_not_know_pins() {
+        for pinned in [
+            "SELECT pg_replication_origin_session_setup('o')",
+            "select * from pg_catalog.\"pg_create_physical_replication_slot\" ('s', true, true)",
+            "SELECT pg_backup_start('b')",
+        ] {
+            assert!(pins(pinned).contains(Pin::Replication), "{pinned}");
+        }
+        for none in [
+            "SELECT pg_backup_start FROM pg_replication_slots",
+            "SELECT pg_backup_stop()",
+        ] {
+            assert_eq!(watch(none.as_bytes()), None, "{none}");
         }
     }
 

@@ -5,7 +5,7 @@
 /// Which words of interest occur in a text, in any case, at any place, be it in a comment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Words {
-    /// `set` or `load`: state that the probe may not see.
+    /// `set`, `load`, or a name of PostgreSQL's own (`pg_…`): state that the probe may not see.
     pub state: bool,
     /// `pgvalet`: perhaps one of our own settings.
     pub own: bool,
@@ -30,11 +30,14 @@ impl Words {
                 .any(|window| window.eq_ignore_ascii_case(word))
         };
         Self {
-            state: has(b"set") || has(b"load"),
+            state: STATE.iter().any(|word| has(word)),
             own: has(b"pgv"),
         }
     }
 }
+
+/// What occurs in every word that may make state.
+const STATE: [&[u8]; 3] = [b"set", b"load", b"pg_"];
 
 /// How many places are looked at in one go: what a vector register holds.
 pub(super) const LANES: usize = 16;
@@ -66,8 +69,10 @@ fn look(window: &[u8; LANES + MARGIN], state: &mut [u8; LANES], own: &mut [u8; L
         let is = |offset: usize, letter: u8| u8::from(window[place + offset] | 0x20 == letter);
         let set = is(0, b's') & is(1, b'e') & is(2, b't');
         let load = is(0, b'l') & is(1, b'o') & is(2, b'a') & is(3, b'd');
-        state[place] |= set | load;
-        own[place] |= is(0, b'p') & is(1, b'g') & is(2, b'v');
+        let pg = is(0, b'p') & is(1, b'g');
+        let behind = u8::from(window[place + 2] == b'_');
+        state[place] |= set | load | pg & behind;
+        own[place] |= pg & is(2, b'v');
     }
 }
 
@@ -96,10 +101,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_finds_what_a_plain_search_finds(text in "[ sSeEtTlLoOaAdDpPgGvV\u{13}]{0,80}") {
+        fn it_finds_what_a_plain_search_finds(text in "[ sSeEtTlLoOaAdDpPgGvV_\u{13}]{0,80}") {
             let plain = text.to_ascii_lowercase();
             let found = Words::of(text.as_bytes());
-            prop_assert_eq!(found.state, plain.contains("set") || plain.contains("load"));
+            let state = ["set", "load", "pg_"];
+            prop_assert_eq!(found.state, state.iter().any(|word| plain.contains(word)));
             prop_assert_eq!(found.own, plain.contains("pgv"));
         }
     }
