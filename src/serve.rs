@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::admin::fleet::Fleet;
 use crate::admin::{self, Averages, Console, Desk, TokenError};
-use crate::backend::survey::Definitions;
+use crate::backend::counts::Changes;
 use crate::backend::{Dialer, Tokens};
 use crate::clock::Clock;
 use crate::config::{Address, Config, FleetMode};
@@ -285,7 +285,7 @@ fn transport(
         dialer: Dialer::new(config.clone(), backends, handshakes.clone()),
         tokens: Tokens::start(config, clock, &handshakes),
         handshakes,
-        definitions: Definitions::default(),
+        changes: Changes::default(),
     })
 }
 

@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use crate::backend::survey::Definitions;
+use crate::backend::counts::Changes;
 use crate::backend::{Dialer, Pools, Shares, Tokens, cancel};
 use crate::clock::{Clock, timers};
 use crate::config::Config;
@@ -85,7 +85,7 @@ pub struct Transport {
     pub tokens: Tokens,
     pub handshakes: Handshakes,
     /// What sessions of any thread have defined.
-    pub definitions: Definitions,
+    pub changes: Changes,
 }
 
 /// Runs a data thread to its end, on an executor of its own.
@@ -120,7 +120,7 @@ async fn live(parts: Parts) -> std::io::Result<()> {
     let pools = Pools::new(
         config.clone(),
         (dialer.clone(), transport.tokens),
-        transport.definitions,
+        transport.changes,
         clock,
         events.clone(),
         shares,

@@ -5,6 +5,7 @@
 pub mod cancel;
 pub mod capture;
 pub mod connect;
+pub mod counts;
 pub mod dial;
 pub mod ears;
 mod exchange;

@@ -8,13 +8,15 @@ use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::backend::counts::{Changes, Count};
 use crate::backend::ears::Ears;
 use crate::backend::login::{Credentials, Proof};
 use crate::backend::prepared::Texts;
-use crate::backend::survey::{Definers, Surveyed};
+use crate::backend::survey::Surveyed;
 use crate::backend::{Backend, Baseline, Home, Parameters, State};
 use crate::lease::{BackendId, Generation, LeaseState, Moment, SessionId};
 use crate::wire::reply::ClientError;
@@ -51,6 +53,12 @@ pub struct Pool {
     paused: Cell<bool>,
     /// What its database's own code may do behind a statement.
     pub surveyed: Surveyed,
+    /// How often sessions of ours have changed its role.
+    role: Count,
+    /// How many of these were heeded.
+    seen: Cell<u64>,
+    /// The first backend that was opened after the last of them.
+    changed: Cell<BackendId>,
     /// The backend that listens for its detached sessions, if there is one.
     ears: RefCell<Weak<Ears>>,
     /// How many such backends there are.
@@ -197,13 +205,18 @@ impl Pool {
     /// An empty pool.
     #[must_use]
     pub fn new(database: Rc<str>, user: Rc<str>, max: usize) -> Rc<Self> {
-        Self::beside(database, user, max, Definers::default())
+        Self::beside(database, user, max, &Changes::default())
     }
 
-    /// An empty pool beside others of the same database, which count together what their sessions define.
+    /// An empty pool beside others, which count together what their sessions change.
     #[must_use]
-    pub fn beside(database: Rc<str>, user: Rc<str>, max: usize, definers: Definers) -> Rc<Self> {
+    pub fn beside(database: Rc<str>, user: Rc<str>, max: usize, changes: &Changes) -> Rc<Self> {
+        let role = changes.roles.of(&user);
         Rc::new(Self {
+            surveyed: Surveyed::of(changes.databases.of(&database)),
+            seen: Cell::new(role.load(Ordering::Acquire)),
+            changed: Cell::new(BackendId(0)),
+            role,
             database,
             user,
             max,
@@ -213,7 +226,6 @@ impl Pool {
             oldest: Cell::default(),
             renewed: Cell::new(BackendId(0)),
             paused: Cell::default(),
-            surveyed: Surveyed::of(definers),
             ears: RefCell::default(),
             listening: Cell::default(),
             state: RefCell::default(),
@@ -521,10 +533,37 @@ impl Pool {
     /// Replaces backends that were opened before this one, likewise.
     pub fn renew(self: &Rc<Self>, before: BackendId) {
         self.surveyed.outdate();
+        self.replace(before);
+    }
+
+    fn replace(&self, before: BackendId) {
         self.renewed.set(before);
         let old = |lent: &mut Lent| lent.backend.id < before;
         let closed: Vec<Lent> = self.state.borrow_mut().idle.extract_if(.., old).collect();
         drop(closed);
+    }
+
+    /// Where the role was changed, or made anew under its name, since backend `next` wasn't opened yet: nobody who logs in from
+    /// now on is taken for one of those who were there before. PostgreSQL says whether they may log in, and as what.
+    pub fn heed_role(&self, next: BackendId) {
+        let changes = self.role.load(Ordering::Acquire);
+        if self.seen.replace(changes) == changes {
+            return;
+        }
+        self.changed.set(next);
+        let mut state = self.state.borrow_mut();
+        state.baselines.clear();
+        state.known.clear();
+    }
+
+    /// A session wants one more backend. Where it is from before a change of the role, it finds the new defaults there, and so
+    /// shall all of them: those that they had are replaced.
+    pub fn grow(self: &Rc<Self>, baseline: &Rc<Baseline>) {
+        let changed = self.changed.get();
+        let is_of_now = |known: &Rc<Baseline>| Rc::ptr_eq(known, baseline);
+        if self.renewed.get() < changed && !self.state.borrow().baselines.iter().any(is_of_now) {
+            self.replace(changed);
+        }
     }
 
     /// Whether a backend is replaced once nobody holds it.

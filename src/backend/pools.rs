@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::backend::connect::Login;
+use crate::backend::counts::Changes;
 use crate::backend::login::Proof;
 use crate::backend::lookup::Lookup;
 use crate::backend::open::open;
-use crate::backend::survey::Definitions;
 use crate::backend::{Backend, Baseline, Dialer, Lent, Permit, Pool, Tokens};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -17,6 +17,7 @@ use crate::events::{Events, Happening};
 use crate::executor;
 use crate::lease::{BackendId, Generation, Moment};
 use crate::wire::reply::ClientError;
+use crate::wire::sql;
 
 /// What one data thread may have at most.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +35,7 @@ pub struct Pools {
     dialer: Dialer,
     /// The passwords that commands give.
     tokens: Tokens,
-    definitions: Definitions,
+    changes: Changes,
     clock: Clock,
     events: Events,
     /// The bound of each pool: this thread's share of `max_backends`.
@@ -61,7 +62,7 @@ impl Pools {
     pub fn new(
         config: Arc<Config>,
         (dialer, tokens): (Dialer, Tokens),
-        definitions: Definitions,
+        changes: Changes,
         clock: Clock,
         events: Events,
         shares: Shares,
@@ -72,7 +73,7 @@ impl Pools {
             config,
             dialer,
             tokens,
-            definitions,
+            changes,
             clock,
             events,
             share: shares.pool,
@@ -102,14 +103,15 @@ impl Pools {
         let mut pools = self.pools.borrow_mut();
         let key = (database.to_owned(), user.to_owned());
         let fresh = || {
-            let definers = self.definitions.of(database);
-            let pool = Pool::beside(database.into(), user.into(), self.share, definers);
+            let pool = Pool::beside(database.into(), user.into(), self.share, &self.changes);
             if self.is_paused(database) {
                 pool.pause();
             }
             pool
         };
-        pools.entry(key).or_insert_with(fresh).clone()
+        let pool = pools.entry(key).or_insert_with(fresh);
+        pool.heed_role(BackendId(self.next.get()));
+        pool.clone()
     }
 
     /// The pools of a database, or all.
@@ -175,6 +177,16 @@ impl Pools {
         }
     }
 
+    /// A text has changed roles: who logs in as one of them from now on gets a backend that was opened since. Pools of other data
+    /// threads heed it at their next login.
+    pub fn change_roles(&self, text: &[u8]) {
+        let changed = |name: &str| sql::may_change_role(text, name);
+        self.changes.roles.add(changed);
+        for pool in self.all() {
+            pool.heed_role(BackendId(self.next.get()));
+        }
+    }
+
     /// Every pool.
     #[must_use]
     pub fn all(&self) -> Vec<Rc<Pool>> {
@@ -220,6 +232,7 @@ impl Pools {
         generation: Generation,
     ) -> Result<Lent, ClientError> {
         let opening = pool.begin_opening(self.clock.now())?;
+        pool.grow(baseline);
         let opened = self.log_in(pool, baseline, application, generation).await;
         drop(opening);
         let mut backend = opened.inspect_err(|error| pool.failed(error, self.clock.now()))?;

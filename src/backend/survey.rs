@@ -4,14 +4,13 @@
 mod catalogs;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::backend::counts::Count;
 use crate::backend::{Backend, Lost};
 use crate::clock::{Clock, timers};
 use crate::lease::Moment;
@@ -29,32 +28,14 @@ const REST: u32 = 20;
 /// How long a session waits for what another one finds out before it asks by itself.
 const TOGETHER: Duration = Duration::from_secs(1);
 
-/// How often sessions of ours, on whatever data thread and in whatever pool, have defined something: by database.
-#[derive(Clone, Debug, Default)]
-pub struct Definitions(Arc<Mutex<HashMap<Box<str>, Definers>>>);
-
-/// The count of one database.
-pub type Definers = Arc<AtomicU64>;
-
-impl Definitions {
-    /// The count of `database`, which all of its pools share.
-    #[must_use]
-    pub fn of(&self, database: &str) -> Definers {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Databases that no pool is left of.
-        all.retain(|_, count| Arc::strong_count(count) > 1);
-        all.entry(database.into()).or_default().clone()
-    }
-}
-
 /// What a pool knows of its database.
 #[derive(Debug, Default)]
 pub struct Surveyed {
     hazards: RefCell<Rc<Hazards>>,
     /// The catalogs' version that it is of, and when the look that found it began.
     of: RefCell<Option<(String, Moment)>>,
-    /// How often somebody defined something.
-    definers: Definers,
+    /// How often sessions of ours, on whatever data thread and in whatever pool, have defined something in the database.
+    definers: Count,
     /// Of how many of these it knows.
     seen: Cell<u64>,
     /// Counts what was found: it stays while the catalogs do.
@@ -92,7 +73,7 @@ impl Drop for Looking<'_> {
 impl Surveyed {
     /// Nothing is known yet.
     #[must_use]
-    pub fn of(definers: Definers) -> Self {
+    pub fn of(definers: Count) -> Self {
         Self {
             definers,
             ..Self::default()

@@ -267,6 +267,8 @@ struct Rare {
     trail: Trail,
     /// What it defined since then.
     defined: Defined,
+    /// The text by which it changed roles in its transaction; empty where there were several.
+    roles: Option<Vec<u8>>,
     /// The last probe found something that pins it.
     pinned: bool,
     /// The backend that is held has just the session's own named statements, no others.
@@ -367,6 +369,7 @@ impl Rare {
             class: Class::Read,
             trail: Trail::default(),
             defined: Defined::Nothing,
+            roles: None,
             pinned: false,
             at_home: true,
             moving: Moving::default(),

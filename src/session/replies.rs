@@ -7,7 +7,7 @@ use crate::backend::parameters::{self, APPLICATION_NAME};
 use crate::backend::pool::add;
 use crate::backend::prepared::{Made, Shape};
 use crate::config::Mode;
-use crate::lease::{Event, SessionId, Status};
+use crate::lease::{Event, LastStatement, SessionId, Status};
 use crate::ledger::CancelTarget;
 use crate::session::relay::End;
 use crate::session::{Defined, Name, Phase, Session, Tame, returning};
@@ -216,6 +216,9 @@ impl Session {
             {
                 self.tell_defined();
             }
+            if let Some(text) = self.rare.roles.take() {
+                self.shared.pools.change_roles(&text);
+            }
         }
         if self.tracker.is_answered() {
             if self.rare.name == Name::Asked {
@@ -227,6 +230,17 @@ impl Session {
             self.step(Event::Ready(status));
             self.learn();
         }
+    }
+
+    /// A role was changed or dropped: others learn of it once that is committed.
+    fn note_roles(&mut self) {
+        let book = self.shared.ledger.book();
+        let text = book.entry(self.slot).statement.text().unwrap_or_default();
+        let known = self.rare.roles.as_deref();
+        let whole = text.len() < LastStatement::KEPT && known.is_none_or(|known| known == text);
+        let text = if whole { text.to_vec() } else { Vec::new() };
+        drop(book);
+        self.rare.roles = Some(text);
     }
 
     fn hear_notification(&self, body: &[u8]) -> Verdict {
@@ -282,6 +296,9 @@ impl Session {
             };
             let defined = if told { Defined::Told } else { Defined::Untold };
             self.rare.defined = self.rare.defined.max(defined);
+        }
+        if matches!(body.first(), Some(b'A' | b'D')) && sql::changes_roles(body) {
+            self.note_roles();
         }
         if !matches!(body.first(), Some(b'D' | b'R' | b'S')) || body.starts_with(b"SELECT") {
             return;

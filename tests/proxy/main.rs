@@ -16,5 +16,6 @@ mod memory;
 mod outage;
 mod pool;
 mod proxied;
+mod roles;
 mod sockets;
 mod tokens;
