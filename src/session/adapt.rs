@@ -25,6 +25,8 @@ enum Need {
     Nothing,
     /// Another session left it here.
     Closed,
+    /// It was made anew here, and nobody asked yet what its rows look like now.
+    Asked,
     /// The backend hasn't got it, or another one.
     Made(Rc<Statement>),
 }
@@ -108,7 +110,7 @@ impl Session {
             return;
         }
         let statement = match self.need(name) {
-            Need::Nothing => return,
+            Need::Nothing | Need::Asked => return,
             Need::Closed => None,
             Need::Made(statement) => Some(statement),
         };
@@ -125,9 +127,33 @@ impl Session {
     /// The client makes a statement. Where it has one of this name already, PostgreSQL shall say so, whatever stands there:
     /// what the session has may not be made just now, under another search_path.
     pub(super) fn occupy(&mut self, name: &[u8], extra: &mut Option<Vec<u8>>) {
+        if self.stand_in(name, extra)
+            && let Some(lent) = &mut self.lent
+        {
+            lent.backend.prepared.doubt(name);
+        }
+    }
+
+    /// SQL of the client's does away with a statement by its name. One that isn't here need not be made for that: it may be
+    /// one that can't be any more.
+    pub(super) fn before_deallocate(&mut self, name: &[u8]) -> Option<Vec<u8>> {
+        if self.tracker.status() == Status::Failed {
+            return None;
+        }
+        let mut extra = None;
+        if self.stand_in(name, &mut extra) {
+            // Nobody uses what stands for it: it is gone next, or a failure leaves in doubt what is there.
+            self.note_adapted(name, true);
+        }
+        extra
+    }
+
+    /// An empty statement stands for one of the session's that isn't here: `true`. What another session left there goes.
+    fn stand_in(&mut self, name: &[u8], extra: &mut Option<Vec<u8>>) -> bool {
         let is_missing = || matches!(self.need(name), Need::Made(_));
         if self.rare.at_home || self.tracker.is_skipping() || !is_missing() {
-            return self.adapt(name, extra);
+            self.adapt(name, extra);
+            return false;
         }
         let nothing = Statement::read(&[name, b"\0\0\0\0"].concat());
         let nothing = Rc::new(nothing.expect("a Parse of nothing is whole"));
@@ -136,9 +162,7 @@ impl Session {
         self.tracker.sent_close(Some(name.into()), Origin::Proxy);
         nothing.write_parse(out);
         self.tracker.sent_parse(nothing, Origin::Proxy);
-        if let Some(lent) = &mut self.lent {
-            lent.backend.prepared.doubt(name);
-        }
+        true
     }
 
     /// The client is about to run or describe a statement: as [`Session::adapt`]. Where the statement is made anew, and what its
@@ -153,6 +177,9 @@ impl Session {
         if self.rare.at_home || self.tracker.is_skipping() {
             return None;
         }
+        if self.would_misread(name) {
+            return Some(self.refuse_to_run(kind));
+        }
         let mine = self.statements.get(name);
         let known = mine.filter(|mine| mine.shape != Shape::UNKNOWN);
         let known = known.filter(|_| self.tracker.status() != Status::Failed);
@@ -164,9 +191,7 @@ impl Session {
         if let Some(work) = &mut self.rare.moving.0
             && std::mem::take(&mut work.changed)
         {
-            work.refuses = Some(kind);
-            self.tracker.sent_extended();
-            return Some(Verdict::Instead(refused(kind)));
+            return Some(self.refuse_to_run(kind));
         }
         if let Need::Nothing = self.need(name) {
             return None;
@@ -179,6 +204,53 @@ impl Session {
         self.tracker.sent_extended();
         self.tracker.sent_shape(statement, Origin::Proxy);
         Some(Verdict::HoldBehind(out))
+    }
+
+    /// Whether a statement has to be made anew, and its literals would be read otherwise: by settings that weren't there when
+    /// it was made. What is unanswered may have changed them, too; that isn't known.
+    fn would_misread(&self, name: &[u8]) -> bool {
+        let Need::Made(_) = self.need(name) else {
+            return false;
+        };
+        let mine = self.statements.get(name);
+        let lent = self.lent.as_ref().filter(|_| self.tracker.is_answered());
+        mine.zip(lent)
+            .is_some_and(|(mine, lent)| !mine.reads_alike(&lent.backend.parameters))
+    }
+
+    /// What stands for a use of a statement: PostgreSQL refuses it.
+    fn refuse_to_run(&mut self, kind: u8) -> Verdict {
+        self.rare.moving.at_work().refuses = Some(kind);
+        self.tracker.sent_extended();
+        Verdict::Instead(refused(kind))
+    }
+
+    /// What is sent next may change how literals are read: statements that have any are made before, as they were. Gives what
+    /// has to be sent first.
+    pub(super) fn keep_readings(&mut self) -> Option<Vec<u8>> {
+        let settled = self.rare.at_home || self.rare.trail.readings_are_kept;
+        if settled || self.rare.class < Class::Visible {
+            return None;
+        }
+        self.rare.trail.readings_are_kept = true;
+        let status = self.tracker.status();
+        if status == Status::Failed || !self.tracker.is_between_requests() {
+            return None;
+        }
+        let lent = self.lent.as_mut()?;
+        let there = &mut lent.backend.prepared;
+        let missing = |mine: &&Made| {
+            let there = there.get(&mine.statement.name);
+            !mine.statement.plain && !there.is_some_and(|there| mine.is_like(there))
+        };
+        let missing: Vec<Made> = self.statements.all().filter(missing).map(unasked).collect();
+        let mut out = Vec::new();
+        for made in missing {
+            write_close(&mut out, &made.statement.name);
+            made.statement.write_parse(&mut out);
+            there.insert(made);
+        }
+        self.send_by_themselves(out)
     }
 
     /// The statement of this name, if it isn't known what its rows look like.
@@ -216,11 +288,12 @@ impl Session {
             && body.windows(REFUSED.len()).any(|part| part == REFUSED)
     }
 
-    /// What the client hears then: a Describe gives the parameters before it fails (chapter 55.2.3).
+    /// What the client hears then: a Describe gives the parameters before it fails (chapter 55.2.3), where they are known.
     pub(super) fn refusal(&self) -> Vec<u8> {
         let mut out = Vec::new();
         if let Some(work) = &self.rare.moving.0
             && work.refuses == Some(b'D')
+            && !work.parameters.is_empty()
         {
             write_frame(&mut out, b't', &work.parameters);
         }
@@ -244,6 +317,13 @@ impl Session {
             (None, There::Nothing) => Need::Nothing,
             (None, There::Made(_) | There::Doubtful) => Need::Closed,
             (Some(mine), There::Made(there)) if mine.is_served_by(there) => Need::Nothing,
+            (Some(mine), There::Made(there))
+                if Rc::ptr_eq(&mine.statement, &there.statement)
+                    && there.shape == Shape::UNKNOWN
+                    && mine.is_like(there) =>
+            {
+                Need::Asked
+            }
             (Some(mine), _) => Need::Made(mine.statement.clone()),
         }
     }
@@ -377,7 +457,6 @@ impl Session {
         if !self.tracker.is_between_requests() {
             return self.come_home_within();
         }
-        let free = self.tracker.is_surely_idle();
         let lent = self.lent.as_mut()?;
         let mut out = Vec::new();
         let mut all = Vec::new();
@@ -404,9 +483,15 @@ impl Session {
             lent.backend.prepared.insert(made);
         }
         self.rare.at_home = self.may_come_unasked();
+        self.send_by_themselves(out)
+    }
+
+    /// A request of our own of these messages, between the client's. What fails there fails nothing of the client's.
+    fn send_by_themselves(&mut self, mut out: Vec<u8>) -> Option<Vec<u8>> {
         if out.is_empty() {
             return None;
         }
+        let free = self.tracker.is_surely_idle();
         write_frame(&mut out, b'S', b"");
         self.tracker.sent_own();
         if free {

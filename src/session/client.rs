@@ -198,7 +198,9 @@ impl Session {
             b'F' => {
                 self.begin(1);
                 self.note_function(body);
+                let extra = self.keep_readings();
                 self.tracker.sent_function();
+                return extra.map_or(Verdict::Pass, Verdict::After);
             }
             b'd' if !self.tracker.expects_copy_data() => return Verdict::Drop,
             b'c' | b'f' if !self.tracker.expects_copy_data() => return Verdict::Drop,
@@ -217,8 +219,15 @@ impl Session {
         }
         let text = body.strip_suffix(b"\0").unwrap_or(body);
         let whole = body.len() == header.body;
-        let extra = self.note_text(text, whole, words);
+        self.note_text(text, words);
+        let reads = whole && !self.rare.at_home;
+        let deallocated = reads.then(|| sql::virtual_setting::deallocated(text));
+        let extra = match deallocated.flatten() {
+            Some(name) => self.before_deallocate(&name),
+            None => self.before_naming(text, whole),
+        };
         self.note_class(text, whole);
+        let extra = extra.or_else(|| self.keep_readings());
         self.note_prepare(text, whole);
         self.note_name(text);
         self.tracker.sent_query();
@@ -237,12 +246,14 @@ impl Session {
     fn judge_parse(&mut self, header: Header, body: &[u8], words: Words) -> Verdict {
         let whole = body.len() == header.body;
         let text = extended::parse_text(body).unwrap_or_default();
-        let mut extra = self.note_text(text, whole, words);
+        self.note_text(text, words);
+        let mut extra = self.before_naming(text, whole);
         let name = extended::parse_name(body).unwrap_or_default();
         // A named one counts whenever it runs.
         if name.is_empty() {
             self.note_class(text, whole);
             self.rare.trail.unnamed_is_read = true;
+            extra = extra.or_else(|| self.keep_readings());
         }
         let naming = std::mem::take(&mut self.rare.naming);
         if !self.statements.sent_naming(name, naming) {
@@ -271,7 +282,7 @@ impl Session {
 
     fn judge_bind(&mut self, body: &[u8]) -> Verdict {
         let name = extended::bind_statement(body).unwrap_or_default();
-        let mut extra = None;
+        let mut extra;
         self.note_named_settings(name, body);
         self.rare.bound = None;
         if name.is_empty() {
@@ -281,10 +292,11 @@ impl Session {
                 self.note_unknown();
             }
         } else {
+            let unshaped = self.note_bind(name);
+            extra = self.keep_readings();
             if let Some(verdict) = self.before_use(b'B', name, &mut extra) {
                 return verdict;
             }
-            let unshaped = self.note_bind(name);
             if self.tracker.sent_extended() && body.starts_with(b"\0") {
                 let sent = self.tracker.sent_statement(name);
                 self.rare.bound = sent.cloned().or(unshaped);
@@ -346,9 +358,8 @@ impl Session {
         (shape == Shape::UNKNOWN).then_some(statement)
     }
 
-    /// Keeps a statement's text for people, and looks for what the probe can't see afterwards. Gives what has to be sent
-    /// first, where the text needs the session's statements to be just where they would be.
-    fn note_text(&mut self, text: &[u8], whole: bool, words: Words) -> Option<Vec<u8>> {
+    /// Keeps a statement's text for people, and looks for what the probe can't see afterwards.
+    fn note_text(&mut self, text: &[u8], words: Words) {
         let mut book = self.shared.ledger.book_mut();
         let statement = &mut book.entry_mut(self.slot).statement;
         // Whoever looks for a culprit wants to see its work, not the COMMIT behind it.
@@ -378,11 +389,12 @@ impl Session {
         if sql::changes_databases(text) {
             self.shared.pools.make_way(text);
         }
-        if !self.rare.at_home && (!whole || sql::names_statements(text)) {
-            self.come_home()
-        } else {
-            None
-        }
+    }
+
+    /// What has to be sent first, where a text needs the session's statements to be just where they would be.
+    fn before_naming(&mut self, text: &[u8], whole: bool) -> Option<Vec<u8>> {
+        let names = !self.rare.at_home && (!whole || sql::names_statements(text));
+        names.then(|| self.come_home()).flatten()
     }
 }
 

@@ -334,6 +334,8 @@ struct Trail {
     unnamed_is_read: bool,
     /// Something ran in this lease besides what opens and closes transactions.
     ran: bool,
+    /// Statements whose literals could be read otherwise are here.
+    readings_are_kept: bool,
     tame: Tame,
 }
 
@@ -344,6 +346,7 @@ impl Default for Trail {
             unread: MOST_READ,
             unnamed_is_read: false,
             ran: false,
+            readings_are_kept: false,
             tame: Tame::Bodies,
         }
     }

@@ -5,9 +5,10 @@ use tokio_postgres::NoTls;
 use crate::moves::{evict, two_backends};
 use crate::stage::{detach, give_back, idle_after, session, stage, stage_or_direct};
 use crate::support::messages::{
-    bind, close_statement, describe_statement, execute, frame, parse, parse_typed, query, sync,
+    bind, close_statement, describe_statement, execute, extended, frame, parse, parse_typed, query,
+    sync,
 };
-use crate::support::{Raw, direct, tags};
+use crate::support::{Raw, Valet, direct, tags};
 
 #[test]
 fn named_prepared_statements_survive_a_move() {
@@ -271,6 +272,129 @@ fn a_statement_means_what_it_meant_when_it_was_prepared() {
     );
     let midnight = b"SELECT extract(epoch FROM '2024-01-01 00:00'::timestamptz)::int";
     means_what_it_meant(midnight, "SET TimeZone = 'Asia/Tokyo'", "1704067200");
+}
+
+/// A session whose statement `s` has a date of February, and was described; its next request finds another backend.
+fn described_and_moved(valet: &Valet) -> (Raw, Raw) {
+    let mut client = session(valet, "app");
+    client.query("SET DateStyle = 'ISO, DMY'");
+    let texts = [
+        parse("s", "SELECT '01/02/2024'::date::text"),
+        describe_statement("s"),
+        parse("plain", "SELECT 1"),
+        parse("american", "SET DateStyle = 'ISO, MDY'"),
+        sync(),
+    ];
+    client.send(&texts.concat());
+    client.until_ready();
+    let other = evict(valet, &mut client);
+    (client, other)
+}
+
+fn run(name: &str) -> Vec<u8> {
+    [bind("", name, &[]), execute("", 0)].concat()
+}
+
+#[test]
+fn a_described_statement_means_what_it_meant_whatever_its_session_sets_first() {
+    let changes = [
+        query("SET DateStyle = 'ISO, MDY'"),
+        query("BEGIN; SET LOCAL DateStyle = 'ISO, MDY'"),
+        query("SELECT set_config('DateStyle', 'ISO, MDY', false)"),
+        [extended("SET DateStyle = 'ISO, MDY'", &[]), sync()].concat(),
+        [run("american"), sync()].concat(),
+    ];
+    for change in changes {
+        let Some((_postgres, valet)) = two_backends() else {
+            return;
+        };
+        let (mut client, _other) = described_and_moved(&valet);
+        client.send(&change);
+        client.until_ready();
+        for _ in 0..2 {
+            client.send(&[run("s"), sync()].concat());
+            let answer = client.until_ready();
+            let change = change.escape_ascii();
+            assert_eq!(tags(&answer), "2DCZ", "after {change}: {answer:?}");
+            assert_eq!(answer[1].columns(), ["2024-02-01"], "after {change}");
+            client.query("COMMIT");
+        }
+    }
+}
+
+#[test]
+fn a_statement_means_what_it_meant_where_the_change_is_pipelined() {
+    for (first, last) in [("SELECT 1", "SELECT 1"), ("BEGIN", "COMMIT")] {
+        let Some((_postgres, valet)) = two_backends() else {
+            return;
+        };
+        let (mut client, _other) = described_and_moved(&valet);
+        let change = query("SET DateStyle = 'ISO, MDY'");
+        client.send(&[extended(first, &[]), sync(), change, query(last)].concat());
+        for _ in 0..3 {
+            client.until_ready();
+        }
+        client.send(&[run("s"), sync()].concat());
+        let answer = client.until_ready();
+        assert_eq!(tags(&answer), "2DCZ", "behind {first}: {answer:?}");
+        assert_eq!(answer[1].columns(), ["2024-02-01"], "behind {first}");
+    }
+}
+
+#[test]
+fn a_statement_that_would_be_read_otherwise_is_refused() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let (mut client, _other) = described_and_moved(&valet);
+    // In the middle of a pipeline nothing can be made that might fail.
+    client.send(&[run("plain"), run("american"), sync()].concat());
+    assert_eq!(tags(&client.until_ready()), "2DC2CZ");
+    for used in [run("s"), describe_statement("s")] {
+        client.send(&[used, sync()].concat());
+        assert_eq!(client.until_ready()[0].sqlstate(), "0A000");
+    }
+    client.query("SET DateStyle = 'ISO, DMY'");
+    client.send(&[run("s"), sync()].concat());
+    assert_eq!(client.until_ready()[1].columns(), ["2024-02-01"]);
+}
+
+#[test]
+fn a_statement_that_can_t_be_made_any_more_can_be_deallocated() {
+    let Some((postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    for deallocate in ["DEALLOCATE gone", "deallocate prepare \"gone\""] {
+        postgres.sql("CREATE TABLE passing (a int)");
+        let made = [parse("gone", "TABLE passing"), parse("other", "SELECT 7")];
+        client.send(&[&made.concat()[..], &sync()].concat());
+        client.until_ready();
+        let _other = evict(&valet, &mut client);
+        postgres.sql("DROP TABLE passing");
+        client.send(
+            &[
+                query("BEGIN; SELECT 1/0"),
+                query(deallocate),
+                query("ROLLBACK"),
+            ]
+            .concat(),
+        );
+        for _ in 0..3 {
+            client.until_ready();
+        }
+        // What failed has done away with nothing.
+        client.send(&[run("gone"), sync()].concat());
+        assert_eq!(client.until_ready()[0].sqlstate(), "42P01");
+        client.query("BEGIN");
+        assert_eq!(tags(&client.query(deallocate)), "CZ");
+        assert_eq!(client.value("SELECT 1"), "1");
+        client.query("COMMIT");
+        client.send(&[run("gone"), sync()].concat());
+        assert_eq!(client.until_ready()[0].sqlstate(), "26000");
+        client.send(&[run("other"), close_statement("other"), sync()].concat());
+        assert_eq!(client.until_ready()[1].columns(), ["7"]);
+    }
 }
 
 #[test]

@@ -177,7 +177,7 @@ const ROAMING: [&str; 108] = [
 ];
 
 /// What may pin a session, or keep a transaction open.
-const HOLDING: [&str; 49] = [
+const HOLDING: [&str; 51] = [
     "BEGIN",
     "BEGIN",
     "BEGIN ISOLATION LEVEL SERIALIZABLE",
@@ -227,6 +227,8 @@ const HOLDING: [&str; 49] = [
     "SELECT loread(lo_open(4711, 262144), 3)",
     "SELECT loread(0, 3)",
     "EXECUTE s1 ('v')",
+    "SET DateStyle = 'ISO, DMY'",
+    "BEGIN; SET LOCAL DateStyle = 'ISO, MDY'; COMMIT",
 ];
 
 const SQL_PREPARED: [&str; 8] = [
@@ -316,7 +318,7 @@ pub fn request(dice: &mut Dice, kind: Kind) -> Vec<u8> {
         ]
         .concat(),
         14 => query(dice.pick(&SQL_PREPARED)),
-        which @ 16..=19 => longer(dice, which, (name, text, value)),
+        which @ 16..=19 => longer(dice, (which, kind), (name, text, value)),
         20..=23 => strange::request(dice, kind, (name, text, value)),
         15 => [extended(dice.pick(&SQL_PREPARED), &[]), sync()].concat(),
         _ if kind == Kind::Any && dice.roll(2) == 0 => query(dice.pick(&HOLDING)),
@@ -325,12 +327,19 @@ pub fn request(dice: &mut Dice, kind: Kind) -> Vec<u8> {
 }
 
 /// Statements whose table changes, and several requests at once.
-fn longer(dice: &mut Dice, which: usize, (name, text, value): (&str, &str, &str)) -> Vec<u8> {
+fn longer(
+    dice: &mut Dice,
+    (which, kind): (usize, Kind),
+    (name, text, value): (&str, &str, &str),
+) -> Vec<u8> {
     let run = |name| [bind("", name, &[value]), execute("", 0)].concat();
     match which {
         16 => {
             let name = dice.pick(&["s1", "s2", "s3"]);
-            let text = "SELECT *, $1::text FROM shifting";
+            let text = match kind {
+                Kind::Any if dice.roll(2) == 0 => "SELECT '01/02/2024'::date::text, $1::text",
+                Kind::Any | Kind::Roaming => "SELECT *, $1::text FROM shifting",
+            };
             let described = [parse(name, text), describe_statement(name)].concat();
             [close_statement(name), described, run(name), sync()].concat()
         }
