@@ -214,6 +214,7 @@ impl Reader<'_> {
             .position(|byte| !matches!(SORTS[*byte as usize], Sort::Letter | Sort::Digit));
         self.at += 1 + end.unwrap_or(rest.len());
         self.last = Word::At(from, self.at);
+        self.into = false;
     }
 
     fn other(&mut self) {
@@ -243,6 +244,7 @@ impl Reader<'_> {
             None => self.class = Class::Unknown,
         }
         self.last = Word::None;
+        self.into = false;
     }
 
     /// A quoted name. One of letters and digits is what it would be without quotes, but no word of the grammar; any other
