@@ -76,6 +76,9 @@ pub enum Order {
     Fence,
     /// One fence is lifted.
     Lift,
+    /// Have PostgreSQL asked now what a return would have to ask it, if the session is at a quiet point. Answered when it
+    /// was; dropped where there was nothing to ask.
+    Foresee(oneshot::Sender<()>),
 }
 
 /// What a cancel request needs to know of the backend that a session holds.
@@ -235,7 +238,12 @@ impl Ledger {
                 Order::Return(order) => order.answer(Outcome::Gone),
                 // Whoever asked may have stopped waiting.
                 Order::Reap(reply) => drop(reply.send(Outcome::Gone)),
-                Order::Drain | Order::End(_) | Order::EndIdle(_) | Order::Fence | Order::Lift => {}
+                Order::Drain
+                | Order::End(_)
+                | Order::EndIdle(_)
+                | Order::Fence
+                | Order::Lift
+                | Order::Foresee(_) => {}
             }
         }
     }
@@ -422,6 +430,13 @@ impl Ledger {
             book.settle(slot, until);
         }
         turns
+    }
+
+    /// Those of them of whom PostgreSQL may be asked ahead of their return ([`Book::take_unasked`]).
+    #[must_use]
+    pub fn take_unasked(&self, places: &[Slot], policies: &Policies<'_>) -> Vec<SessionId> {
+        let mut book = self.book.borrow_mut();
+        book.take_unasked(places, self.now(), policies)
     }
 
     /// Every place was looked at; gives the parks that are over.

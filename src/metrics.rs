@@ -72,7 +72,7 @@ impl Default for Metrics {
             restores,
             probes: IntCounter::new(
                 "pgvalet_probes_total",
-                "How often PostgreSQL was asked what state a session has, before its lease was returned",
+                "How often PostgreSQL was asked what state a session has, before its lease was returned or while it rested",
             )
             .expect("the name is a constant"),
             faults: vec(

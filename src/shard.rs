@@ -5,6 +5,7 @@
 mod commands;
 mod console;
 mod fence;
+mod foresight;
 mod obey;
 mod sample;
 mod verify;
@@ -35,6 +36,8 @@ use crate::session::{CancelDesk, ConsoleDesk, Scratch, Shared, serve, turn_away}
 use crate::view::{self, LeaseView};
 use crate::wire::reply::{ClientError, Fault};
 use crate::wire::startup::CancelKey;
+
+use foresight::Foresight;
 
 pub use commands::{ClaimWish, Command, Gone, OwnerParks, ReloadWish, Shards};
 pub use console::{Ask, BackendFigures, Change, PoolFigures, SessionFigures, Totals};
@@ -231,6 +234,7 @@ async fn tend(shared: Rc<Shared>) {
     let mut ticks = timers::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tended = shared.ledger.now();
+    let foresight = Foresight::start(shared.clone());
     loop {
         ticks.tick().await;
         if patience.is_some() {
@@ -239,6 +243,7 @@ async fn tend(shared: Rc<Shared>) {
         let now = shared.ledger.now();
         if now.since(tended) >= TEND_EVERY / 2 {
             tended = now;
+            foresee(&shared, &foresight).await;
             look(&shared).await;
             shared.pools.tend();
             for pool in shared.pools.all() {
@@ -257,6 +262,18 @@ async fn sweep(shared: &Shared) {
             executor::yield_now().await;
         }
         shared.ledger.sweep(stretch, &policies);
+    }
+}
+
+/// Notes whose state has to be asked for, before a look settles them.
+async fn foresee(shared: &Shared, foresight: &Foresight) {
+    let policies = shared.config.policies();
+    let places = shared.ledger.book().restless();
+    for (number, stretch) in places.chunks(AT_A_STRETCH).enumerate() {
+        if number > 0 {
+            executor::yield_now().await;
+        }
+        foresight.note(shared.ledger.take_unasked(stretch, &policies));
     }
 }
 

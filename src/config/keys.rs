@@ -334,7 +334,7 @@ pub static KEYS: &[Key] = &[
     ),
     Key {
         name: "chaos_return",
-        kind: choice!(chaos_return: "off" => ChaosReturn::Off, "always" => ChaosReturn::Always),
+        kind: choice!(chaos_return: "off" => ChaosReturn::Off, "always" => ChaosReturn::Always, "ask" => ChaosReturn::Ask),
         about: "Detach at every quiet point: a proof for tests, not for production",
         visibility: Visibility::Hidden,
     },

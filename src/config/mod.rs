@@ -371,6 +371,8 @@ pub enum ChaosReturn {
     Off,
     /// At every quiet point.
     Always,
+    /// Only where a return is due; but at every quiet point PostgreSQL is asked ahead for what the return would have to ask.
+    Ask,
 }
 
 /// Whether a pgvalet finds others of its database, and is found.

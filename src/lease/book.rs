@@ -321,6 +321,30 @@ impl Book {
         })
     }
 
+    /// Which of the sessions at these places have rested for so long that PostgreSQL may be asked now what state they have,
+    /// so that it needn't be when they return. A place may be empty by now. Each is given once.
+    pub fn take_unasked(
+        &mut self,
+        places: &[Slot],
+        now: Moment,
+        policies: &Policies<'_>,
+    ) -> Vec<SessionId> {
+        let soonest = policies.soonest();
+        let mut taken = Vec::new();
+        for slot in places {
+            let rests = |entry: &&Entry| {
+                entry.unasked
+                    && matches!(entry.state, LeaseState::Idle { .. })
+                    && entry.idle(now) >= soonest
+            };
+            if let Some(entry) = self.at(*slot).filter(rests) {
+                taken.push(entry.id);
+                self.entry_mut(*slot).unasked = false;
+            }
+        }
+        taken
+    }
+
     /// How many leases the sessions hold that rule number `index` bounds, apart from `own`.
     #[must_use]
     pub fn held_under(&self, index: usize, own: Slot, policies: &Policies<'_>) -> usize {

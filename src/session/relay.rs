@@ -32,6 +32,8 @@ pub(super) enum Turn {
     Obey(Order),
     /// The mode of returning ends the lease here.
     Release,
+    /// PostgreSQL is asked ahead for what a return would have to ask.
+    Foresee,
     /// The backend bears another session's application_name.
     Rename,
     End(End),
@@ -95,6 +97,7 @@ impl Session {
                 Turn::NeedBackend => Box::pin(self.attach()).await,
                 Turn::Obey(order) => Box::pin(self.obey(order)).await,
                 Turn::Release => Box::pin(self.release()).await,
+                Turn::Foresee => Box::pin(self.foresee()).await.map(drop),
                 Turn::Rename => Box::pin(self.rename()).await,
                 Turn::End(end) => return end,
             };
@@ -317,8 +320,10 @@ impl Session {
         if self.is_replication() {
             return None;
         }
-        if self.shared.config.chaos_return == ChaosReturn::Always {
-            return Some(Turn::Release);
+        match self.shared.config.chaos_return {
+            ChaosReturn::Off => {}
+            ChaosReturn::Always => return Some(Turn::Release),
+            ChaosReturn::Ask => return Some(Turn::Foresee),
         }
         match self.shared.config.mode {
             Mode::Session => None,
@@ -384,6 +389,7 @@ impl Session {
                 order.answer(Outcome::Pinned(Pin::Replication.word().to_owned()));
                 return None;
             }
+            Order::Foresee(_) => return self.is_quiet().then_some(Turn::Obey(order)),
             Order::Return(_) | Order::Drain | Order::End(_) => {}
         }
         if self.is_quiet() || self.lent.is_none() || matches!(order, Order::End(_)) {
@@ -399,7 +405,8 @@ impl Session {
             | Order::EndIdle(_)
             | Order::Reap(_)
             | Order::Fence
-            | Order::Lift => {
+            | Order::Lift
+            | Order::Foresee(_) => {
                 // Several reloads may wait for the same session: each gets its answer.
                 let waits =
                     |known: &Order| !matches!(known, Order::Return(one) if one.is_withdrawn());

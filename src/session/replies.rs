@@ -6,7 +6,7 @@ use std::task::Context;
 use crate::backend::parameters::{self, APPLICATION_NAME};
 use crate::backend::pool::add;
 use crate::backend::prepared::{Made, Shape};
-use crate::config::Mode;
+use crate::config::{ChaosReturn, Mode};
 use crate::lease::{Event, LastStatement, SessionId, Status};
 use crate::ledger::CancelTarget;
 use crate::session::relay::End;
@@ -233,7 +233,18 @@ impl Session {
             self.phase = Phase::Resting;
             self.rare.answered = true;
             self.step(Event::Ready(status));
+            self.note_unasked();
             self.learn();
+        }
+    }
+
+    /// In mode `session` the lease goes on, and PostgreSQL may be asked while it rests.
+    fn note_unasked(&mut self) {
+        let config = &self.shared.config;
+        let goes_on = config.mode == Mode::Session && config.chaos_return == ChaosReturn::Off;
+        if self.rare.class >= Class::Visible && goes_on {
+            let mut book = self.shared.ledger.book_mut();
+            book.entry_mut(self.slot).unasked = true;
         }
     }
 

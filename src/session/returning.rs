@@ -18,7 +18,7 @@ use crate::lease::{Event, Moment, Pin, Pins};
 use crate::ledger::{Cause, Order};
 use crate::session::listening::Channels;
 use crate::session::relay::End;
-use crate::session::{Defined, Session};
+use crate::session::{Defined, Session, Trail};
 use crate::view::LeaseView;
 use crate::wire::reply::{ClientError, Fault};
 use crate::wire::sql::{self, Class};
@@ -68,6 +68,16 @@ fn orphaned() -> ClientError {
     ClientError::new(Fault::Proxy, "57P01", text)
 }
 
+/// What a session at a quiet point would leave behind in its backend.
+enum Examined {
+    /// Nothing that isn't known.
+    Nothing,
+    /// This, and it can be taken along.
+    State(Box<Found>),
+    /// What can't.
+    Pinned(Pins),
+}
+
 impl Session {
     /// The session as people see it.
     fn view(&self) -> Box<LeaseView> {
@@ -110,6 +120,13 @@ impl Session {
                 Err(End::Told(orphaned().into(), Cause::Forced))
             }
             Order::Fence | Order::Lift => Ok(()),
+            Order::Foresee(reply) => {
+                if self.foresee().await? {
+                    // Whoever asked may have stopped waiting.
+                    let _ = reply.send(());
+                }
+                Ok(())
+            }
             Order::Return(order) if order.is_withdrawn() => Ok(()),
             Order::Return(order) => {
                 let closing = || {
@@ -141,44 +158,80 @@ impl Session {
         let Some(mut lent) = self.lent.take() else {
             return (Outcome::Returned(Some("held no backend")), Ok(()));
         };
-        let quiet = self.quiet_since();
         self.step(Event::ReturnBegan);
-        self.tell_defined();
-        let known = match self.knew_the_database(&mut lent, quiet).await {
-            Ok(known) => known,
-            Err(error) => return self.lost_asked(&error),
+        match self.examine(&mut lent).await {
+            Ok(Examined::Nothing) => {
+                lent.backend.spent |= self.rare.class == Class::Write;
+                self.let_go(lent, cause);
+                (Outcome::Returned(None), Ok(()))
+            }
+            Ok(Examined::State(found)) => self.part(lent, *found, cause).await,
+            Ok(Examined::Pinned(pins)) => {
+                self.stay(lent, pins, cause);
+                (Outcome::Pinned(pins.words()), Ok(()))
+            }
+            Err(error) => self.lost_asked(&error),
+        }
+    }
+
+    /// Asks now what a return would have to ask, so that it needn't: whether there was anything. The lease goes on as if
+    /// nothing had been.
+    pub(super) async fn foresee(&mut self) -> Result<bool, End> {
+        if self.rare.class < Class::Visible {
+            return Ok(false);
+        }
+        let Some(mut lent) = self.lent.take() else {
+            return Ok(false);
         };
+        self.step(Event::ReturnBegan);
+        match self.examine(&mut lent).await {
+            // A backend that listens for others would have to be asked then, too.
+            Ok(Examined::State(found)) if found.channels.is_empty() => {
+                self.keep(&mut lent, *found);
+                self.rare.class = Class::Read;
+                self.rare.pinned = false;
+                self.rare.trail = Trail {
+                    edition: self.pool.surveyed.edition(),
+                    readings_are_kept: self.rare.trail.readings_are_kept,
+                    ..Trail::default()
+                };
+            }
+            // Whoever returns it hears of what pins it.
+            Ok(Examined::Nothing | Examined::State(_) | Examined::Pinned(_)) => {}
+            Err(error) => return self.lost_asked(&error).1.map(|()| false),
+        }
+        self.step(Event::ReturnRefused);
+        self.lent = Some(lent);
+        Ok(true)
+    }
+
+    /// Finds out what a session at a quiet point would leave behind.
+    async fn examine(&mut self, lent: &mut Lent) -> Result<Examined, Lost> {
+        let quiet = self.quiet_since();
+        self.tell_defined();
+        let known = self.knew_the_database(lent, quiet).await?;
         if known && self.left_nothing() {
-            lent.backend.spent |= self.rare.class == Class::Write;
-            self.let_go(lent, cause);
-            return (Outcome::Returned(None), Ok(()));
+            return Ok(Examined::Nothing);
         }
         let reach = if known { Reach::Told } else { Reach::Whole };
         let code =
             self.rare.class == Class::Unknown || self.shared.config.mode == Mode::Session && !known;
         lent.backend.opaque |= code || self.statements.have_lost();
-        let mut found = match self.ask(&mut lent, reach).await {
-            Ok(found) => found,
-            Err(error) => return self.lost_asked(&error),
-        };
-        let mut pins = self.pins(&mut found, &lent);
+        let mut found = self.ask(lent, reach).await?;
+        let mut pins = self.pins(&mut found, lent);
         let at_hand = self.statements.at_hand(&found.state);
         if pins.is_empty() && !at_hand.is_empty() {
-            match capture::are_sound(&mut lent.backend, &at_hand).await {
-                Ok((sound, notifications)) => {
-                    self.notify(notifications, &lent.backend.key);
-                    if !sound {
-                        pins.add(Pin::Prepare);
-                    }
-                }
-                Err(error) => return self.lost_asked(&error),
+            let (sound, notifications) = capture::are_sound(&mut lent.backend, &at_hand).await?;
+            self.notify(notifications, &lent.backend.key);
+            if !sound {
+                pins.add(Pin::Prepare);
             }
         }
-        if !pins.is_empty() {
-            self.stay(lent, pins, cause);
-            return (Outcome::Pinned(pins.words()), Ok(()));
-        }
-        self.part(lent, found, cause).await
+        Ok(if pins.is_empty() {
+            Examined::State(Box::new(found))
+        } else {
+            Examined::Pinned(pins)
+        })
     }
 
     /// Asks PostgreSQL what the session's state is.
@@ -278,26 +331,13 @@ impl Session {
     async fn part(
         &mut self,
         mut lent: Lent,
-        found: Found,
+        mut found: Found,
         cause: Cause,
     ) -> (Outcome, Result<(), End>) {
-        // Only what the backend had can be gone from it: the rest waits until it is named.
-        let exists = |name: &str| found.statements.contains(name);
-        let had = &lent.backend.prepared;
-        self.statements
-            .reconcile(|name| had.get(name.as_bytes()).is_none() || exists(name));
-        lent.backend.prepared.reconcile(exists);
-        if *self.rare.saved != found.state {
-            self.rare.saved = Rc::new(found.state);
-        }
-        lent.backend.carries = self.rare.saved.clone();
-        // A function may have named them.
-        let mut custom = self.rare.saved.custom.iter();
-        lent.backend.stained |= custom.any(|(name, _)| sql::is_reserved(name));
-        // Even a session without settings may leave something that the probe can't see, such as lastval().
-        lent.backend.spent = true;
+        let channels = std::mem::take(&mut found.channels);
+        self.keep(&mut lent, found);
         self.rare.told = lent.backend.parameters.clone();
-        let lent = match self.give_channels(lent, found.channels).await {
+        let lent = match self.give_channels(lent, channels).await {
             Ok(Channels::Passed(lent)) => lent,
             Ok(Channels::Given) => {
                 self.ended(cause);
@@ -316,6 +356,25 @@ impl Session {
         };
         self.let_go(lent, cause);
         (Outcome::Returned(None), Ok(()))
+    }
+
+    /// Keeps what was found of the session's state.
+    fn keep(&mut self, lent: &mut Lent, found: Found) {
+        // Only what the backend had can be gone from it: the rest waits until it is named.
+        let exists = |name: &str| found.statements.contains(name);
+        let had = &lent.backend.prepared;
+        self.statements
+            .reconcile(|name| had.get(name.as_bytes()).is_none() || exists(name));
+        lent.backend.prepared.reconcile(exists);
+        if *self.rare.saved != found.state {
+            self.rare.saved = Rc::new(found.state);
+        }
+        lent.backend.carries = self.rare.saved.clone();
+        // A function may have named them.
+        let mut custom = self.rare.saved.custom.iter();
+        lent.backend.stained |= custom.any(|(name, _)| sql::is_reserved(name));
+        // Even a session without settings may leave something that the probe can't see, such as lastval().
+        lent.backend.spent = true;
     }
 
     /// The session keeps its backend: something pins it.

@@ -1,10 +1,14 @@
 //! Before a return PostgreSQL is asked for the session's state, unless all that the session said leaves none.
 
+use crate::moves::evict;
 use crate::stage::{detach, idle_after, lease, reload, session, stage};
 use crate::support::messages::{bind, execute, parse, query, sync};
 use crate::support::{Postgres, Raw, Valet, eventually, tags};
 
 use serde_json::json;
+
+/// Nobody is asked ahead: no test takes that long.
+const UNASKED: [&str; 2] = ["--park-after", "1h"];
 
 const TENANT: &str = "SELECT coalesce(current_setting('app.tenant', true), '')";
 
@@ -29,7 +33,7 @@ fn is_asked(valet: &Valet, client: &Raw) -> bool {
 
 /// A database in which `log_in` sets a custom setting, and a pgvalet with one backend.
 fn one_backend() -> Option<(Postgres, Valet)> {
-    let (postgres, valet) = stage(&["--max-backends", "1"])?;
+    let (postgres, valet) = stage(&["--max-backends", "1", UNASKED[0], UNASKED[1]])?;
     postgres.sql(
         "CREATE FUNCTION log_in() RETURNS trigger LANGUAGE plpgsql AS
          $$ BEGIN PERFORM set_config('app.tenant', NEW.name, false); RETURN NEW; END $$",
@@ -55,7 +59,7 @@ fn prepare(client: &mut Raw, name: &str, sql: &str) {
 
 #[test]
 fn a_session_that_left_nothing_is_returned_without_a_question() {
-    let Some((_postgres, valet)) = stage(&[]) else {
+    let Some((_postgres, valet)) = stage(&UNASKED) else {
         return;
     };
     let mut client = session(&valet, "app");
@@ -73,7 +77,7 @@ fn a_session_that_left_nothing_is_returned_without_a_question() {
 
 #[test]
 fn sessions_that_left_nothing_are_reloaded_without_a_question() {
-    let Some((_postgres, valet)) = stage(&[]) else {
+    let Some((_postgres, valet)) = stage(&UNASKED) else {
         return;
     };
     let parked = (0..8).map(|_| idle_after(&valet, "app", "INSERT INTO jobs (name) VALUES ('x')"));
@@ -89,7 +93,7 @@ fn sessions_that_left_nothing_are_reloaded_without_a_question() {
 
 #[test]
 fn whoever_may_have_left_something_is_asked() {
-    let Some((_postgres, valet)) = stage(&[]) else {
+    let Some((_postgres, valet)) = stage(&UNASKED) else {
         return;
     };
     for sql in [
@@ -114,7 +118,7 @@ fn whoever_may_have_left_something_is_asked() {
 
 #[test]
 fn a_lease_of_very_many_texts_is_asked() {
-    let Some((_postgres, valet)) = stage(&[]) else {
+    let Some((_postgres, valet)) = stage(&UNASKED) else {
         return;
     };
     let mut client = session(&valet, "app");
@@ -184,4 +188,69 @@ fn an_unnamed_statement_of_an_earlier_lease_counts_when_it_runs_again() {
         let row = answer.iter().find(|message| message.tag == b'D');
         assert_eq!(row.expect("a row").columns()[0], "acme", "{mode}");
     }
+}
+
+/// A pgvalet that asks ahead who rests for a moment.
+fn foreseeing() -> Option<(Postgres, Valet)> {
+    stage(&["--max-backends", "2", "--park-after", "10ms"])
+}
+
+#[track_caller]
+fn is_foreseen(valet: &Valet, asked: f64) {
+    eventually("it is asked ahead", || probes(valet) >= asked);
+}
+
+#[test]
+fn a_session_that_rests_is_asked_ahead_and_returns_without_a_question() {
+    let Some((_postgres, valet)) = foreseeing() else {
+        return;
+    };
+    let mut client = idle_after(&valet, "app", "SET app.tenant = 'acme'");
+    is_foreseen(&valet, 1.0);
+    // What leaves nothing doesn't change what is known.
+    client.value("SELECT 1");
+    assert!(!is_asked(&valet, &client));
+    let [_one, two] = ["one", "two"].map(|name| {
+        let mut other = session(&valet, name);
+        other.query("BEGIN");
+        other
+    });
+    two.goodbye();
+    assert_eq!(client.value(TENANT), "acme");
+}
+
+#[test]
+fn what_is_said_after_that_is_asked_for() {
+    let Some((_postgres, valet)) = foreseeing() else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    let set = "SELECT set_config('app.tenant', $1, false)";
+    client.send(
+        &[
+            parse("", set),
+            bind("", "", &["acme"]),
+            execute("", 0),
+            sync(),
+        ]
+        .concat(),
+    );
+    client.until_ready();
+    is_foreseen(&valet, 1.0);
+    // Its text was read before that.
+    client.send(&[bind("", "", &["umbrella"]), execute("", 0), sync()].concat());
+    client.until_ready();
+    let _other = evict(&valet, &mut client);
+    assert_eq!(client.value(TENANT), "umbrella");
+}
+
+#[test]
+fn who_is_pinned_stays_parked() {
+    let Some((_postgres, valet)) = foreseeing() else {
+        return;
+    };
+    let client = idle_after(&valet, "app", "CREATE TEMP TABLE mine ()");
+    is_foreseen(&valet, 1.0);
+    let lease = lease(&valet, &client).expect("a lease");
+    assert_eq!(lease["verdict"], "parked", "{lease}");
 }

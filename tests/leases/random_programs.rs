@@ -4,7 +4,7 @@ use crate::differential::{MODES, no_difference, no_relapse, seeds};
 use crate::support::Postgres;
 
 /// How many programs are run in a mode by default, in hundreds.
-const ROUNDS: [u64; 4] = [10, 6, 4, 1];
+const ROUNDS: [u64; 5] = [10, 6, 4, 1, 6];
 
 mod differential {
     use super::*;
@@ -38,6 +38,15 @@ mod differential {
             Postgres::start(),
             seeds(3_000_000, 100 * ROUNDS[3]),
             MODES[3],
+        );
+    }
+
+    #[test]
+    fn sessions_that_are_asked_ahead() {
+        no_difference(
+            Postgres::start(),
+            seeds(4_000_000, 100 * ROUNDS[4]),
+            MODES[4],
         );
     }
 

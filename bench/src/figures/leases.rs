@@ -179,7 +179,7 @@ pub fn reload(stage: &mut Stage) -> Result<(), Failure> {
         let mut took = figure("duration of a reload of", "ms", None);
         for round in 0..stage.rounds() {
             crowd.say(sql)?;
-            std::thread::sleep(Duration::from_millis(500));
+            await_foresight(&target)?;
             let (times, watch) = Watch::during(&target, 4, || reload_once(&target, count))?;
             let [begin, from, to, end] = times;
             let before = percentile(&watch.between(begin, from), 0.99);
@@ -194,6 +194,22 @@ pub fn reload(stage: &mut Stage) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Waits until all are parked, and nobody is left whom pgvalet asks ahead: it begins once a second.
+fn await_foresight(target: &Target) -> Result<(), Failure> {
+    const PROBES: &str = "\npgvalet_probes_total ";
+    let mut before = None;
+    loop {
+        std::thread::sleep(Duration::from_millis(1500));
+        let page = http::call(target.metrics, "GET", "/metrics", "")?;
+        let (_, value) = page.split_once(PROBES).ok_or("no count of probes")?;
+        let value: Option<String> = value.lines().next().map(str::to_owned);
+        if value == before {
+            return Ok(());
+        }
+        before = value;
+    }
 }
 
 /// When the watch began, when the reload did, when it was over, and a second later.

@@ -316,6 +316,8 @@ pub struct Entry {
     pub process: Option<Rc<Process>>,
     /// Why the lease can't be detached, as last found out.
     pub pins: Pins,
+    /// Only PostgreSQL can tell what state the session has, and wasn't asked since it rests.
+    pub unasked: bool,
     pub statement: LastStatement,
 }
 
@@ -336,6 +338,7 @@ impl Entry {
             declared: None,
             process: None,
             pins: Pins::default(),
+            unasked: false,
             statement: LastStatement::None,
         }
     }

@@ -299,8 +299,9 @@ const EIGHT: Shape = Shape {
     returns: 24,
 };
 
-/// Returns at random, at the end of each transaction, at every quiet point, and the last with a shared listener.
-pub const MODES: [(&[&str], Shape); 4] = [
+/// Returns at random, at the end of each transaction, at every quiet point, the same with a shared listener, and at random
+/// where PostgreSQL was asked ahead.
+pub const MODES: [(&[&str], Shape); 5] = [
     (&["--max-backends", "3"], TWO),
     (
         &[
@@ -338,6 +339,7 @@ pub const MODES: [(&[&str], Shape); 4] = [
         ],
         EIGHT,
     ),
+    (&["--max-backends", "3", "--chaos-return", "ask"], TWO),
 ];
 
 /// Runs the programs that once failed, in each mode that has as many sessions.

@@ -42,7 +42,30 @@ pub fn generate(seed: u64, shape: Shape) -> Vec<Step> {
         };
         Step { session, request }
     };
-    (0..shape.steps).map(step).collect()
+    let mut program: Vec<Step> = (0..shape.steps).map(step).collect();
+    part_dates_from_temporary(&mut program, seed);
+    program
+}
+
+/// Where a session makes its first temporary table, PostgreSQL reads its prepared statements once more; but not in a backend
+/// where another session has had one before. So no program has both that and literals that read differently by then.
+fn part_dates_from_temporary(program: &mut Vec<Step>, seed: u64) {
+    const READS_DIFFERENTLY: &[u8] = b"01/02/2024";
+    const READS_ALIKE: &[u8] = b"2024-02-01";
+    const TEMPORARY: &[u8] = b"CREATE TEMP";
+    let found = |step: &Step, text| memchr::memmem::find(&step.request, text);
+    let has = |text| program.iter().any(|step| found(step, text).is_some());
+    if !has(READS_DIFFERENTLY) || !has(TEMPORARY) {
+        return;
+    }
+    if seed.is_multiple_of(2) {
+        return program.retain(|step| found(step, TEMPORARY).is_none());
+    }
+    for step in program {
+        while let Some(at) = memchr::memmem::find(&step.request, READS_DIFFERENTLY) {
+            step.request[at..at + READS_ALIKE.len()].copy_from_slice(READS_ALIKE);
+        }
+    }
 }
 
 /// How often a program is run at most while it is made smaller.
