@@ -428,18 +428,24 @@ impl Session {
     fn note_function(&mut self, body: &[u8]) {
         const SET_CONFIG: u32 = 2078;
         const SETSEED: u32 = 1599;
+        // pg_backup_start, what makes or copies a slot, and pg_replication_origin_session_setup.
+        const REPLICATING: [u32; 9] = [2172, 3779, 3786, 4220, 4221, 4222, 4223, 4224, 6006];
         // The first object id that isn't PostgreSQL's own.
         const OWN: u32 = 16384;
         self.note_unknown();
         let called = body.first_chunk().copied().map(u32::from_be_bytes);
         let told = !self.shared.config.preserve_settings.is_empty();
-        let untold = !told
-            && called.is_none_or(|oid| oid >= OWN)
-            && self.pool.surveyed.hazards().have_untold();
-        if called == Some(SET_CONFIG) || untold {
+        let hazards = self.pool.surveyed.hazards();
+        let own = called.is_none_or(|oid| oid >= OWN);
+        if called == Some(SET_CONFIG) || own && !told && hazards.have_untold() {
             self.rare.sticky.add(Pin::UnreadableSetting);
         } else if called == Some(SETSEED) {
             self.rare.sticky.add(Pin::Setseed);
+        } else if called.is_some_and(|oid| REPLICATING.contains(&oid)) {
+            self.rare.sticky.add(Pin::Replication);
+        }
+        if own && hazards.have_stains() {
+            self.stain();
         }
     }
 

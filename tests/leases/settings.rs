@@ -163,11 +163,12 @@ fn a_function_call_that_makes_what_nobody_can_ask_for_pins() {
     let Some((_postgres, valet)) = two_backends() else {
         return;
     };
-    // set_config, setseed.
+    // set_config, setseed, pg_create_physical_replication_slot.
     let seed = 0.5_f64.to_be_bytes();
-    let calls: [(u32, &[&[u8]], &str); 2] = [
+    let calls: [(u32, &[&[u8]], &str); 3] = [
         (2078, &[b"app.called", b"acme", &[0]], "unreadable_setting"),
         (1599, &[&seed], "setseed"),
+        (3779, &[b"mine", &[1], &[1]], "replication"),
     ];
     for (oid, arguments, pin) in calls {
         let mut client = session(&valet, "app");

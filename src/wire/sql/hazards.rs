@@ -83,6 +83,12 @@ impl Hazards {
         !self.untold.is_empty()
     }
 
+    /// Whether there is code that leaves what only another session would notice.
+    #[must_use]
+    pub fn have_stains(&self) -> bool {
+        !self.stains.is_empty()
+    }
+
     /// Whether this text may leave what only another session would notice: a language's globals, a connection of dblink's.
     #[must_use]
     pub fn leave_stains_in(&self, sql: &[u8]) -> bool {
