@@ -246,13 +246,14 @@ impl Session {
         let mut found =
             capture::capture(&mut lent.backend, &self.pool.user, &custom, reach).await?;
         self.notify(std::mem::take(&mut found.notifications), &lent.backend.key);
-        // A library's setting may be there as one of those, or as a custom one: elsewhere it is asked for by its name.
-        let named = found.state.custom.iter().map(|(name, _)| name);
-        let named: Vec<String> = named
-            .filter(|name| !custom.contains(*name))
-            .cloned()
-            .collect();
-        self.note_settings(named);
+        // Whatever it has is asked for by its name from now on: a library's setting may be there as one of those, or as a custom
+        // one, and the database's code may not name it any more.
+        let own = self.rare.custom.clone();
+        let set = found.state.custom.iter();
+        let set = set.filter(|(name, value)| {
+            !own.contains(name) && (!value.is_empty() || !custom.contains(name))
+        });
+        self.note_settings(set.map(|(name, _)| name.clone()).collect::<Vec<_>>());
         // On a backend where somebody else once made it, a setting reads as empty.
         let own = &self.rare.custom;
         let custom = &mut found.state.custom;

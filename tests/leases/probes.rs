@@ -254,3 +254,25 @@ fn who_is_pinned_stays_parked() {
     let lease = lease(&valet, &client).expect("a lease");
     assert_eq!(lease["verdict"], "parked", "{lease}");
 }
+
+#[test]
+fn what_a_function_has_set_that_sets_nothing_any_more_stays_with_its_session() {
+    let Some((postgres, valet)) = stage(&["--max-backends", "2", UNASKED[0], UNASKED[1]]) else {
+        return;
+    };
+    let define = |body: &str| {
+        format!(
+            "CREATE OR REPLACE FUNCTION changing() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN {body}; END $$"
+        )
+    };
+    postgres.sql(&define("set_config('app.tenant', 'acme', false)"));
+    let mut client = idle_after(&valet, "app", "SELECT changing()");
+    let _first = evict(&valet, &mut client);
+    idle_after(&valet, "admin", &define("'harmless'")).goodbye();
+    client.value("SET work_mem = '5MB'");
+    assert_eq!(client.value(TENANT), "acme");
+    detach(&valet, &client);
+    // A scrub, or another backend.
+    idle_after(&valet, "other", "SET work_mem = '6MB'").goodbye();
+    assert_eq!(client.value(TENANT), "acme");
+}

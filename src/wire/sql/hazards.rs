@@ -12,6 +12,9 @@ use crate::lease::Pin;
 /// The longest name that PostgreSQL keeps, in bytes.
 const LONGEST: usize = 63;
 
+/// How many names of settings that code sets are of use at most.
+const MOST_NAMES: usize = 1000;
+
 /// The name of what every statement may come upon, such as operators.
 pub const EVERYWHERE: &str = "*";
 
@@ -63,6 +66,13 @@ impl Hazards {
         self.settings.clone_from(&known.settings);
         self.untold.clone_from(&known.untold);
         self.stains.clone_from(&known.stains);
+    }
+
+    /// Remembers the names of settings that were known, as many as are of use.
+    pub fn remember_names_of(&mut self, known: &Self) {
+        let room = MOST_NAMES.saturating_sub(self.settings.len());
+        self.settings
+            .extend(known.settings.iter().take(room).cloned());
     }
 
     /// Whether PostgreSQL has to be asked after no text at all.
