@@ -504,7 +504,8 @@ impl Session {
             // The parameters are those of a PREPARE: nobody sees their values.
             self.rare.sticky.add(Pin::UnreadableSetting);
         }
-        if whole && sql::is_one_prepare(text) {
+        // Of a PREPARE PostgreSQL has to be asked.
+        if whole && self.rare.class >= Class::Visible && sql::is_one_prepare(text) {
             // What is reported now is what it will be read under, unless something before it is unanswered.
             let answered = self.tracker.is_answered();
             let lent = self.lent.as_ref().filter(|_| answered);

@@ -240,9 +240,11 @@ impl Session {
 
     /// In mode `session` the lease goes on, and PostgreSQL may be asked while it rests.
     fn note_unasked(&mut self) {
+        if self.rare.class < Class::Visible {
+            return;
+        }
         let config = &self.shared.config;
-        let goes_on = config.mode == Mode::Session && config.chaos_return == ChaosReturn::Off;
-        if self.rare.class >= Class::Visible && goes_on {
+        if config.mode == Mode::Session && config.chaos_return == ChaosReturn::Off {
             let mut book = self.shared.ledger.book_mut();
             book.entry_mut(self.slot).unasked = true;
         }
