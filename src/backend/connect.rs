@@ -16,7 +16,7 @@ use crate::backend::login::Credentials;
 use crate::backend::login::Proof;
 use crate::backend::parameters::{self, Baseline, Parameters};
 use crate::backend::prepared::Prepared;
-use crate::backend::{Backend, Home};
+use crate::backend::{Backend, Home, Pace};
 use crate::lease::{BackendId, Generation, Moment};
 use crate::ledger::CancelTarget;
 use crate::net::stream::Spot;
@@ -202,6 +202,7 @@ impl<'a> Talk<'a> {
             spent: false,
             opaque: false,
             stained: false,
+            pace: Pace::Brisk,
             unread: self.buf.to_vec(),
         }
     }

@@ -27,7 +27,7 @@ pub mod tokens;
 use std::rc::Rc;
 
 pub use dial::Dialer;
-pub use exchange::{Answers, Lost};
+pub use exchange::{Answers, Lost, Pace};
 pub use login::Proof;
 pub use parameters::{Baseline, Parameters};
 pub use pool::{Grant, Lent, Permit, Pool};
@@ -78,6 +78,8 @@ pub struct Backend {
     pub opaque: bool,
     /// It has something that `DISCARD ALL` doesn't undo: it is closed rather than scrubbed.
     pub stained: bool,
+    /// How long it may take to answer us.
+    pub pace: Pace,
     /// When it last came back to the pool.
     pub rested: Moment,
     /// The `application_name` that it was opened with: RESET goes back to it.

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::backend::capture::{self, Found, Reach};
 use crate::backend::reset::reset;
-use crate::backend::{Home, Lent, Lost, cancel};
+use crate::backend::{Home, Lent, Lost, Pace, cancel};
 use crate::clock::timers;
 use crate::config::{ChaosReturn, Mode};
 use crate::events::Happening;
@@ -184,7 +184,11 @@ impl Session {
             return Ok(false);
         };
         self.step(Event::ReturnBegan);
-        match self.examine(&mut lent).await {
+        // A database that stands still for a while loses no session by this.
+        lent.backend.pace = Pace::Leisurely;
+        let examined = self.examine(&mut lent).await;
+        lent.backend.pace = Pace::Brisk;
+        match examined {
             // A backend that listens for others would have to be asked then, too.
             Ok(Examined::State(found)) if found.channels.is_empty() => {
                 self.keep(&mut lent, *found);

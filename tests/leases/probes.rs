@@ -1,10 +1,11 @@
 //! Before a return PostgreSQL is asked for the session's state, unless all that the session said leaves none.
 
 use crate::moves::evict;
-use crate::stage::{detach, idle_after, lease, reload, session, stage};
+use crate::stage::{backend, detach, idle_after, lease, reload, session, stage};
 use crate::support::messages::{bind, execute, parse, query, sync};
 use crate::support::{Postgres, Raw, Valet, eventually, tags};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 /// Nobody is asked ahead: no test takes that long.
@@ -274,5 +275,29 @@ fn what_a_function_has_set_that_sets_nothing_any_more_stays_with_its_session() {
     detach(&valet, &client);
     // A scrub, or another backend.
     idle_after(&valet, "other", "SET work_mem = '6MB'").goodbye();
+    assert_eq!(client.value(TENANT), "acme");
+}
+
+#[test]
+fn a_database_that_stands_still_loses_nobody_who_rests() {
+    let Some((_postgres, valet)) = stage(&["--park-after", "2s"]) else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    let pid: i32 = backend(&mut client).parse().expect("a process id");
+    let pid = Pid::from_raw(pid).expect("a process");
+    client.send(&query("SET app.tenant = 'acme'; SELECT 1"));
+    client.until_ready();
+    kill_process(pid, Signal::STOP).expect("the backend stops");
+    // It is asked after three seconds at most, and a return would wait for ten.
+    eventually("it has stood still for long", || {
+        let lease = lease(&valet, &client).expect("a lease");
+        lease["idle_seconds"].as_f64() > Some(14.0)
+    });
+    assert_eq!(
+        lease(&valet, &client).expect("a lease")["state"],
+        "returning"
+    );
+    kill_process(pid, Signal::CONT).expect("the backend goes on");
     assert_eq!(client.value(TENANT), "acme");
 }

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 
 use super::*;
+use crate::backend::Pace;
 use crate::backend::parameters::APPLICATION_NAME;
 use crate::backend::prepared::Prepared;
 use crate::config::Target;
@@ -68,6 +69,7 @@ impl House {
             spent: false,
             opaque: false,
             stained: false,
+            pace: Pace::Brisk,
             unread: Vec::new(),
         })
     }
