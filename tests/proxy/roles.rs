@@ -67,6 +67,22 @@ fn a_role_s_new_defaults_are_those_of_who_logs_in_next() {
 }
 
 #[test]
+fn a_database_s_new_defaults_are_those_of_who_logs_in_next() {
+    for flags in MODES {
+        let (_postgres, valet, mut admin) = used_role(flags);
+        admin.query("BEGIN");
+        admin.query("ALTER DATABASE postgres SET lock_timeout = '7s'");
+        // Nobody sees that yet.
+        let mut early = log_in(&valet, "other");
+        assert_eq!(early.value("SHOW lock_timeout"), "0");
+        early.goodbye();
+        admin.query("COMMIT");
+        let mut other = log_in(&valet, "other");
+        assert_eq!(other.value("SHOW lock_timeout"), "7s", "with {flags:?}");
+    }
+}
+
+#[test]
 fn sessions_from_before_find_the_same_defaults_in_each_transaction() {
     let (_postgres, valet, mut admin) = used_role(&["--mode", "transaction"]);
     let (mut one, mut other) = (log_in(&valet, "app"), log_in(&valet, "app"));

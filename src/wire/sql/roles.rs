@@ -5,10 +5,12 @@ use super::single::behind_blanks;
 /// What stands for roles without naming them.
 const UNNAMED: [&[u8]; 4] = [b"all", b"current_role", b"current_user", b"session_user"];
 
-/// Whether the tag of a CommandComplete tells of a role that was changed or dropped.
+/// Whether the tag of a CommandComplete tells of a role that was changed or dropped, or of a database that may have other
+/// defaults now, for all of its roles.
 #[must_use]
 pub fn changes_roles(tag: &[u8]) -> bool {
-    tag.starts_with(b"ALTER ROLE") || tag.starts_with(b"DROP ROLE")
+    const TAGS: [&[u8]; 3] = [b"ALTER ROLE", b"DROP ROLE", b"ALTER DATABASE"];
+    TAGS.iter().any(|known| tag.starts_with(known))
 }
 
 /// Whether a text that changed roles may have changed this one. In doubt it has.
@@ -48,6 +50,7 @@ mod tests {
             "alter role current_user nologin",
             "ALTER ROLE U&\"\\0061pp\" NOLOGIN",
             "BEGIN; ALTER ROLE other NOLOGIN; COMMIT",
+            "ALTER DATABASE other SET work_mem = '8MB'",
             "",
         ] {
             assert!(may_change_role(changed.as_bytes(), "app"), "{changed}");
