@@ -244,10 +244,9 @@ impl Session {
             !mine.statement.plain && !there.is_some_and(|there| mine.is_like(there))
         };
         let missing: Vec<Made> = self.statements.all().filter(missing).map(unasked).collect();
-        let mut out = Vec::new();
+        let mut out = Requests::default();
         for made in missing {
-            write_close(&mut out, &made.statement.name);
-            made.statement.write_parse(&mut out);
+            out.make(&made.statement);
             there.insert(made);
         }
         self.send_by_themselves(out)
@@ -458,22 +457,25 @@ impl Session {
             return self.come_home_within();
         }
         let lent = self.lent.as_mut()?;
-        let mut out = Vec::new();
+        let mut out = Requests::default();
         let mut all = Vec::new();
         let left = lent
             .backend
             .prepared
             .names()
             .filter(|name| self.statements.get(name).is_none());
-        left.for_each(|name| write_close(&mut out, name));
+        let mut foreign = Vec::new();
+        left.for_each(|name| write_close(&mut foreign, name));
+        if !foreign.is_empty() {
+            out.0.push(foreign);
+        }
         for mine in self.statements.all() {
             let name = &mine.statement.name;
             let there = lent.backend.prepared.get(name);
             all.push(match there.filter(|there| mine.is_like(there)) {
                 Some(there) => there.clone(),
                 None => {
-                    write_close(&mut out, name);
-                    mine.statement.write_parse(&mut out);
+                    out.make(&mine.statement);
                     unasked(mine)
                 }
             });
@@ -486,27 +488,31 @@ impl Session {
         self.send_by_themselves(out)
     }
 
-    /// A request of our own of these messages, between the client's. What fails there fails nothing of the client's.
-    fn send_by_themselves(&mut self, mut out: Vec<u8>) -> Option<Vec<u8>> {
-        if out.is_empty() {
+    /// Requests of our own, between the client's. What fails there fails nothing of the client's.
+    fn send_by_themselves(&mut self, out: Requests) -> Option<Vec<u8>> {
+        let Requests(each) = out;
+        if each.is_empty() {
             return None;
         }
         let free = self.tracker.is_surely_idle();
-        write_frame(&mut out, b'S', b"");
-        self.tracker.sent_own();
-        if free {
-            return Some(out);
+        let mut out = Vec::new();
+        for frames in each {
+            // A statement that can't be made any more must not fail a transaction of the client's; statements outlive a savepoint.
+            // Outside a transaction, PostgreSQL refuses the savepoint, and that is all.
+            if !free {
+                write_frame(&mut out, b'Q', b"SAVEPOINT _pgvalet\0");
+                self.tracker.sent_own();
+            }
+            out.extend_from_slice(&frames);
+            write_frame(&mut out, b'S', b"");
+            self.tracker.sent_own();
+            if !free {
+                let end = b"ROLLBACK TO SAVEPOINT _pgvalet; RELEASE SAVEPOINT _pgvalet\0";
+                write_frame(&mut out, b'Q', end);
+                self.tracker.sent_own();
+            }
         }
-        // A statement that can't be made any more must not fail a transaction of the client's; statements outlive a savepoint.
-        // Outside a transaction, PostgreSQL refuses the savepoint, and that is all.
-        let mut guarded = Vec::new();
-        write_frame(&mut guarded, b'Q', b"SAVEPOINT _pgvalet\0");
-        guarded.extend_from_slice(&out);
-        let end = b"ROLLBACK TO SAVEPOINT _pgvalet; RELEASE SAVEPOINT _pgvalet\0";
-        write_frame(&mut guarded, b'Q', end);
-        self.tracker.sent_own();
-        self.tracker.sent_own();
-        Some(guarded)
+        Some(out)
     }
 
     /// The same in the middle of a pipeline: a Sync would commit what came before.
@@ -535,6 +541,20 @@ fn refused(kind: u8) -> Vec<u8> {
     };
     write_frame(&mut out, kind, &body);
     out
+}
+
+/// Requests of our own that make statements anew. Each is by itself: one that can't be made any more keeps no other from it,
+/// which the client may name right behind.
+#[derive(Default)]
+struct Requests(Vec<Vec<u8>>);
+
+impl Requests {
+    fn make(&mut self, statement: &Statement) {
+        let mut frames = Vec::new();
+        write_close(&mut frames, &statement.name);
+        statement.write_parse(&mut frames);
+        self.0.push(frames);
+    }
 }
 
 /// The same statement, made anew.
