@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
 use crate::stage::{
-    backend, detach, give_back, idle_after, lease, outcome, reload, session, stage,
+    detach, give_back, idle_after, lease, outcome, process, reload, session, stage,
 };
 use crate::support::{Postgres, Raw, eventually};
 
@@ -263,8 +263,7 @@ fn a_backend_that_answers_no_probe_is_said_to_be_late() {
         return;
     };
     let mut client = idle_after(&valet, "app", UNREAD);
-    let pid: i32 = backend(&mut client).parse().expect("a process id");
-    let pid = Pid::from_raw(pid).expect("a process");
+    let pid = process(&mut client);
     kill_process(pid, Signal::STOP).expect("the backend stops");
     give_back(&valet, &client);
     kill_process(pid, Signal::CONT).expect("the backend goes on");

@@ -1,11 +1,11 @@
 //! Before a return PostgreSQL is asked for the session's state, unless all that the session said leaves none.
 
 use crate::moves::evict;
-use crate::stage::{backend, detach, idle_after, lease, reload, session, stage};
-use crate::support::messages::{bind, execute, parse, query, sync};
+use crate::stage::{detach, idle_after, lease, process, reload, session, stage};
+use crate::support::messages::{bind, execute, extended, parse, query, sync};
 use crate::support::{Postgres, Raw, Valet, eventually, tags};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
 /// Nobody is asked ahead: no test takes that long.
@@ -227,20 +227,11 @@ fn what_is_said_after_that_is_asked_for() {
     };
     let mut client = session(&valet, "app");
     let set = "SELECT set_config('app.tenant', $1, false)";
-    client.send(
-        &[
-            parse("", set),
-            bind("", "", &["acme"]),
-            execute("", 0),
-            sync(),
-        ]
-        .concat(),
-    );
+    client.send(&[extended(set, &["acme"]), sync()].concat());
     client.until_ready();
     is_foreseen(&valet, 1.0);
     // Its text was read before that.
-    client.send(&[bind("", "", &["umbrella"]), execute("", 0), sync()].concat());
-    client.until_ready();
+    run(&mut client, "", "umbrella");
     let _other = evict(&valet, &mut client);
     assert_eq!(client.value(TENANT), "umbrella");
 }
@@ -284,8 +275,7 @@ fn a_database_that_stands_still_loses_nobody_who_rests() {
         return;
     };
     let mut client = session(&valet, "app");
-    let pid: i32 = backend(&mut client).parse().expect("a process id");
-    let pid = Pid::from_raw(pid).expect("a process");
+    let pid = process(&mut client);
     client.send(&query("SET app.tenant = 'acme'; SELECT 1"));
     client.until_ready();
     kill_process(pid, Signal::STOP).expect("the backend stops");

@@ -1,5 +1,6 @@
 //! The words in which the tests of this directory speak.
 
+use rustix::process::Pid;
 use serde_json::{Value, json};
 
 use crate::support::{Postgres, Raw, Valet, direct, eventually, messages};
@@ -124,6 +125,13 @@ pub fn detach(valet: &Valet, client: &Raw) {
 #[track_caller]
 pub fn backend(client: &mut Raw) -> String {
     client.value("SELECT pg_backend_pid()")
+}
+
+/// The backend's process.
+#[track_caller]
+pub fn process(client: &mut Raw) -> Pid {
+    let pid = backend(client).parse().ok();
+    pid.and_then(Pid::from_raw).expect("a process id")
 }
 
 /// Has `client` wait inside a statement until the returned session, straight on PostgreSQL, goes.
