@@ -235,14 +235,14 @@ impl Surveyed {
         lost.map_or(Ok(()), Err)
     }
 
-    /// What was known of settings stays known where nothing is found out, and their names in any case: whoever has run code
-    /// that is gone by now may have what it set.
+    /// What was known of code that nobody can ask about stays known where nothing is found out, and the names of settings in any
+    /// case: whoever has run code that is gone by now may have what it set.
     fn believe(&self, mut found: Hazards) {
         let known = self.hazards();
         found.remember_names_of(&known);
         let edition = Edition(self.edition.get().0 + 1);
         if found.are_anywhere() {
-            found.keep_settings_of(&known);
+            found.keep_untold_of(&known);
         } else if !found.are_untold_as_in(&known) {
             self.untold.set(edition);
         }

@@ -61,9 +61,8 @@ impl Hazards {
         self.untold.is_subset(&known.untold)
     }
 
-    /// Keeps what was known of settings, where nothing is found out now.
-    pub fn keep_settings_of(&mut self, known: &Self) {
-        self.settings.clone_from(&known.settings);
+    /// Keeps what was known of code that nobody can ask about, where nothing is found out now.
+    pub fn keep_untold_of(&mut self, known: &Self) {
         self.untold.clone_from(&known.untold);
         self.stains.clone_from(&known.stains);
     }
