@@ -143,6 +143,8 @@ pub struct Ledger {
     /// The rules under which sessions are about to take a lease, one entry a session.
     acquiring: RefCell<Vec<usize>>,
     history: RefCell<History>,
+    /// Those who rest, and of whom PostgreSQL may be asked ahead.
+    unasked: RefCell<Vec<SessionId>>,
     secrets: Secrets,
     holders: Holders,
     /// Ids are dealt in steps of `stride` from here, so that shards never deal the same one.
@@ -160,6 +162,7 @@ impl Ledger {
             mail: RefCell::default(),
             acquiring: RefCell::default(),
             history: RefCell::default(),
+            unasked: RefCell::default(),
             secrets: Secrets::default(),
             holders: Holders::default(),
             next: Cell::new(SessionId::FIRST + shard),
@@ -426,17 +429,18 @@ impl Ledger {
         let turns = self.history.borrow_mut().see(look, parked, now);
         drop(book);
         let mut book = self.book.borrow_mut();
+        let unasked = book.take_unasked(places, now, policies);
+        self.unasked.borrow_mut().extend(unasked);
         for (slot, until) in seen {
             book.settle(slot, until);
         }
         turns
     }
 
-    /// Those of them of whom PostgreSQL may be asked ahead of their return ([`Book::take_unasked`]).
+    /// The sessions of which looks have found that PostgreSQL may be asked ahead of their return ([`Book::take_unasked`]).
     #[must_use]
-    pub fn take_unasked(&self, places: &[Slot], policies: &Policies<'_>) -> Vec<SessionId> {
-        let mut book = self.book.borrow_mut();
-        book.take_unasked(places, self.now(), policies)
+    pub fn take_unasked(&self) -> Vec<SessionId> {
+        self.unasked.take()
     }
 
     /// Every place was looked at; gives the parks that are over.

@@ -243,8 +243,8 @@ async fn tend(shared: Rc<Shared>) {
         let now = shared.ledger.now();
         if now.since(tended) >= TEND_EVERY / 2 {
             tended = now;
-            foresee(&shared, &foresight).await;
             look(&shared).await;
+            foresight.note(shared.ledger.take_unasked());
             shared.pools.tend();
             for pool in shared.pools.all() {
                 shared.nudge_deferred(&pool);
@@ -262,18 +262,6 @@ async fn sweep(shared: &Shared) {
             executor::yield_now().await;
         }
         shared.ledger.sweep(stretch, &policies);
-    }
-}
-
-/// Notes whose state has to be asked for, before a look settles them.
-async fn foresee(shared: &Shared, foresight: &Foresight) {
-    let policies = shared.config.policies();
-    let places = shared.ledger.book().restless();
-    for (number, stretch) in places.chunks(AT_A_STRETCH).enumerate() {
-        if number > 0 {
-            executor::yield_now().await;
-        }
-        foresight.note(shared.ledger.take_unasked(stretch, &policies));
     }
 }
 
