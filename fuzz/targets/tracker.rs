@@ -61,7 +61,7 @@ impl Session {
             0 | 1 => {
                 // What a lease begins with, now and then.
                 if self.tracker.is_settled() && input.once_in(3) {
-                    self.tracker.sent_own();
+                    self.tracker.sent_own(None);
                     self.postgres.send(Message::Query, From::Proxy);
                 }
                 self.tracker.sent_query();

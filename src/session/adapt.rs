@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use memchr::memmem;
+
 use crate::backend::prepared::{Made, Shape, There};
 use crate::lease::Status;
 use crate::session::Session;
@@ -13,7 +15,7 @@ use crate::session::unnamed::Ahead;
 use crate::wire::cut::Verdict;
 use crate::wire::extended::{Statement, write_frame};
 use crate::wire::frame::Header;
-use crate::wire::reply;
+use crate::wire::reply::{self, Fields};
 use crate::wire::sql::Class;
 use crate::wire::tracker::Origin;
 
@@ -48,6 +50,8 @@ pub(super) struct AtWork {
     refuses: Option<u8>,
     /// The types of its parameters, as PostgreSQL described them.
     parameters: Vec<u8>,
+    /// Statements that couldn't be made, and PostgreSQL's word on each: the client may name them in the same breath.
+    unmade: Vec<(Rc<Statement>, Vec<u8>)>,
 }
 
 impl Moving {
@@ -62,6 +66,7 @@ impl Moving {
             work.changed = false;
             work.refuses = None;
             work.parameters = Vec::new();
+            work.unmade = Vec::new();
             if work.closing.is_empty() {
                 self.0 = None;
             }
@@ -280,15 +285,23 @@ impl Session {
         }
     }
 
+    /// What the client hears in place of an error that only a move explains.
+    pub(super) fn instead_of(&self, body: &[u8]) -> Option<Vec<u8>> {
+        if self.is_refusal(body) {
+            return Some(self.refusal());
+        }
+        self.word_on_unmade(body)
+    }
+
     /// Whether an error is PostgreSQL's answer to what stands for a statement whose rows would look otherwise by now.
-    pub(super) fn is_refusal(&self, body: &[u8]) -> bool {
+    fn is_refusal(&self, body: &[u8]) -> bool {
         let work = self.rare.moving.0.as_ref();
         work.is_some_and(|work| work.refuses.is_some())
             && body.windows(REFUSED.len()).any(|part| part == REFUSED)
     }
 
     /// What the client hears then: a Describe gives the parameters before it fails (chapter 55.2.3), where they are known.
-    pub(super) fn refusal(&self) -> Vec<u8> {
+    fn refusal(&self) -> Vec<u8> {
         let mut out = Vec::new();
         if let Some(work) = &self.rare.moving.0
             && work.refuses == Some(b'D')
@@ -298,6 +311,34 @@ impl Session {
         }
         out.extend(reply::changed_plan());
         out
+    }
+
+    /// A statement couldn't be made ahead of a request that may name it.
+    pub(super) fn note_unmade(&mut self, header: Header, body: &[u8]) {
+        let whole = body.len() == header.body;
+        if let Some(statement) = self.tracker.making().filter(|_| whole).cloned() {
+            let unmade = &mut self.rare.moving.at_work().unmade;
+            if unmade.len() < FEW {
+                unmade.push((statement, body.to_vec()));
+            }
+        }
+    }
+
+    /// Where a request fails since it names such a statement: what PostgreSQL would have said of it without a move.
+    fn word_on_unmade(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let unmade = &self.rare.moving.0.as_ref()?.unmade;
+        if unmade.is_empty() {
+            return None;
+        }
+        let fields = Fields::read(body);
+        let named = |statement: &Statement| {
+            let quoted = [b"\"", &statement.name[..], b"\""].concat();
+            fields.code == UNKNOWN && memmem::find(body, &quoted).is_some()
+        };
+        let (_, word) = unmade.iter().find(|(statement, _)| named(statement))?;
+        let mut out = Vec::new();
+        write_frame(&mut out, b'E', word);
+        Some(out)
     }
 
     /// An answer to what was added; the parameters of a statement that was made anew may be wanted later.
@@ -467,7 +508,7 @@ impl Session {
         let mut foreign = Vec::new();
         left.for_each(|name| write_close(&mut foreign, name));
         if !foreign.is_empty() {
-            out.0.push(foreign);
+            out.0.push((foreign, None));
         }
         for mine in self.statements.all() {
             let name = &mine.statement.name;
@@ -496,20 +537,20 @@ impl Session {
         }
         let free = self.tracker.is_surely_idle();
         let mut out = Vec::new();
-        for frames in each {
+        for (frames, making) in each {
             // A statement that can't be made any more must not fail a transaction of the client's; statements outlive a savepoint.
             // Outside a transaction, PostgreSQL refuses the savepoint, and that is all.
             if !free {
                 write_frame(&mut out, b'Q', b"SAVEPOINT _pgvalet\0");
-                self.tracker.sent_own();
+                self.tracker.sent_own(None);
             }
             out.extend_from_slice(&frames);
             write_frame(&mut out, b'S', b"");
-            self.tracker.sent_own();
+            self.tracker.sent_own(making);
             if !free {
                 let end = b"ROLLBACK TO SAVEPOINT _pgvalet; RELEASE SAVEPOINT _pgvalet\0";
                 write_frame(&mut out, b'Q', end);
-                self.tracker.sent_own();
+                self.tracker.sent_own(None);
             }
         }
         Some(out)
@@ -529,6 +570,9 @@ impl Session {
     }
 }
 
+/// `invalid_sql_statement_name`: there is no such statement.
+const UNKNOWN: &str = "26000";
+
 /// The name of a statement that doesn't exist: running it fails just where a statement whose rows have changed would have.
 const REFUSED: &[u8] = b"_pgvalet_changed";
 
@@ -546,14 +590,14 @@ fn refused(kind: u8) -> Vec<u8> {
 /// Requests of our own that make statements anew. Each is by itself: one that can't be made any more keeps no other from it,
 /// which the client may name right behind.
 #[derive(Default)]
-struct Requests(Vec<Vec<u8>>);
+struct Requests(Vec<(Vec<u8>, Option<Rc<Statement>>)>);
 
 impl Requests {
-    fn make(&mut self, statement: &Statement) {
+    fn make(&mut self, statement: &Rc<Statement>) {
         let mut frames = Vec::new();
         write_close(&mut frames, &statement.name);
         statement.write_parse(&mut frames);
-        self.0.push(frames);
+        self.0.push((frames, Some(statement.clone())));
     }
 }
 

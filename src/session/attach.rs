@@ -156,7 +156,7 @@ impl Session {
             let mut forget = Vec::new();
             write_frame(&mut forget, b'Q', b"DISCARD SEQUENCES\0");
             self.to_backend.push(&forget);
-            self.tracker.sent_own();
+            self.tracker.sent_own(None);
         }
         self.settle_in();
     }

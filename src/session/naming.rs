@@ -30,7 +30,7 @@ impl Session {
             .filter(|name| reported.application() != Some(name));
         if let Some(name) = name {
             self.to_backend.push(&naming(name));
-            self.tracker.sent_own();
+            self.tracker.sent_own(None);
         }
         if reported.are_alike(told) {
             // Whoever goes from one of these backends to another needn't compare, and sessions share what they were told.
@@ -59,7 +59,7 @@ impl Session {
             return None;
         }
         self.rare.unnamed = false;
-        self.tracker.sent_own();
+        self.tracker.sent_own(None);
         Some(naming(&self.rare.application))
     }
 

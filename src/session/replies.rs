@@ -87,7 +87,7 @@ impl Session {
         let kind = header.kind;
         let own = self.tracker.hears_own();
         match kind {
-            b'E' if own => self.hear_own_failure(body),
+            b'E' if own => self.hear_own_failure(header, body),
             _ if own && !matches!(kind, b'S' | b'A') => {}
             // One that is too long to be read whole can't be rewritten.
             b'S' | b'A' if body.len() < header.body => return Verdict::Pass,
@@ -129,10 +129,10 @@ impl Session {
                 }
             }
             Seen::Failed(aftermath) => {
-                let refusal = self.is_refusal(body);
+                let instead = self.instead_of(body);
                 self.hear_failure(aftermath);
-                if refusal {
-                    return Verdict::Instead(self.refusal());
+                if let Some(instead) = instead {
+                    return Verdict::Instead(instead);
                 }
             }
         }
@@ -140,13 +140,14 @@ impl Session {
     }
 
     /// What we said ahead of a request failed. A cancel that came too early may have hit anything of it.
-    fn hear_own_failure(&mut self, body: &[u8]) {
+    fn hear_own_failure(&mut self, header: Header, body: &[u8]) {
         let code = Fields::read(body).code;
         // There is no transaction, and so nothing that our savepoint would have to guard.
         if code == "25P01" {
             return;
         }
         self.stay_abroad();
+        self.note_unmade(header, body);
         if code != "57014" {
             return;
         }

@@ -38,15 +38,15 @@ enum Pending {
     Close(Option<Rc<[u8]>>, Origin),
     /// CopyDone or CopyFail.
     CopyEnd,
-    /// A whole request of ours: all its answers are ours, up to its ReadyForQuery.
-    Own,
+    /// A whole request of ours: all its answers are ours, up to its ReadyForQuery. It may be there to make a statement.
+    Own(Option<Rc<Statement>>),
 }
 
 impl Pending {
     /// What is answered by a ReadyForQuery.
     fn ends_a_request(&self) -> bool {
         match self {
-            Self::Query | Self::Function | Self::Sync | Self::Own => true,
+            Self::Query | Self::Function | Self::Sync | Self::Own(_) => true,
             Self::Extended
             | Self::Shape(..)
             | Self::Parse(..)
@@ -65,7 +65,7 @@ impl Pending {
             | Self::Parse(..)
             | Self::UnnamedParse
             | Self::Close(..)
-            | Self::Own => true,
+            | Self::Own(_) => true,
             Self::Sync | Self::Extended | Self::CopyEnd => false,
         }
     }
@@ -88,7 +88,7 @@ impl Pending {
             | Self::Shape(..)
             | Self::Close(..)
             | Self::CopyEnd
-            | Self::Own => false,
+            | Self::Own(_) => false,
         }
     }
 
@@ -278,9 +278,18 @@ impl Tracker {
         self.push(Pending::Close(statement, origin));
     }
 
-    /// A whole request of ours was sent: one that ends in one ReadyForQuery.
-    pub fn sent_own(&mut self) {
-        self.push(Pending::Own);
+    /// A whole request of ours was sent: one that ends in one ReadyForQuery. It may be there to make a statement.
+    pub fn sent_own(&mut self, making: Option<Rc<Statement>>) {
+        self.push(Pending::Own(making));
+    }
+
+    /// The statement that the request of ours makes which is answered now.
+    #[must_use]
+    pub fn making(&self) -> Option<&Rc<Statement>> {
+        match self.pending.front() {
+            Some(Pending::Own(making)) => making.as_ref(),
+            _ => None,
+        }
     }
 
     /// A CopyDone or CopyFail was sent. Outside COPY, PostgreSQL ignores it.
@@ -322,8 +331,7 @@ impl Tracker {
 
     /// A message of type `kind` came from PostgreSQL. `body` may be cut short for all but ReadyForQuery.
     pub fn seen(&mut self, kind: u8, body: &[u8]) -> Seen {
-        if matches!(self.pending.front(), Some(Pending::Own)) && !matches!(kind, b'S' | b'N' | b'A')
-        {
+        if self.hears_own() && !matches!(kind, b'S' | b'N' | b'A') {
             return self.seen_own(kind, body);
         }
         match kind {
@@ -411,7 +419,7 @@ impl Tracker {
     fn pop_answered(&mut self) {
         loop {
             match self.pending.pop_front() {
-                Some(Pending::Query | Pending::Function | Pending::Sync | Pending::Own) => {
+                Some(Pending::Query | Pending::Function | Pending::Sync | Pending::Own(_)) => {
                     match self.doubt {
                         Doubt::Open => self.doubt = Doubt::Lingering,
                         Doubt::Unheard => self.ambiguous = true,
@@ -473,7 +481,7 @@ impl Tracker {
                     self.doubt = Doubt::Open;
                 }
                 Pending::Sync => return Seen::Failed(aftermath),
-                Pending::Query | Pending::Function | Pending::Own => {
+                Pending::Query | Pending::Function | Pending::Own(_) => {
                     self.ambiguous = true;
                     return Seen::Failed(aftermath);
                 }
@@ -594,7 +602,7 @@ impl Tracker {
     /// Whether what comes now answers a request of ours.
     #[must_use]
     pub fn hears_own(&self) -> bool {
-        matches!(self.pending.front(), Some(Pending::Own))
+        matches!(self.pending.front(), Some(Pending::Own(_)))
     }
 
     /// Whether messages that only carry data can pass without being told here.
@@ -615,7 +623,7 @@ impl Tracker {
     /// Whether what is sent next meets no transaction of the client's: none is open, and nothing unanswered can open one.
     #[must_use]
     pub fn is_surely_idle(&self) -> bool {
-        let ours = |pending: &Pending| matches!(pending, Pending::Own);
+        let ours = |pending: &Pending| matches!(pending, Pending::Own(_));
         let synced = self.sequence == Sequence::Synced && !self.copy_in;
         self.status == Status::Idle && synced && self.pending.iter().all(ours)
     }

@@ -398,6 +398,37 @@ fn a_statement_that_can_t_be_made_any_more_can_be_deallocated() {
 }
 
 #[test]
+fn a_statement_that_can_t_be_made_any_more_fails_as_it_would_without_a_move() {
+    let Some((postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    for begin in ["", "BEGIN"] {
+        postgres.sql("CREATE TABLE passing (a int)");
+        let made = [parse("gone", "TABLE passing"), parse("other", "SELECT 7")];
+        client.send(&[&made.concat()[..], &sync()].concat());
+        client.until_ready();
+        let _other = evict(&valet, &mut client);
+        postgres.sql("DROP TABLE passing");
+        // In the first request on the other backend, and later.
+        for begin in [begin, ""] {
+            client.send(&[query(begin), run("other"), run("gone"), sync()].concat());
+            client.until_ready();
+            let answer = client.until_ready();
+            assert_eq!(tags(&answer), "2DCEZ");
+            assert_eq!(answer[3].sqlstate(), "42P01");
+            assert_eq!(
+                answer[3].field(b'M').as_deref(),
+                Some("relation \"passing\" does not exist")
+            );
+            assert_eq!(answer[3].field(b'P').as_deref(), Some("7"));
+            client.query("ROLLBACK");
+        }
+        client.query("DEALLOCATE ALL");
+    }
+}
+
+#[test]
 fn more_statements_than_are_kept_pin_until_they_are_gone() {
     let Some((_postgres, valet)) = stage(&["--max-backends", "1"]) else {
         return;

@@ -258,7 +258,7 @@ fn a_reply_out_of_order_makes_the_account_ambiguous() {
 #[test]
 fn all_answers_to_a_request_of_ours_are_ours() {
     let mut tracker = Tracker::default();
-    tracker.sent_own();
+    tracker.sent_own(None);
     tracker.sent_query();
     assert!(matches!(
         tracker.seen(b'C', b"DISCARD SEQUENCES\0"),
