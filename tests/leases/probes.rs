@@ -237,6 +237,20 @@ fn what_is_said_after_that_is_asked_for() {
 }
 
 #[test]
+fn who_was_listed_as_parked_is_asked_ahead_as_well() {
+    let Some((_postgres, valet)) = foreseeing() else {
+        return;
+    };
+    let client = idle_after(&valet, "app", "SET app.tenant = 'acme'");
+    eventually("it is listed", || {
+        let leaks = valet.get("/v1/leaks");
+        leaks["leaks"].as_array().is_some_and(|all| !all.is_empty())
+    });
+    is_foreseen(&valet, 1.0);
+    assert!(!is_asked(&valet, &client));
+}
+
+#[test]
 fn who_is_pinned_stays_parked() {
     let Some((_postgres, valet)) = foreseeing() else {
         return;
