@@ -150,11 +150,18 @@ async fn ask(shared: &Shared, line: &mut Line) -> Result<Asked, ClientError> {
         }
         return Ok(Asked::Tls(How::Direct));
     }
-    let length = startup::packet_length(length).map_err(|error| bad_packet(&error))?;
+    let length = match startup::packet_length(length) {
+        Ok(length) => length,
+        Err(error) => return turn_down(shared, &error),
+    };
     if line.read_rest(&mut read, length).await.is_err() {
         return Ok(Asked::Done);
     }
-    match startup::read(&read[size_of::<u32>()..]).map_err(|error| bad_packet(&error))? {
+    let first = match startup::read(&read[size_of::<u32>()..]) {
+        Ok(first) => first,
+        Err(error) => return turn_down(shared, &error),
+    };
+    match first {
         // Encrypted already: PostgreSQL, too, takes a second request for a strange version.
         First::Ssl if line.stream.is_tls() => Err(bad_packet(&BadPacket::Version {
             major: 1234,
@@ -267,6 +274,18 @@ fn unencrypted(address: SocketAddr, database: &str, user: &str) -> ClientError {
     );
     ClientError::new(Fault::Client, "28000", text)
         .hint("pgvalet's `tls` demands encryption: connect with sslmode=require or stronger.")
+}
+
+/// Whoever sends what can't be a first packet hears nothing, as with PostgreSQL: a driver that says goodbye at once awaits
+/// no answer.
+fn turn_down(shared: &Shared, error: &BadPacket) -> Result<Asked, ClientError> {
+    let words = bad_packet(error);
+    if *error != BadPacket::Length {
+        return Err(words);
+    }
+    shared.metrics.fault(words.fault, &words.code);
+    tracing::info!("a connection ends before its login: {error}");
+    Ok(Asked::Done)
 }
 
 fn bad_packet(error: &BadPacket) -> ClientError {

@@ -56,6 +56,22 @@ fn a_startup_packet_that_is_too_short_is_turned_away() {
     is_turned_away(&[0; 8]);
 }
 
+/// As node-postgres does where a connection is ended before it is made.
+#[test]
+fn whoever_says_goodbye_at_once_hears_nothing() {
+    let (_postgres, valet) = stage();
+    for bytes in [
+        &messages::terminate()[..],
+        &[0, 0, 0, 4],
+        b"\0\0\0\x09\x04\xd2\x16\x2ex",
+    ] {
+        let mut hasty = Raw::dial(valet.port());
+        hasty.send(bytes);
+        assert_eq!(hasty.rest(), b"", "{bytes:?}");
+    }
+    assert_eq!(Raw::connect(valet.port()).value("SELECT 1"), "1");
+}
+
 #[test]
 fn a_startup_packet_without_its_terminator_is_turned_away() {
     is_turned_away(b"\0\0\0\x12\0\x03\0\0user\0postg");
