@@ -21,8 +21,8 @@ use crate::lease::{BackendId, Generation, Moment};
 use crate::ledger::CancelTarget;
 use crate::net::stream::Spot;
 use crate::net::{Socket, Stream};
-use crate::wire::frame::Header;
-use crate::wire::reply::{ClientError, Fault, Fields};
+use crate::wire::frame::{HEADER, Header};
+use crate::wire::reply::{ClientError, Fault};
 use crate::wire::startup::{CancelKey, MAX_KEY};
 
 /// The longest message that a login may bring, in bytes.
@@ -271,8 +271,8 @@ fn cancel_key(body: &[u8]) -> Result<CancelKey, ClientError> {
 }
 
 fn refused(frame: &[u8]) -> ClientError {
-    let fields = Fields::read(&frame[5..]);
-    if fields.code.is_empty() {
+    let error = ClientError::from_postgresql(&frame[HEADER..]);
+    if error.code.is_empty() {
         return broken(&"an error without an SQLSTATE came");
     }
     let mut error = ClientError::new(Fault::Backend, &fields.code, fields.message);

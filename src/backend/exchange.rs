@@ -9,7 +9,7 @@ use crate::backend::Backend;
 use crate::clock::timers;
 use crate::lease::Status;
 use crate::wire::frame::Header;
-use crate::wire::reply::Fields;
+use crate::wire::reply::{ClientError, Fields};
 
 /// The most that one conversation may bring, in bytes: more than every setting and prepared statement we keep.
 const MAX_ANSWER: usize = 64 << 20;
@@ -21,8 +21,8 @@ pub enum Lost {
     Io(#[from] io::Error),
     #[error("PostgreSQL closed the connection")]
     Closed,
-    #[error("PostgreSQL ended the connection: {0}")]
-    Ended(String),
+    #[error("PostgreSQL ended the connection: {}", .0.message)]
+    Ended(Box<ClientError>),
     #[error("PostgreSQL didn't answer within {}", humantime::format_duration(*.0))]
     Late(Duration),
     #[error("PostgreSQL sent something that the protocol doesn't allow here")]
@@ -164,7 +164,8 @@ impl Answers {
             b'E' => {
                 let fields = Fields::read(body);
                 if matches!(fields.severity.as_str(), "FATAL" | "PANIC") {
-                    return Err(Lost::Ended(fields.message));
+                    let words = ClientError::from_postgresql(body);
+                    return Err(Lost::Ended(Box::new(words)));
                 }
                 self.error.get_or_insert(fields);
             }

@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::lease::{BackendId, Generation};
 use crate::wire::extended::write_frame;
 use crate::wire::frame::{HEADER, Header, cstr};
-use crate::wire::reply::{ClientError, Fields};
+use crate::wire::reply::ClientError;
 
 /// The longest message that may come unasked, in bytes: a payload has at most 8000.
 const MAX_MESSAGE: usize = 64 << 10;
@@ -109,7 +109,10 @@ impl Listener {
                     match header.kind {
                         b'A' => self.heard.extend(read(&frame[5..])),
                         b'S' | b'N' => {}
-                        b'E' => return Err(Lost::Ended(Fields::read(&frame[5..]).message)),
+                        b'E' => {
+                            let words = ClientError::from_postgresql(&frame[5..]);
+                            return Err(Lost::Ended(Box::new(words)));
+                        }
                         _ => return Err(Lost::Protocol),
                     }
                 }

@@ -296,6 +296,8 @@ struct Rare {
     answered: bool,
     /// PostgreSQL itself told the client that the connection ends.
     told_fatal: bool,
+    /// PostgreSQL has closed the connection, by itself: nothing runs there any more.
+    backend_closed: bool,
     /// What the pool granted, on its way to `attach`.
     granted: Option<Box<Grant>>,
     /// Its place at the backend that listens for it while it has none itself.
@@ -387,6 +389,7 @@ impl Rare {
             client_closed: None,
             answered: false,
             told_fatal: false,
+            backend_closed: false,
             granted: None,
             ear: None,
         }

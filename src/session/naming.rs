@@ -8,7 +8,7 @@ use crate::backend::capture::write_statement;
 use crate::backend::parameters::APPLICATION_NAME;
 use crate::session::leg::Spill;
 use crate::session::relay::End;
-use crate::session::returning::lost_by;
+use crate::session::returning::last_words;
 use crate::session::{Name, Session};
 use crate::wire::cut::Verdict;
 use crate::wire::extended::write_frame;
@@ -119,7 +119,7 @@ impl Session {
         write_frame(&mut request, b'S', b"");
         let before = lent.backend.parameters.clone();
         let renamed = lent.backend.exchange(&request, 1).await;
-        let answers = renamed.map_err(|error| End::Backend(Some(lost_by(&error))))?;
+        let answers = renamed.map_err(|error| End::Backend(Some(last_words(error))))?;
         tell_news(&mut self.to_client, &lent.backend.parameters, &before);
         let backend = lent.backend.cancel_target();
         self.notify(answers.notifications, &backend);

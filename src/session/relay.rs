@@ -250,7 +250,11 @@ impl Session {
         let backend = &mut *lent.backend;
         match backend.stream.poll_recv(cx, scratch) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(self.backend_ended())),
+            Poll::Ready(Ok(0)) => {
+                self.rare.backend_closed = true;
+                Poll::Ready(Err(self.backend_ended()))
+            }
+            Poll::Ready(Err(_)) => Poll::Ready(Err(self.backend_ended())),
             Poll::Ready(Ok(count)) => {
                 let side = if backend.stream.is_drained() {
                     Side::Drained

@@ -48,6 +48,16 @@ pub(super) fn lost_by(error: &Lost) -> Box<ClientError> {
     }
 }
 
+/// The last words to a client whose backend was lost so: PostgreSQL's own, if it had any.
+pub(super) fn last_words(error: Lost) -> Box<ClientError> {
+    match error {
+        Lost::Ended(words) if !words.code.is_empty() => words,
+        Lost::Io(_) | Lost::Closed | Lost::Ended(_) | Lost::Late(_) | Lost::Protocol => {
+            lost_by(&error)
+        }
+    }
+}
+
 /// What a client hears whose lease is returned by close.
 fn closed(cause: Cause) -> Box<ClientError> {
     let why = match cause {
@@ -170,7 +180,7 @@ impl Session {
                 self.stay(lent, pins, cause);
                 (Outcome::Pinned(pins.words()), Ok(()))
             }
-            Err(error) => self.lost_asked(&error),
+            Err(error) => self.lost_asked(error),
         }
     }
 
@@ -202,7 +212,7 @@ impl Session {
             }
             // Whoever returns it hears of what pins it.
             Ok(Examined::Nothing | Examined::State(_) | Examined::Pinned(_)) => {}
-            Err(error) => return self.lost_asked(&error).1.map(|()| false),
+            Err(error) => return self.lost_asked(error).1.map(|()| false),
         }
         self.step(Event::ReturnRefused);
         self.lent = Some(lent);
@@ -326,10 +336,10 @@ impl Session {
     }
 
     /// The backend is gone, in a conversation of ours.
-    fn lost_asked(&self, error: &Lost) -> (Outcome, Result<(), End>) {
+    fn lost_asked(&self, error: Lost) -> (Outcome, Result<(), End>) {
         tracing::warn!(session = %self.id, "a backend was lost while it was asked for its state: {error}");
         self.tell_lost();
-        (Outcome::Gone, Err(End::Backend(Some(lost_by(error)))))
+        (Outcome::Gone, Err(End::Backend(Some(last_words(error)))))
     }
 
     /// Parts from a backend of which everything is known that would be lost with it.
@@ -356,7 +366,7 @@ impl Session {
             Err(error) => {
                 tracing::warn!(session = %self.id, "a backend was lost as it gave its channels away: {error}");
                 self.tell_lost();
-                return (Outcome::Gone, Err(End::Backend(Some(lost_by(&error)))));
+                return (Outcome::Gone, Err(End::Backend(Some(last_words(error)))));
             }
         };
         self.let_go(lent, cause);
@@ -451,6 +461,12 @@ impl Session {
         self.shared.metrics.detached(cause);
     }
 
+    /// Whether PostgreSQL may still be at work for it.
+    fn is_running(&self) -> bool {
+        let ended = self.rare.backend_closed || self.rare.told_fatal;
+        !ended && !self.tracker.is_answered()
+    }
+
     /// Ends the session: last words to the client, and the backend scrubbed or closed.
     pub(super) async fn finish(mut self: Box<Self>, end: End) {
         let (words, cause, clean) = match end {
@@ -490,10 +506,10 @@ impl Session {
                 self.to_client.push(&words.fatal());
             }
         }
+        let (running, status) = (self.is_running(), self.tracker.status());
         // The scrubbing must not wait for a slow reader.
         let farewell = farewell(&mut self.to_client, &mut self.client);
         let warm = self.pool.take_warm(self.id);
-        let status = self.tracker.status();
         let reusable = clean
             && self.tracker.is_settled()
             && self.inbound.is_between_frames()
@@ -505,7 +521,7 @@ impl Session {
                 if reusable {
                     scrub(&self.shared, &self.pool, lent, status).await;
                 } else {
-                    abandon(&self.shared, lent, !self.tracker.is_answered()).await;
+                    abandon(&self.shared, lent, running).await;
                 }
             }
             if let Some(lent) = warm {

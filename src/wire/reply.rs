@@ -7,6 +7,7 @@ use pgwire::messages::response::{ErrorResponse, NoticeResponse};
 use pgwire::messages::startup::{Authentication, NegotiateProtocolVersion};
 
 use crate::lease::Status;
+use crate::wire::extended::write_frame;
 use crate::wire::frame::{HEADER, Header};
 
 /// Whose fault an error is: the one value that feeds the log, the metric and the SQLSTATE.
@@ -54,6 +55,17 @@ impl ClientError {
             hint: None,
             verbatim: None,
         }
+    }
+
+    /// PostgreSQL's own, by the body of its ErrorResponse.
+    #[must_use]
+    pub fn from_postgresql(body: &[u8]) -> Self {
+        let fields = Fields::read(body);
+        let mut frame = Vec::new();
+        write_frame(&mut frame, b'E', body);
+        let mut error = Self::new(Fault::Backend, &fields.code, fields.message);
+        error.verbatim = Some(frame.into());
+        error
     }
 
     /// With a hint on what to do.

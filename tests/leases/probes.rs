@@ -305,3 +305,28 @@ fn a_database_that_stands_still_loses_nobody_who_rests() {
     kill_process(pid, Signal::CONT).expect("the backend goes on");
     assert_eq!(client.value(TENANT), "acme");
 }
+
+#[test]
+fn whoever_is_ended_while_it_is_asked_hears_postgresql_s_own_words() {
+    let Some((_postgres, valet)) = stage(&["--park-after", "10ms"]) else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    let pid = process(&mut client);
+    client.send(&query("SET app.tenant = 'acme'"));
+    client.until_ready();
+    kill_process(pid, Signal::STOP).expect("the backend stops");
+    eventually("it is asked", || {
+        lease(&valet, &client).expect("a lease")["state"] == "returning"
+    });
+    kill_process(pid, Signal::TERM).expect("the backend is told to end");
+    kill_process(pid, Signal::CONT).expect("the backend goes on");
+    let words = client.answer();
+    assert_eq!(
+        (words.sqlstate().as_str(), words.field(b'M').as_deref()),
+        (
+            "57P01",
+            Some("terminating connection due to administrator command")
+        )
+    );
+}
