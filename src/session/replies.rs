@@ -51,6 +51,7 @@ impl Judge for FromBackend<'_> {
         match kind {
             b'T' if self.0.tracker.is_shaping() => DESCRIPTION,
             b't' if self.0.tracker.is_shaping() => HOLD,
+            b'N' if self.0.tracker.hears_ours() => HOLD,
             kind => hold(kind),
         }
     }
@@ -87,6 +88,10 @@ impl Session {
         let kind = header.kind;
         let own = self.tracker.hears_own();
         match kind {
+            // What PostgreSQL remarks on what we sent, the client has heard already, or never caused.
+            b'N' if self.tracker.hears_ours() && !is_warning_of_the_end(body) => {
+                return Verdict::Drop;
+            }
             b'E' if own => self.hear_own_failure(header, body),
             _ if own && !matches!(kind, b'S' | b'A') => {}
             // One that is too long to be read whole can't be rewritten.
@@ -353,6 +358,11 @@ impl Session {
     pub(super) fn backend_ended(&mut self) -> End {
         End::Backend((!self.rare.told_fatal).then(returning::lost))
     }
+}
+
+/// Whether a notice says that the connection ends (`admin_shutdown`, `crash_shutdown`), whatever was asked last.
+fn is_warning_of_the_end(body: &[u8]) -> bool {
+    Fields::read(body).code.starts_with("57P0")
 }
 
 /// How much of a frame is needed to read it, header included.

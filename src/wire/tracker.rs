@@ -605,6 +605,31 @@ impl Tracker {
         matches!(self.pending.front(), Some(Pending::Own(_)))
     }
 
+    /// Whether what comes now answers something of ours, for certain.
+    #[must_use]
+    pub fn hears_ours(&self) -> bool {
+        match self.pending.front() {
+            Some(
+                Pending::Own(_)
+                | Pending::Parse(_, Origin::Proxy)
+                | Pending::Close(_, Origin::Proxy)
+                | Pending::Shape(_, Origin::Proxy),
+            ) => true,
+            Some(
+                Pending::Query
+                | Pending::Function
+                | Pending::Sync
+                | Pending::Extended
+                | Pending::Shape(..)
+                | Pending::Parse(..)
+                | Pending::UnnamedParse
+                | Pending::Close(..)
+                | Pending::CopyEnd,
+            )
+            | None => false,
+        }
+    }
+
     /// Whether messages that only carry data can pass without being told here.
     #[must_use]
     pub fn hears_plainly(&self) -> bool {

@@ -429,6 +429,30 @@ fn a_statement_that_can_t_be_made_any_more_fails_as_it_would_without_a_move() {
 }
 
 #[test]
+fn what_postgresql_remarks_on_a_statement_is_said_once() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    let long = format!("SELECT 1 AS {}", "a".repeat(70));
+    let remarks_on = |client: &mut Raw, requests: &[&[u8]]| {
+        client.send(&requests.concat());
+        let ends = requests
+            .iter()
+            .filter(|request| matches!(request[0], b'Q' | b'S'));
+        ends.map(|_| client.remarks().len()).sum::<usize>()
+    };
+    assert_eq!(remarks_on(&mut client, &[&parse("s", &long), &sync()]), 1);
+    for begin in ["SELECT 1", "BEGIN"] {
+        let _other = evict(&valet, &mut client);
+        let requests: [&[u8]; 3] = [&query(begin), &run("s"), &sync()];
+        assert_eq!(remarks_on(&mut client, &requests), 0);
+        client.query("COMMIT");
+    }
+    assert_eq!(remarks_on(&mut client, &[&parse("t", &long), &sync()]), 1);
+}
+
+#[test]
 fn more_statements_than_are_kept_pin_until_they_are_gone() {
     let Some((_postgres, valet)) = stage(&["--max-backends", "1"]) else {
         return;

@@ -170,6 +170,20 @@ impl Raw {
         }
     }
 
+    /// The notices up to the next ReadyForQuery.
+    #[track_caller]
+    pub fn remarks(&mut self) -> Vec<Message> {
+        let mut remarks = Vec::new();
+        loop {
+            let message = self.next();
+            match message.tag {
+                b'N' => remarks.push(message),
+                b'Z' => return remarks,
+                _ => {}
+            }
+        }
+    }
+
     /// Runs a simple query.
     #[track_caller]
     pub fn query(&mut self, sql: &str) -> Vec<Message> {
