@@ -28,6 +28,9 @@ use crate::wire::startup::{CancelKey, MAX_KEY};
 /// The longest message that a login may bring, in bytes.
 const MAX_MESSAGE: usize = 64 << 10;
 
+/// What PostgreSQL remarks at a login is kept up to this length, in bytes.
+const MAX_NOTICES: usize = 4 << 10;
+
 /// Who logs in where, and with which settings.
 #[derive(Clone, Debug)]
 pub struct Login<'a> {
@@ -70,6 +73,7 @@ pub(super) struct Talk<'a> {
     /// Whether anything but an error was answered.
     answered: bool,
     pub(super) reported: Parameters,
+    notices: Vec<u8>,
     key: CancelKey,
 }
 
@@ -88,6 +92,7 @@ impl<'a> Talk<'a> {
             login,
             answered: false,
             reported: Parameters::default(),
+            notices: Vec::new(),
             key: CancelKey {
                 pid: 0,
                 secret: Box::default(),
@@ -107,7 +112,7 @@ impl<'a> Talk<'a> {
         parameters.insert("user", self.login.user);
         parameters.insert("database", self.login.database);
         if !self.login.application.is_empty() {
-            parameters.insert("application_name", self.login.application);
+            parameters.insert("application_name", parameters::cut(self.login.application));
         }
         let mut out = BytesMut::new();
         frontend::startup_message(parameters, &mut out).map_err(|error| broken(&error))?;
@@ -193,6 +198,7 @@ impl<'a> Talk<'a> {
                 .unwrap_or_default()
                 .into(),
             parameters: Rc::new(self.reported),
+            notices: self.notices,
             baseline: self.login.baseline.clone(),
             home: Home::Clean,
             rested: now,
@@ -215,7 +221,13 @@ impl<'a> Talk<'a> {
         sent.await.map_err(|error: io::Error| broken(&error))
     }
 
-    /// Reads one message. Notices are dropped; an ErrorResponse becomes the error that the client sees.
+    fn note(&mut self, notice: &[u8]) {
+        if self.notices.len() + notice.len() <= MAX_NOTICES {
+            self.notices.extend_from_slice(notice);
+        }
+    }
+
+    /// Reads one message. Notices are kept; an ErrorResponse becomes the error that the client sees.
     pub(super) async fn receive(&mut self) -> Result<(u8, Vec<u8>), ClientError> {
         loop {
             let header = Header::read(&self.buf).map_err(|error| broken(&error))?;
@@ -226,7 +238,10 @@ impl<'a> Talk<'a> {
                 if self.buf.len() >= header.total() {
                     let frame = self.buf.split_to(header.total());
                     match header.kind {
-                        b'N' => continue,
+                        b'N' => {
+                            self.note(&frame);
+                            continue;
+                        }
                         b'E' => return Err(refused(&frame)),
                         kind => return Ok((kind, frame[5..].to_vec())),
                     }
@@ -275,7 +290,5 @@ fn refused(frame: &[u8]) -> ClientError {
     if error.code.is_empty() {
         return broken(&"an error without an SQLSTATE came");
     }
-    let mut error = ClientError::new(Fault::Backend, &fields.code, fields.message);
-    error.verbatim = Some(frame.into());
     error
 }

@@ -65,6 +65,8 @@ pub struct Backend {
     pub key: Rc<CancelTarget>,
     /// What PostgreSQL last reported of its settings.
     pub parameters: Rc<Parameters>,
+    /// What PostgreSQL remarked at its login, as messages, until the pool has them.
+    pub notices: Vec<u8>,
     /// The startup parameters that it was opened with: what RESET goes back to.
     pub baseline: Rc<Baseline>,
     pub home: Home,

@@ -19,7 +19,7 @@ use crate::backend::prepared::Texts;
 use crate::backend::survey::Surveyed;
 use crate::backend::{Backend, Baseline, Home, Parameters, State};
 use crate::lease::{BackendId, Generation, LeaseState, Moment, SessionId};
-use crate::wire::reply::ClientError;
+use crate::wire::reply::{self, ClientError, Fields};
 
 #[cfg(test)]
 mod tests;
@@ -107,6 +107,15 @@ pub fn add(count: &Cell<u64>, more: usize) {
     count.set(count.get().wrapping_add(more as u64));
 }
 
+/// What PostgreSQL said at the last login with these startup parameters.
+#[derive(Debug)]
+struct Known {
+    baseline: Rc<Baseline>,
+    reports: Rc<Parameters>,
+    /// Notices, as messages.
+    notices: Rc<[u8]>,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     /// Backends that nobody holds; the one that came back last stands last.
@@ -121,8 +130,8 @@ struct Inner {
     preserved: BTreeSet<String>,
     /// Every set of startup parameters in use, once.
     baselines: Vec<Rc<Baseline>>,
-    /// What PostgreSQL reported at the last login with each set of startup parameters.
-    known: Vec<(Rc<Baseline>, Rc<Parameters>)>,
+    /// What PostgreSQL said at the last login with each set of startup parameters.
+    known: Vec<Known>,
     /// The sessions whose warm backends are being asked whether they are alive.
     away: Vec<SessionId>,
     /// Reports that several sessions or backends may have in common.
@@ -133,6 +142,13 @@ struct Inner {
     deferred: BTreeSet<SessionId>,
     /// The last failure to open a backend, how many came in a row, and when the next try is due.
     failure: Option<(ClientError, u32, Moment)>,
+}
+
+impl Inner {
+    fn known(&self, baseline: &Rc<Baseline>) -> Option<&Known> {
+        let mut all = self.known.iter();
+        all.find(|known| Rc::ptr_eq(&known.baseline, baseline))
+    }
 }
 
 #[derive(Debug)]
@@ -426,31 +442,54 @@ impl Pool {
         if state.permits == state.opening || state.failure.is_some() {
             return None;
         }
-        let known = state
-            .known
-            .iter()
-            .find(|(known, _)| Rc::ptr_eq(known, baseline));
-        known.map(|(_, parameters)| parameters.clone())
+        state.known(baseline).map(|known| known.reports.clone())
     }
 
-    /// Notes what PostgreSQL reported at a login. Gives the same back, shared with the backends that reported the same:
-    /// who goes from one of them to another needn't compare. And how many attempts had failed before it.
-    pub fn learn(
-        &self,
-        baseline: &Rc<Baseline>,
-        parameters: &Rc<Parameters>,
-    ) -> (Rc<Parameters>, u32) {
-        let parameters = self.share(parameters.clone());
+    /// The notices that came with them: a client hears them at its login, too.
+    #[must_use]
+    pub fn notices(&self, baseline: &Rc<Baseline>) -> Option<Rc<[u8]>> {
+        let state = self.state.borrow();
+        let known = state.known(baseline);
+        known
+            .map(|known| known.notices.clone())
+            .filter(|notices| !notices.is_empty())
+    }
+
+    /// Notes what PostgreSQL said at this one's login. What it reported is shared with the backends that reported the same:
+    /// who goes from one of them to another needn't compare. Gives how many attempts had failed before it.
+    pub fn learn(&self, baseline: &Rc<Baseline>, backend: &mut Backend) -> u32 {
+        backend.parameters = self.share(backend.parameters.clone());
+        let notices = std::mem::take(&mut backend.notices);
         let mut state = self.state.borrow_mut();
         let failures = state.failure.take().map_or(0, |(_, count, _)| count);
-        state
-            .known
-            .retain(|(known, _)| !Rc::ptr_eq(known, baseline));
-        state.known.push((baseline.clone(), parameters.clone()));
+        let before = state.known(baseline).map(|known| known.notices.clone());
+        if *before.unwrap_or_default() != *notices {
+            self.log_notices(&notices);
+        }
+        let place = |known: &Known| !Rc::ptr_eq(&known.baseline, baseline);
+        state.known.retain(place);
+        state.known.push(Known {
+            baseline: baseline.clone(),
+            reports: backend.parameters.clone(),
+            notices: notices.into(),
+        });
         if state.known.len() > KNOWN_BASELINES {
             state.known.remove(0);
         }
-        (parameters, failures)
+        failures
+    }
+
+    /// Whoever runs the database may have to do something about what PostgreSQL remarks at a login.
+    fn log_notices(&self, notices: &[u8]) {
+        for notice in reply::each(notices) {
+            let Fields {
+                severity,
+                code,
+                message,
+            } = Fields::read(notice);
+            let message = message.replace(char::is_control, " ");
+            tracing::warn!(database = %self.database, user = %self.user, sqlstate = %code, "PostgreSQL says at the login: {severity}: {message}");
+        }
     }
 
     /// The reports that equal these, where somebody has such already: what many sessions are told is kept once.

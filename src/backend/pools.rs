@@ -236,8 +236,7 @@ impl Pools {
         let opened = self.log_in(pool, baseline, application, generation).await;
         drop(opening);
         let mut backend = opened.inspect_err(|error| pool.failed(error, self.clock.now()))?;
-        let (parameters, failures) = pool.learn(baseline, &backend.parameters);
-        backend.parameters = parameters;
+        let failures = pool.learn(baseline, &mut backend);
         if failures > 0 {
             self.events.tell(Happening::BackendRecovered {
                 database: pool.database.to_string(),

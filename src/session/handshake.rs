@@ -173,6 +173,7 @@ impl Door<'_> {
             });
         }
         let shown = Box::pin(self.authenticate(&knock, peer)).await?;
+        self.remark_on(&application);
         let pool = self.shared.pools.get(&database, &user);
         pool.learn_proof(shown);
         let baseline = pool.intern(Baseline::of_startup(parameters));
@@ -205,6 +206,14 @@ impl Door<'_> {
             process,
             owner: ours.get("owner").filter(|owner| !owner.is_empty()).cloned(),
         })))
+    }
+
+    /// PostgreSQL says so where it cuts a name.
+    fn remark_on(&mut self, application: &str) {
+        let taken = cut(application);
+        if taken != application {
+            self.line.hold(&reply::truncated(application, taken));
+        }
     }
 
     /// What the rules about logins look at.
@@ -282,6 +291,11 @@ impl Door<'_> {
         }
         drop(book);
         let mut welcome = self.line.held;
+        let notices = match &lent {
+            Some(lent) => Some(lent.backend.notices.as_slice().into()),
+            None => pool.notices(&baseline),
+        };
+        welcome.extend_from_slice(&notices.unwrap_or_default());
         let reports = told.frames();
         welcome.reserve(reports.len() + 256);
         welcome.extend_from_slice(reports);

@@ -125,6 +125,25 @@ pub fn notice(message: &str, hint: &str) -> Vec<u8> {
     encode(&NoticeResponse::from(info))
 }
 
+/// PostgreSQL's own words for a name that is too long.
+#[must_use]
+pub fn truncated(name: &str, taken: &str) -> Vec<u8> {
+    let text = format!("identifier \"{name}\" will be truncated to \"{taken}\"");
+    let mut info = ErrorInfo::new("NOTICE".to_owned(), "42622".to_owned(), text);
+    info.severity_nonlocalized = Some("NOTICE".to_owned());
+    encode(&NoticeResponse::from(info))
+}
+
+/// The bodies of these messages, one after the other.
+pub fn each(mut messages: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let header = Header::read(messages).ok().flatten()?;
+        let (message, rest) = messages.split_at_checked(header.total())?;
+        messages = rest;
+        Some(&message[HEADER..])
+    })
+}
+
 /// Puts the session that `sender` knows in the place of a process id in every NotificationResponse of `frames`: by it, a
 /// client tells its own notifications from others'.
 pub fn sign(frames: &mut [u8], sender: impl Fn(u32) -> Option<u32>) {

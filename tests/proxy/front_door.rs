@@ -408,3 +408,39 @@ fn a_client_that_only_stops_sending_still_gets_its_answer() {
     assert_eq!(crate::support::tags(&client.until_ready()), "TDDDCZ");
     client.assert_closed();
 }
+
+/// What is remarked at a login, before the first request.
+fn remarks(port: u16, parameters: &[(&str, &str)]) -> Vec<String> {
+    let mut raw = Raw::dial(port);
+    raw.send(&startup(0x0003_0000, parameters));
+    let told = |notice: &Message| format!("{} {:?}", notice.sqlstate(), notice.field(b'M'));
+    raw.remarks().iter().map(told).collect()
+}
+
+#[test]
+fn what_postgresql_remarks_at_a_login_is_told_to_each_client() {
+    let (postgres, valet) = stage();
+    postgres.sql("CREATE ROLE lost LOGIN; ALTER ROLE lost SET default_tablespace = 'nowhere'");
+    let long = "x".repeat(65);
+    let options = format!("-c application_name={long}");
+    for parameters in [
+        vec![("user", "lost")],
+        vec![("application_name", &*long)],
+        vec![("options", &*options)],
+        vec![("user", "lost"), ("application_name", &*long)],
+        vec![("application_name", "short")],
+    ] {
+        let mut all = LOGIN.to_vec();
+        all.retain(|(name, _)| parameters[0].0 != *name);
+        all.extend(parameters);
+        let direct = remarks(postgres.port(), &all);
+        for turn in ["first", "second"] {
+            assert_eq!(remarks(valet.port(), &all), direct, "{turn} {all:?}");
+        }
+    }
+    assert!(
+        valet
+            .log()
+            .contains("PostgreSQL says at the login: WARNING")
+    );
+}

@@ -59,6 +59,7 @@ impl House {
                 held: Cell::new(None),
             }),
             parameters: Rc::default(),
+            notices: Vec::new(),
             baseline: self.baseline.clone(),
             application: "".into(),
             home: Home::Clean,
