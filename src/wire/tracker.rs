@@ -408,9 +408,11 @@ impl Tracker {
         }
         if self.doubt == Doubt::Armed {
             self.doubt = Doubt::None;
-            // It may as well be the first reply to what was sent since.
-            self.ambiguous |= !self.pending.front().is_some_and(Pending::answers_first);
-            return Seen::Plain;
+            if self.pending.front().is_some_and(Pending::answers_first) {
+                return Seen::Plain;
+            }
+            // It may as well be the first reply to what was sent since, and is, almost surely.
+            self.ambiguous = true;
         }
         self.pop_answered();
         Seen::Ready(status)
