@@ -75,6 +75,10 @@ impl Pending {
         matches!(self, Self::Extended | Self::Shape(..))
     }
 
+    const fn closes(&self) -> bool {
+        matches!(self, Self::Close(..))
+    }
+
     /// A Parse of the client's unnamed statement.
     fn makes_unnamed(&self) -> bool {
         match self {
@@ -641,7 +645,9 @@ impl Tracker {
     /// Whether what the client sends next begins a request: everything of the extended protocol before it has its Sync.
     #[must_use]
     pub fn is_between_requests(&self) -> bool {
-        match self.pending.back() {
+        // A Close begins no transaction, and never fails.
+        let mut last = self.pending.iter().rev();
+        match last.find(|pending| !pending.closes()) {
             Some(last) => last.ends_a_request(),
             None => self.sequence == Sequence::Synced && !self.copy_in,
         }
@@ -650,9 +656,9 @@ impl Tracker {
     /// Whether what is sent next meets no transaction of the client's: none is open, and nothing unanswered can open one.
     #[must_use]
     pub fn is_surely_idle(&self) -> bool {
-        let ours = |pending: &Pending| matches!(pending, Pending::Own(_));
+        let opens_none = |pending: &Pending| matches!(pending, Pending::Own(_)) || pending.closes();
         let synced = self.sequence == Sequence::Synced && !self.copy_in;
-        self.status == Status::Idle && synced && self.pending.iter().all(ours)
+        self.status == Status::Idle && synced && self.pending.iter().all(opens_none)
     }
 
     /// Whether nothing is unanswered, and no answer waits for its Sync, as far as the account knows.

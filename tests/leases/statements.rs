@@ -5,8 +5,8 @@ use tokio_postgres::NoTls;
 use crate::moves::{evict, two_backends};
 use crate::stage::{detach, give_back, idle_after, session, stage, stage_or_direct};
 use crate::support::messages::{
-    bind, close_statement, describe_statement, execute, extended, frame, parse, parse_typed, query,
-    sync,
+    bind, close_portal, close_statement, describe_statement, execute, extended, frame, parse,
+    parse_typed, query, sync,
 };
 use crate::support::{Raw, Valet, direct, tags};
 
@@ -434,6 +434,40 @@ fn what_postgresql_remarks_on_a_statement_is_said_once() {
         return;
     };
     let mut client = session(&valet, "app");
+/// As PostgreSQL's JDBC driver does with statements that nobody uses any more.
+#[test]
+fn a_statement_that_can_t_be_made_any_more_fails_nothing_behind_a_close() {
+    let Some((postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    for text in ["PREPARE fresh AS SELECT 1", "DEALLOCATE ALL", "DISCARD ALL"] {
+        postgres.sql("CREATE TABLE passing (a int)");
+        let made = [
+            parse("gone", "TABLE passing"),
+            describe_statement("gone"),
+            parse("done", "SELECT 1"),
+            parse("kept", "SELECT 7"),
+            sync(),
+        ];
+        client.send(&made.concat());
+        client.until_ready();
+        for closed in [
+            close_statement("done"),
+            close_statement("never"),
+            close_portal(""),
+        ] {
+            let _other = evict(&valet, &mut client);
+            postgres.sql("DROP TABLE IF EXISTS passing");
+            client.send(&[closed, extended(text, &[]), sync()].concat());
+            let answer = client.until_ready();
+            assert!(tags(&answer).ends_with("CZ"), "{text}: {answer:?}");
+            client.query("DEALLOCATE fresh");
+        }
+        client.query("DEALLOCATE ALL");
+    }
+}
+
     let long = format!("SELECT 1 AS {}", "a".repeat(70));
     let remarks_on = |client: &mut Raw, requests: &[&[u8]]| {
         client.send(&requests.concat());
