@@ -299,7 +299,9 @@ impl Session {
             }
             if self.tracker.sent_extended() && body.starts_with(b"\0") {
                 let sent = self.tracker.sent_statement(name);
-                self.rare.bound = sent.cloned().or(unshaped);
+                let portal = extended::bind_portal(body).unwrap_or_default();
+                let bound = sent.cloned().or(unshaped);
+                self.rare.bound = bound.map(|statement| (portal.into(), statement));
             }
             return extra.map_or(Verdict::Pass, Verdict::After);
         }
@@ -321,9 +323,14 @@ impl Session {
                 }
                 (self.tracker.sent_extended(), self.unshaped(name))
             }
-            // Its Bind was told from what came before.
-            Some(Target::Portal([])) => (true, bound.filter(|_| !self.tracker.sent_extended())),
-            Some(Target::Portal(_)) | None => (self.tracker.sent_extended(), None),
+            Some(Target::Portal(name)) => {
+                let bound = bound.filter(|(portal, _)| **portal == *name);
+                // Its Bind was told from what came before.
+                let apart = self.tracker.sent_extended();
+                let bound = bound.map(|(_, statement)| statement);
+                (true, bound.filter(|_| !apart))
+            }
+            None => (self.tracker.sent_extended(), None),
         };
         if let Some(statement) = described.filter(|_| alone) {
             self.tracker.sent_shape(statement, Origin::Client);

@@ -275,7 +275,7 @@ struct Rare {
     at_home: bool,
     moving: Moving,
     /// The statement of the last Bind, where it isn't known what its rows look like: a Describe of its portal will tell.
-    bound: Option<Rc<Statement>>,
+    bound: Option<(Box<[u8]>, Rc<Statement>)>,
     /// Names of custom settings seen in its traffic.
     custom: Rc<BTreeSet<String>>,
     /// One of them outlasts `DISCARD ALL` in its backend, and others would notice.

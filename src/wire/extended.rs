@@ -116,6 +116,12 @@ fn read_value(body: &[u8], index: u16) -> Option<Value<'_>> {
     None
 }
 
+/// The name of the portal that a Bind message makes.
+#[must_use]
+pub fn bind_portal(body: &[u8]) -> Option<&[u8]> {
+    Some(cstr(body)?.0)
+}
+
 /// The name of the statement that a Bind message runs.
 #[must_use]
 pub fn bind_statement(body: &[u8]) -> Option<&[u8]> {

@@ -45,6 +45,34 @@ fn rows_of_many_columns_are_known_however_they_arrive() {
 }
 
 #[test]
+fn a_description_of_a_portal_tells_whatever_its_name() {
+    for portal in ["", "mine"] {
+        let Some((postgres, valet)) = two_backends() else {
+            return;
+        };
+        postgres.sql("CREATE TABLE shifting (a int)");
+        let mut client = session(&valet, "app");
+        let run = [
+            bind(portal, "s", &[]),
+            describe_portal(portal),
+            execute(portal, 0),
+            sync(),
+        ];
+        let run = run.concat();
+        client.send(&[parse("s", "SELECT * FROM shifting"), run.clone()].concat());
+        assert_eq!(tags(&client.until_ready()), "12TCZ");
+        let _taker = evict(&valet, &mut client);
+        postgres.sql("ALTER TABLE shifting ADD COLUMN b int");
+        client.send(&run);
+        let answer = client.until_ready();
+        assert_eq!(
+            (tags(&answer).as_str(), &*answer[0].sqlstate()),
+            ("EZ", "0A000")
+        );
+    }
+}
+
+#[test]
 fn a_statement_whose_rows_look_otherwise_by_now_is_refused_after_a_move_too() {
     let change = "ALTER TABLE shifting ADD COLUMN b int";
     let Some((_postgres, _valet, mut client)) = moved_after_a_change(change) else {
