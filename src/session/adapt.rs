@@ -230,13 +230,14 @@ impl Session {
         Verdict::Instead(refused(kind))
     }
 
-    /// What is sent next may change how literals are read: statements that have any are made before, as they were. Gives what
+    /// What is sent next, of this class, may change how literals are read: statements that have any are made before, as they were. Gives what
     /// has to be sent first.
-    pub(super) fn keep_readings(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn keep_readings(&mut self, class: Class) -> Option<Vec<u8>> {
         let settled = self.rare.at_home || self.rare.trail.readings_are_kept;
-        if settled || self.rare.class < Class::Visible {
+        if settled || class < Class::Visible {
             return None;
         }
+        // From here on it is too late, whether they were made or not.
         self.rare.trail.readings_are_kept = true;
         let status = self.tracker.status();
         if status == Status::Failed || !self.tracker.is_between_requests() {

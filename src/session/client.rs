@@ -198,7 +198,7 @@ impl Session {
             b'F' => {
                 self.begin(1);
                 self.note_function(body);
-                let extra = self.keep_readings();
+                let extra = self.keep_readings(self.rare.class);
                 self.tracker.sent_function();
                 return extra.map_or(Verdict::Pass, Verdict::After);
             }
@@ -227,7 +227,7 @@ impl Session {
             None => self.before_naming(text, whole),
         };
         self.note_class(text, whole);
-        let extra = extra.or_else(|| self.keep_readings());
+        let extra = extra.or_else(|| self.keep_readings(self.rare.class));
         self.note_prepare(text, whole);
         self.note_name(text);
         self.tracker.sent_query();
@@ -253,18 +253,25 @@ impl Session {
         if name.is_empty() {
             self.note_class(text, whole);
             self.rare.trail.unnamed_is_read = true;
-            extra = extra.or_else(|| self.keep_readings());
+            extra = extra.or_else(|| self.keep_readings(self.rare.class));
         }
         let naming = std::mem::take(&mut self.rare.naming);
         if !self.statements.sent_naming(name, naming) {
             self.rare.sticky.add(Pin::UnreadableSetting);
         }
-        if !name.is_empty() {
-            self.occupy(name, &mut extra);
-        }
         let kept = whole && !name.is_empty();
         let read = || Statement::read_sharing(body, |text| self.pool.share_text(text));
-        match kept.then(read).flatten() {
+        let statement = kept.then(read).flatten();
+        if !name.is_empty() {
+            // It may run within the same request, when nothing can be made any more.
+            if extra.is_none() && self.tracker.is_between_requests() {
+                let read = statement.as_ref();
+                let class = read.map_or(Class::Unknown, |statement| statement.class);
+                extra = self.keep_readings(class);
+            }
+            self.occupy(name, &mut extra);
+        }
+        match statement {
             Some(statement) => self.tracker.sent_parse(Rc::new(statement), Origin::Client),
             None => {
                 if !(whole && name.is_empty()) {
@@ -293,11 +300,11 @@ impl Session {
             }
         } else {
             let unshaped = self.note_bind(name);
-            extra = self.keep_readings();
+            extra = self.keep_readings(self.rare.class);
             if let Some(verdict) = self.before_use(b'B', name, &mut extra) {
                 return verdict;
             }
-            if self.tracker.sent_extended() && body.starts_with(b"\0") {
+            if self.tracker.sent_extended() {
                 let sent = self.tracker.sent_statement(name);
                 let portal = extended::bind_portal(body).unwrap_or_default();
                 let bound = sent.cloned().or(unshaped);

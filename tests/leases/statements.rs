@@ -303,6 +303,12 @@ fn a_described_statement_means_what_it_meant_whatever_its_session_sets_first() {
         query("SELECT set_config('DateStyle', 'ISO, MDY', false)"),
         [extended("SET DateStyle = 'ISO, MDY'", &[]), sync()].concat(),
         [run("american"), sync()].concat(),
+        [
+            parse("new", "SET DateStyle = 'ISO, MDY'"),
+            run("new"),
+            sync(),
+        ]
+        .concat(),
     ];
     for change in changes {
         let Some((_postgres, valet)) = two_backends() else {
@@ -428,12 +434,6 @@ fn a_statement_that_can_t_be_made_any_more_fails_as_it_would_without_a_move() {
     }
 }
 
-#[test]
-fn what_postgresql_remarks_on_a_statement_is_said_once() {
-    let Some((_postgres, valet)) = two_backends() else {
-        return;
-    };
-    let mut client = session(&valet, "app");
 /// As PostgreSQL's JDBC driver does with statements that nobody uses any more.
 #[test]
 fn a_statement_that_can_t_be_made_any_more_fails_nothing_behind_a_close() {
@@ -468,6 +468,12 @@ fn a_statement_that_can_t_be_made_any_more_fails_nothing_behind_a_close() {
     }
 }
 
+#[test]
+fn what_postgresql_remarks_on_a_statement_is_said_once() {
+    let Some((_postgres, valet)) = two_backends() else {
+        return;
+    };
+    let mut client = session(&valet, "app");
     let long = format!("SELECT 1 AS {}", "a".repeat(70));
     let remarks_on = |client: &mut Raw, requests: &[&[u8]]| {
         client.send(&requests.concat());
