@@ -5,9 +5,9 @@ use serde_json::json;
 use rustix::process::{Signal, kill_process};
 
 use crate::stage::{
-    detach, give_back, idle_after, lease, outcome, process, reload, session, stage,
+    detach, give_back, has_extension, idle_after, lease, outcome, process, reload, session, stage,
 };
-use crate::support::{Postgres, Raw, eventually};
+use crate::support::{Raw, eventually};
 
 /// The account of one idle session of which `sql` was the last statement.
 #[track_caller]
@@ -153,12 +153,6 @@ fn globals_of_a_procedural_language_reach_nobody_else() {
         let act = "DO LANGUAGE plperl $$ $_SHARED{v} = 7 $$";
         reaches_nobody(read, act, look, "");
     }
-}
-
-/// Whether PostgreSQL has it: not every build brings all.
-fn has_extension(name: &str) -> bool {
-    let count = format!("SELECT count(*) FROM pg_available_extensions WHERE name = '{name}'");
-    Postgres::start().sql(&count) == "1"
 }
 
 #[test]

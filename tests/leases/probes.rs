@@ -1,9 +1,9 @@
 //! Before a return PostgreSQL is asked for the session's state, unless all that the session said leaves none.
 
 use crate::moves::evict;
-use crate::stage::{detach, idle_after, lease, process, reload, session, stage};
+use crate::stage::{detach, has_extension, idle_after, lease, process, reload, session, stage};
 use crate::support::messages::{bind, execute, extended, parse, query, sync};
-use crate::support::{Postgres, Raw, Valet, eventually, tags};
+use crate::support::{Postgres, Raw, Valet, direct, eventually, tags};
 
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
@@ -234,6 +234,19 @@ fn what_is_said_after_that_is_asked_for() {
     run(&mut client, "", "umbrella");
     let _other = evict(&valet, &mut client);
     assert_eq!(client.value(TENANT), "umbrella");
+}
+
+#[test]
+fn an_extension_s_names_for_functions_of_postgresql_s_own_need_no_question() {
+    if direct() || !has_extension("citext") {
+        return;
+    }
+    let Some((postgres, valet)) = stage(&UNASKED) else {
+        return;
+    };
+    postgres.sql("CREATE EXTENSION citext");
+    let client = idle_after(&valet, "app", "SELECT 5");
+    assert!(!is_asked(&valet, &client));
 }
 
 #[test]

@@ -144,3 +144,9 @@ pub fn block(postgres: &Postgres, client: &mut Raw) -> Raw {
     eventually("the statement runs", || postgres.sql(waiting) == "1");
     holder
 }
+
+/// Whether PostgreSQL has it: not every build brings all.
+pub fn has_extension(name: &str) -> bool {
+    let count = format!("SELECT count(*) FROM pg_available_extensions WHERE name = '{name}'");
+    Postgres::start().sql(&count) == "1"
+}

@@ -40,14 +40,14 @@ SELECT pg_catalog.concat_ws(' ', \
  (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_class \
   WHERE oid OPERATOR(pg_catalog.>=) 16384))";
 
-/// Functions in SQL and PL/pgSQL with their bodies; extensions' C functions are taken for harmless, other languages not: of their
+/// Functions in SQL and PL/pgSQL with their bodies; extensions' C functions, and PostgreSQL's own by another name, are taken for harmless, other languages not: of their
 /// bodies it is only told whether they name globals.
 const FUNCTIONS: &str = "\
 SELECT p.proname::pg_catalog.text, CASE WHEN l.lanname OPERATOR(pg_catalog.=) ANY (ARRAY['sql', 'plpgsql']::pg_catalog.name[]) \
  THEN p.prosrc WHEN p.prosrc OPERATOR(pg_catalog.~) '(^|[^a-zA-Z0-9_])(_SHARED|GD|global)($|[^a-zA-Z0-9_])' THEN '?!' ELSE '?' END \
  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
  WHERE p.oid OPERATOR(pg_catalog.>=) 16384 AND p.prokind OPERATOR(pg_catalog.<>) 'a' \
- AND NOT (l.lanname OPERATOR(pg_catalog.=) 'c' AND EXISTS (SELECT FROM pg_catalog.pg_depend d \
+ AND NOT (l.lanname OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'internal']::pg_catalog.name[]) AND EXISTS (SELECT FROM pg_catalog.pg_depend d \
  WHERE d.classid OPERATOR(pg_catalog.=) 1255 AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'))";
 
 /// What runs functions without a statement naming them, but for what expressions do. A view or rule that calls `nextval` or
