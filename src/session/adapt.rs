@@ -39,11 +39,11 @@ pub(super) struct Moving(Option<Box<AtWork>>);
 
 #[derive(Debug, Default)]
 pub(super) struct AtWork {
-    /// Names whose statements were closed or made anew since the last ReadyForQuery: a failure leaves in doubt what the
-    /// backend has.
-    adapted: Vec<Box<[u8]>>,
+    /// Names whose statements were closed or made anew, and by which message: a failure leaves in doubt what the backend has,
+    /// unless it is one of an earlier request.
+    adapted: Vec<(Box<[u8]>, u64)>,
     /// Statements that the client closes, as long as it isn't answered.
-    closing: Vec<Made>,
+    closing: Vec<Closing>,
     /// What is about to be run or described has rows that would look otherwise by now.
     changed: bool,
     /// PostgreSQL was made to refuse such a statement, by a frame of this kind.
@@ -52,6 +52,16 @@ pub(super) struct AtWork {
     parameters: Vec<u8>,
     /// Statements that couldn't be made, and PostgreSQL's word on each: the client may name them in the same breath.
     unmade: Vec<(Rc<Statement>, Vec<u8>)>,
+}
+
+/// A statement that the client closes.
+#[derive(Debug)]
+struct Closing {
+    mine: Made,
+    /// What the backend has under its name, where that is known.
+    there: Option<Made>,
+    /// The number of the message.
+    number: u64,
 }
 
 impl Moving {
@@ -73,24 +83,34 @@ impl Moving {
         }
     }
 
-    fn take_adapted(&mut self) -> Vec<Box<[u8]>> {
-        self.0
-            .as_mut()
-            .map(|work| std::mem::take(&mut work.adapted))
-            .unwrap_or_default()
+    /// Those that were adapted by the messages up to this one.
+    fn take_adapted(&mut self, until: u64) -> Vec<Box<[u8]>> {
+        let adapted = self.0.iter_mut().flat_map(|work| {
+            let until = move |(_, number): &mut (Box<[u8]>, u64)| *number <= until;
+            work.adapted.extract_if(.., until)
+        });
+        adapted.map(|(name, _)| name).collect()
     }
 
-    fn take_closing(&mut self) -> Vec<Made> {
-        self.0
-            .as_mut()
-            .map(|work| std::mem::take(&mut work.closing))
-            .unwrap_or_default()
+    /// The messages up to this one were answered; of failures it was heard.
+    pub fn answered_until(&mut self, until: u64) {
+        if let Some(work) = &mut self.0 {
+            work.adapted.retain(|(_, number)| *number > until);
+        }
+    }
+
+    fn take_closing(&mut self, until: u64) -> Vec<Closing> {
+        let closing = self.0.iter_mut().flat_map(|work| {
+            let until = move |closing: &mut Closing| closing.number <= until;
+            work.closing.extract_if(.., until)
+        });
+        closing.collect()
     }
 
     /// This one is there, whatever fails later.
     pub fn remade(&mut self, name: &[u8]) {
         if let Some(work) = &mut self.0
-            && let Some(at) = work.adapted.iter().position(|known| **known == *name)
+            && let Some(at) = (work.adapted.iter()).position(|(known, _)| **known == *name)
         {
             work.adapted.swap_remove(at);
         }
@@ -101,7 +121,7 @@ impl Moving {
             && let Some(at) = work
                 .closing
                 .iter()
-                .position(|made| *made.statement.name == *name)
+                .position(|closing| *closing.mine.statement.name == *name)
         {
             work.closing.remove(at);
         }
@@ -376,13 +396,21 @@ impl Session {
             Some(mine) => lent.backend.prepared.insert(unasked(mine)),
             None => drop(lent.backend.prepared.remove(name)),
         }
-        self.rare.moving.at_work().adapted.push(name.into());
+        self.note_doubtful(name, self.tracker.sent_count());
     }
 
-    /// After a failure it can't be told which statements were closed or made anew: they will be again.
+    /// The message of this number does something about a statement.
+    fn note_doubtful(&mut self, name: &[u8], number: u64) {
+        let adapted = &mut self.rare.moving.at_work().adapted;
+        adapted.push((name.into(), number));
+    }
+
+    /// After a failure it can't be told which statements were closed or made anew: they will be again. Those of requests that
+    /// come later are not concerned.
     pub(super) fn forget_adapted(&mut self) {
+        let until = self.tracker.answered_count();
         if let Some(lent) = &mut self.lent {
-            for name in self.rare.moving.take_adapted() {
+            for name in self.rare.moving.take_adapted(until) {
                 lent.backend.prepared.doubt(&name);
             }
         }
@@ -401,30 +429,41 @@ impl Session {
             self.rare.class = self.rare.class.max(Class::Visible);
         }
         let mine = self.statements.close(name);
+        let mut there = None;
+        // It is put into the account next.
+        let number = self.tracker.sent_count() + 1;
         if let Some(lent) = &mut self.lent {
             let foreign = !matches!(lent.backend.prepared.there(name), There::Nothing);
+            there = lent.backend.prepared.remove(name);
             if mine.is_none() && foreign {
-                self.rare.moving.at_work().adapted.push(name.into());
+                self.note_doubtful(name, number);
             }
-            lent.backend.prepared.remove(name);
         }
         if let Some(mine) = mine {
-            self.rare.moving.at_work().closing.push(mine);
+            let closing = &mut self.rare.moving.at_work().closing;
+            closing.push(Closing {
+                mine,
+                there,
+                number,
+            });
         }
     }
 
-    /// A Close was skipped: the session has the statement still. The backend may have it, too; it will be made anew.
+    /// A Close was skipped: the session has the statement still, and the backend what it had.
     pub(super) fn reopen_skipped(&mut self) {
-        let closing = self.rare.moving.take_closing();
+        let closing = self.rare.moving.take_closing(self.tracker.answered_count());
         if !closing.is_empty() {
             self.rare.at_home = false;
         }
-        for made in closing {
+        for Closing { mine, there, .. } in closing {
             if let Some(lent) = &mut self.lent {
-                lent.backend.prepared.doubt(&made.statement.name);
+                match there {
+                    Some(there) => lent.backend.prepared.insert(there),
+                    None => lent.backend.prepared.doubt(&mine.statement.name),
+                }
             }
             // It was kept before.
-            let _ = self.statements.made(made);
+            let _ = self.statements.made(mine);
         }
     }
 

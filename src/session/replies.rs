@@ -217,6 +217,8 @@ impl Session {
     }
 
     fn hear_ready(&mut self, status: Status) {
+        let until = self.tracker.answered_count();
+        self.rare.moving.answered_until(until);
         if self.tracker.is_answered() {
             self.rare.moving.answered();
             self.statements.unnamed.answered();

@@ -239,11 +239,22 @@ impl Tracker {
         }
     }
 
+    /// How many messages were ever put into the account: the number of the last.
+    #[must_use]
+    pub const fn sent_count(&self) -> u64 {
+        self.sent
+    }
+
+    /// The number up to which they are answered, or skipped.
+    #[must_use]
+    pub fn answered_count(&self) -> u64 {
+        self.sent.saturating_sub(self.pending.len() as u64)
+    }
+
     /// The statement of this name that was sent last, if it isn't answered.
     #[must_use]
     pub fn sent_statement(&self, name: &[u8]) -> Option<&Rc<Statement>> {
-        let answered = self.sent.saturating_sub(self.pending.len() as u64);
-        if self.last_parse <= answered {
+        if self.last_parse <= self.answered_count() {
             return None;
         }
         self.pending.iter().rev().find_map(|pending| match pending {
@@ -586,8 +597,7 @@ impl Tracker {
             }
             if let Some(end) = end {
                 let first = query.map_or(0, |query| query + 1);
-                let count = self.pending.drain(first..=end).count();
-                self.sent = self.sent.saturating_sub(count as u64);
+                self.pending.drain(first..=end);
             }
         }
         Seen::Plain
