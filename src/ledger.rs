@@ -3,83 +3,25 @@
 //! Refuses to touch a socket: whoever wants something of a session leaves an order, and the session's task obeys.
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 mod holders;
+mod orders;
 
 use holders::{Held, Holders};
+pub use orders::{Order, Orders, Patience, ReturnOrder};
 
 use crate::clock::Clock;
 pub use crate::lease::Cause;
 use crate::lease::history::{History, Look, Parked, Parks, Turns};
-use crate::lease::reload::{Method, Outcome, Pinned};
+use crate::lease::reload::{Outcome, Pinned};
 use crate::lease::rules::{Due, Policies};
 use crate::lease::{Book, BookError, Event, LeaseState, Moment, Profile, SessionId, Slot};
 use crate::net::stream::Spot;
 use crate::wire::startup::CancelKey;
-
-/// What a session does with a return order while it isn't at a quiet point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// Answer that it is busy.
-    Now,
-    /// Keep the order until the next quiet point, as long as somebody awaits the answer.
-    Wait,
-}
-
-/// An order to give a lease back.
-#[derive(Debug)]
-pub struct ReturnOrder {
-    pub method: Method,
-    pub pinned: Pinned,
-    pub cause: Cause,
-    pub patience: Patience,
-    /// Where the outcome goes, if anybody awaits it.
-    pub reply: Option<oneshot::Sender<Outcome>>,
-}
-
-impl ReturnOrder {
-    /// Whether somebody awaited the outcome, and does no longer.
-    #[must_use]
-    pub fn is_withdrawn(&self) -> bool {
-        self.reply.as_ref().is_some_and(oneshot::Sender::is_closed)
-    }
-
-    /// Tells the outcome. Whoever asked may have stopped waiting: then nobody hears it.
-    pub fn answer(self, outcome: Outcome) {
-        if let Some(reply) = self.reply {
-            let _ = reply.send(outcome);
-        }
-    }
-}
-
-/// An order to a session.
-#[derive(Debug)]
-pub enum Order {
-    /// Give the lease back.
-    Return(ReturnOrder),
-    /// End at the next quiet point, with FATAL 57P01: pgvalet is shutting down.
-    Drain,
-    /// End now, with FATAL 57P01, whatever is under way.
-    End(Cause),
-    /// End with FATAL 57P01, if the session still idles in a transaction: it is rolled back.
-    EndIdle(Cause),
-    /// End, unless a request is unanswered: nobody is left who holds the session.
-    Reap(oneshot::Sender<Outcome>),
-    /// Begin no request, until as many fences are lifted as were raised.
-    Fence,
-    /// One fence is lifted.
-    Lift,
-    /// Have PostgreSQL asked now what a return would have to ask it, if the session is at a quiet point. Answered when it
-    /// was; dropped where there was nothing to ask.
-    Foresee(oneshot::Sender<()>),
-}
 
 /// What a cancel request needs to know of the backend that a session holds.
 #[derive(Debug)]
@@ -102,7 +44,7 @@ pub struct CancelTarget {
 
 #[derive(Debug, Default)]
 struct Mailbox {
-    orders: VecDeque<Order>,
+    orders: Orders,
     waker: Option<Waker>,
     /// The secret of our own BackendKeyData.
     secret: Box<[u8]>,
@@ -279,7 +221,7 @@ impl Ledger {
         };
         let waker = {
             let mailbox = &mut self.mail.borrow_mut()[slot.index()];
-            mailbox.orders.push_back(order);
+            mailbox.orders.push(order);
             mailbox.waker.clone()
         };
         if let Some(waker) = waker {
@@ -290,7 +232,7 @@ impl Ledger {
 
     /// Takes the oldest order out of a session's mailbox.
     pub fn take_order(&self, slot: Slot) -> Option<Order> {
-        self.mail.borrow_mut()[slot.index()].orders.pop_front()
+        self.mail.borrow_mut()[slot.index()].orders.pop()
     }
 
     /// Tells the mailbox whom to wake.

@@ -219,7 +219,7 @@ impl Session {
         }
         let text = body.strip_suffix(b"\0").unwrap_or(body);
         let whole = body.len() == header.body;
-        self.note_text(text, words);
+        let naming = self.note_text(text, words);
         let reads = whole && !self.rare.at_home;
         let deallocated = reads.then(|| sql::virtual_setting::deallocated(text));
         let extra = match deallocated.flatten() {
@@ -228,7 +228,7 @@ impl Session {
         };
         self.note_class(text, whole);
         let extra = extra.or_else(|| self.keep_readings(self.rare.class));
-        self.note_prepare(text, whole);
+        self.note_prepare(text, whole, &naming);
         self.note_name(text);
         self.tracker.sent_query();
         extra.map_or(Verdict::Pass, Verdict::After)
@@ -246,7 +246,7 @@ impl Session {
     fn judge_parse(&mut self, header: Header, body: &[u8], words: Words) -> Verdict {
         let whole = body.len() == header.body;
         let text = extended::parse_text(body).unwrap_or_default();
-        self.note_text(text, words);
+        let naming = self.note_text(text, words);
         let mut extra = self.before_naming(text, whole);
         let name = extended::parse_name(body).unwrap_or_default();
         // A named one counts whenever it runs.
@@ -255,7 +255,6 @@ impl Session {
             self.rare.trail.unnamed_is_read = true;
             extra = extra.or_else(|| self.keep_readings(self.rare.class));
         }
-        let naming = std::mem::take(&mut self.rare.naming);
         if !self.statements.sent_naming(name, naming) {
             self.rare.sticky.add(Pin::UnreadableSetting);
         }
@@ -372,8 +371,9 @@ impl Session {
         (shape == Shape::UNKNOWN).then_some(statement)
     }
 
-    /// Keeps a statement's text for people, and looks for what the probe can't see afterwards.
-    fn note_text(&mut self, text: &[u8], words: Words) {
+    /// Keeps a statement's text for people, and looks for what the probe can't see afterwards. Gives its parameters that name
+    /// settings.
+    fn note_text(&mut self, text: &[u8], words: Words) -> Vec<Naming> {
         let mut book = self.shared.ledger.book_mut();
         let statement = &mut book.entry_mut(self.slot).statement;
         // Whoever looks for a culprit wants to see its work, not the COMMIT behind it.
@@ -381,6 +381,7 @@ impl Session {
             statement.set(text);
         }
         drop(book);
+        let mut naming = Vec::new();
         if words.state
             && let Some(mut found) = sql::watch(text)
         {
@@ -394,7 +395,7 @@ impl Session {
             }
             self.note_settings(found.settings);
             self.rare.sticky = self.rare.sticky.union(found.pins);
-            self.rare.naming = found.naming;
+            naming = found.naming;
         }
         if self.statements.are_naming_in(text) {
             // The values of its parameters may name settings.
@@ -403,6 +404,7 @@ impl Session {
         if sql::changes_databases(text) {
             self.shared.pools.make_way(text);
         }
+        naming
     }
 
     /// What has to be sent first, where a text needs the session's statements to be just where they would be.
@@ -512,8 +514,7 @@ impl Session {
     }
 
     /// What a simple query leaves that its text alone tells.
-    fn note_prepare(&mut self, text: &[u8], whole: bool) {
-        let naming = std::mem::take(&mut self.rare.naming);
+    fn note_prepare(&mut self, text: &[u8], whole: bool, naming: &[Naming]) {
         if naming.iter().any(|naming| naming.lasts) {
             // The parameters are those of a PREPARE: nobody sees their values.
             self.rare.sticky.add(Pin::UnreadableSetting);

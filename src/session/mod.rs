@@ -24,7 +24,7 @@ mod unnamed;
 mod virtual_settings;
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ use crate::config::Config;
 use crate::events::Events;
 use crate::executor;
 use crate::lease::{Pins, SessionId, Slot};
-use crate::ledger::{Ledger, Order};
+use crate::ledger::{Ledger, Orders};
 use crate::metrics::Metrics;
 use crate::net::Stream;
 use crate::net::listen::Peer;
@@ -48,7 +48,7 @@ use crate::net::tls::{ClientTls, Handshakes};
 use crate::wire::cut::Cursor;
 use crate::wire::extended::Statement;
 use crate::wire::reply::ClientError;
-use crate::wire::sql::{Class, Naming};
+use crate::wire::sql::Class;
 use crate::wire::tracker::Tracker;
 
 use adapt::Moving;
@@ -211,6 +211,9 @@ struct Session {
     rare: Rare,
 }
 
+/// A session's memory is that of its sockets and this. The allocator gives 640 bytes to one that is any larger.
+const _: () = assert!(size_of::<Session>() <= 512);
+
 /// What the book says of the lease, as far as the relay must know without asking it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -268,7 +271,7 @@ struct Rare {
     /// What it defined since then.
     defined: Defined,
     /// The text by which it changed roles in its transaction; empty where there were several.
-    roles: Option<Vec<u8>>,
+    roles: Option<Box<[u8]>>,
     /// The last probe found something that pins it.
     pinned: bool,
     /// The backend that is held has just the session's own named statements, no others.
@@ -280,12 +283,10 @@ struct Rare {
     custom: Rc<BTreeSet<String>>,
     /// One of them outlasts `DISCARD ALL` in its backend, and others would notice.
     stains: bool,
-    /// Parameters that name settings in the text that was read last, on their way to its statement.
-    naming: Vec<Naming>,
     /// Pins that the probe can't see.
     sticky: Pins,
     /// Orders that wait for the next quiet point: one of each reload that is under way.
-    waiting: VecDeque<Order>,
+    waiting: Orders,
     /// How many reloads hold up its next request.
     fences: u16,
     /// A request was refused for want of a backend: everything up to its Sync is skipped.
@@ -381,9 +382,8 @@ impl Rare {
             bound: None,
             custom: Rc::default(),
             stains: false,
-            naming: Vec::new(),
             sticky: Pins::default(),
-            waiting: VecDeque::new(),
+            waiting: Orders::default(),
             fences: 0,
             refusing: None,
             client_closed: None,

@@ -310,7 +310,7 @@ impl Session {
             return Some(Turn::Rename);
         }
         if !self.rare.waiting.is_empty() && (self.lent.is_none() || self.is_quiet()) {
-            return self.rare.waiting.pop_front().map(Turn::Obey);
+            return self.rare.waiting.pop().map(Turn::Obey);
         }
         if self.rare.answered && self.is_quiet() {
             self.rare.answered = false;
@@ -415,7 +415,7 @@ impl Session {
                 let waits =
                     |known: &Order| !matches!(known, Order::Return(one) if one.is_withdrawn());
                 self.rare.waiting.retain(waits);
-                self.rare.waiting.push_back(order);
+                self.rare.waiting.push(order);
             }
         }
         None

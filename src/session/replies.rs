@@ -264,7 +264,7 @@ impl Session {
         let text = book.entry(self.slot).statement.text().unwrap_or_default();
         let known = self.rare.roles.as_deref();
         let whole = text.len() < LastStatement::KEPT && known.is_none_or(|known| known == text);
-        let text = if whole { text.to_vec() } else { Vec::new() };
+        let text = if whole { text.into() } else { Box::default() };
         drop(book);
         self.rare.roles = Some(text);
     }

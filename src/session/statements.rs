@@ -27,14 +27,14 @@ pub(super) struct Statements {
     named: Option<Box<Prepared>>,
     /// The unnamed one.
     pub unnamed: Unnamed,
-    /// A statement was too large to be kept, or there were too many.
-    large: bool,
     rare: Option<Box<Rare>>,
 }
 
 /// What few sessions have.
 #[derive(Debug, Default)]
 struct Rare {
+    /// A statement was too large to be kept, or there were too many.
+    large: bool,
     /// What was seen of statements of SQL `PREPARE`.
     sql: Vec<SqlMade>,
     /// Statements of which a parameter names a setting (`set_config($1, …)`), and those parameters.
@@ -71,12 +71,12 @@ impl SqlMade {
 impl Statements {
     /// A Parse was too large to be kept.
     pub fn sent_large(&mut self) {
-        self.large = true;
+        self.rare.get_or_insert_default().large = true;
     }
 
     /// Whether a statement exists that can't be made anew.
     pub fn is_incomplete(&self) -> bool {
-        self.large
+        self.rare.as_ref().is_some_and(|rare| rare.large)
     }
 
     /// Whether every statement can be made anew.
@@ -88,7 +88,7 @@ impl Statements {
     pub fn made(&mut self, made: Made) -> bool {
         let named = self.named.get_or_insert_default();
         if named.len() >= MOST || named.weight() + made.statement.weight() > HEAVIEST {
-            self.large = true;
+            self.sent_large();
             return false;
         }
         named.insert(made);
@@ -236,8 +236,8 @@ impl Statements {
     /// DISCARD ALL or DEALLOCATE ALL: every named statement is gone.
     pub fn clear(&mut self) {
         self.named = None;
-        self.large = false;
         if let Some(rare) = &mut self.rare {
+            rare.large = false;
             rare.naming.retain(|(name, _)| name.is_empty());
             rare.lost.clear();
         }
