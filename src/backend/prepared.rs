@@ -1,8 +1,10 @@
 //! Owns the account of the protocol-level prepared statements that a backend has, whoever made them.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher};
 use std::rc::{Rc, Weak};
+
+use foldhash::fast::RandomState;
 
 use crate::backend::Parameters;
 use crate::wire::extended::Statement;
@@ -101,7 +103,7 @@ impl Made {
 /// The named statements of one backend, or of one session.
 #[derive(Debug, Default)]
 pub struct Prepared {
-    entries: HashMap<Box<[u8]>, Entry>,
+    entries: HashMap<Box<[u8]>, Entry, RandomState>,
     /// About how much memory the statements take, in bytes.
     weight: usize,
 }

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use foldhash::fast::RandomState;
+
 use super::{Watch, watch};
 use crate::lease::Pin;
 
@@ -24,17 +26,20 @@ pub const UNREADABLE: &str = "?";
 /// The same, of what may leave what only another session would notice.
 pub const STAINING: &str = "?!";
 
+/// Names that each word of a text is looked up in.
+type Names = HashSet<Box<[u8]>, RandomState>;
+
 /// The names in a database that session state may hide behind.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Hazards {
     /// Any statement may come upon something hazardous.
     everywhere: bool,
     /// After a text with one of these names PostgreSQL has to be asked.
-    ask: HashSet<Box<[u8]>>,
+    ask: Names,
     /// After a text with one of these names it can't tell.
-    untold: HashSet<Box<[u8]>>,
+    untold: Names,
     /// A text with one of these names may leave what only another session would notice.
-    stains: HashSet<Box<[u8]>>,
+    stains: Names,
     /// The names of custom settings that code sets.
     pub settings: BTreeSet<String>,
 }
@@ -78,6 +83,12 @@ impl Hazards {
     #[must_use]
     pub fn are_none(&self) -> bool {
         !self.everywhere && self.ask.is_empty()
+    }
+
+    /// Whether no text means anything.
+    #[must_use]
+    pub fn name_nothing(&self) -> bool {
+        self.are_none() && !self.have_untold() && !self.have_stains()
     }
 
     /// Whether PostgreSQL has to be asked after this text.
@@ -211,8 +222,8 @@ pub fn find(definitions: &[Definition]) -> Hazards {
 }
 
 /// Adds whoever names something in the set, and whoever names those.
-fn close(set: HashSet<Vec<u8>>, namers: &HashMap<Vec<u8>, Vec<Vec<u8>>>) -> HashSet<Box<[u8]>> {
-    let mut closed = HashSet::new();
+fn close(set: HashSet<Vec<u8>>, namers: &HashMap<Vec<u8>, Vec<Vec<u8>>>) -> Names {
+    let mut closed = Names::default();
     let mut open: Vec<Vec<u8>> = set.into_iter().collect();
     while let Some(name) = open.pop() {
         let name = name.into_boxed_slice();
@@ -302,7 +313,7 @@ fn fold(word: &[u8]) -> Vec<u8> {
 }
 
 /// Whether one of the words is among the names.
-fn names_any(sql: &[u8], names: &HashSet<Box<[u8]>>) -> bool {
+fn names_any(sql: &[u8], names: &Names) -> bool {
     !names.is_empty()
         && words(sql).any(|word| {
             let mut folded = [0; LONGEST];
