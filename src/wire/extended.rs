@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::wire::frame::cstr;
+use crate::wire::frame::{cstr, name};
 use crate::wire::sql::{Class, class, is_bracket, reads_always_alike};
 
 /// A prepared statement, as its Parse message said it.
@@ -31,7 +31,7 @@ impl Statement {
 
     /// The same, with a text that `share` may take from one that is there already.
     pub fn read_sharing(body: &[u8], share: impl FnOnce(&[u8]) -> Rc<[u8]>) -> Option<Self> {
-        let (name, rest) = cstr(body)?;
+        let (name, rest) = name(body)?;
         let (text, types) = cstr(rest)?;
         Some(Self {
             name: name.into(),
@@ -71,13 +71,13 @@ pub fn write_frame(out: &mut Vec<u8>, kind: u8, body: &[u8]) {
 /// The name of the statement that a Parse message makes.
 #[must_use]
 pub fn parse_name(body: &[u8]) -> Option<&[u8]> {
-    Some(cstr(body)?.0)
+    Some(name(body)?.0)
 }
 
 /// The SQL text of a Parse message, or as much of it as is there.
 #[must_use]
 pub fn parse_text(body: &[u8]) -> Option<&[u8]> {
-    let (_, rest) = cstr(body)?;
+    let (_, rest) = name(body)?;
     Some(cstr(rest).map_or(rest, |(text, _)| text))
 }
 
@@ -97,8 +97,8 @@ pub fn bind_value(body: &[u8], index: u16) -> Value<'_> {
 }
 
 fn read_value(body: &[u8], index: u16) -> Option<Value<'_>> {
-    let (_, rest) = cstr(body)?;
-    let (_, rest) = cstr(rest)?;
+    let (_, rest) = name(body)?;
+    let (_, rest) = name(rest)?;
     let (formats, rest) = rest.split_first_chunk::<2>()?;
     let rest = rest.get(2 * usize::from(u16::from_be_bytes(*formats))..)?;
     let (count, mut rest) = rest.split_first_chunk::<2>()?;
@@ -119,14 +119,14 @@ fn read_value(body: &[u8], index: u16) -> Option<Value<'_>> {
 /// The name of the portal that a Bind message makes.
 #[must_use]
 pub fn bind_portal(body: &[u8]) -> Option<&[u8]> {
-    Some(cstr(body)?.0)
+    Some(name(body)?.0)
 }
 
 /// The name of the statement that a Bind message runs.
 #[must_use]
 pub fn bind_statement(body: &[u8]) -> Option<&[u8]> {
-    let (_, rest) = cstr(body)?;
-    Some(cstr(rest)?.0)
+    let (_, rest) = name(body)?;
+    Some(name(rest)?.0)
 }
 
 /// What a Describe or Close message is about.
@@ -140,7 +140,7 @@ pub enum Target<'a> {
 #[must_use]
 pub fn target(body: &[u8]) -> Option<Target<'_>> {
     let (kind, rest) = body.split_first()?;
-    let (name, _) = cstr(rest)?;
+    let (name, _) = name(rest)?;
     match kind {
         b'S' => Some(Target::Statement(name)),
         b'P' => Some(Target::Portal(name)),

@@ -59,6 +59,27 @@ pub fn cstr(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..end], &bytes[end + 1..]))
 }
 
+/// The same for names, most of which end within eight bytes: those are looked at together. What is borrowed from one that
+/// is zero reaches its high bit ("Bit Twiddling Hacks", determine if a word has a zero byte); the lowest such bit is right.
+#[inline]
+#[must_use]
+pub fn name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
+    const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
+    if let Some(first) = bytes.first_chunk() {
+        let word = u64::from_le_bytes(*first);
+        let zeros = word.wrapping_sub(ONES) & !word & HIGHS;
+        if zeros != 0 {
+            let end = (zeros.trailing_zeros() / 8) as usize;
+            return Some((&bytes[..end], &bytes[end + 1..]));
+        }
+    } else {
+        let end = bytes.iter().position(|byte| *byte == 0)?;
+        return Some((&bytes[..end], &bytes[end + 1..]));
+    }
+    cstr(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +94,19 @@ mod tests {
                 body: 5
             }))
         );
+    }
+
+    #[test]
+    fn a_name_ends_where_its_zero_is() {
+        let text: Vec<u8> = (0..40).map(|at| [0x01, 0x80, 0xFF, b'a'][at % 4]).collect();
+        for (start, end) in (0..8).flat_map(|start| (start..32).map(move |end| (start, end))) {
+            for rest in [&b""[..], b"\0", b"\x01", b"more\0and more\0"] {
+                let bytes = [&text[start..end], b"\0", rest].concat();
+                assert_eq!(name(&bytes), Some((&text[start..end], rest)));
+                assert_eq!(name(&bytes), cstr(&bytes));
+            }
+            assert_eq!(name(&text[start..end]), None);
+        }
     }
 
     #[test]
