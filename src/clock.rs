@@ -47,7 +47,7 @@ impl Clock {
     }
 
     fn moment(&self, monotonic: u64) -> Moment {
-        Moment::default().after(FRONT + Duration::from_micros(monotonic.saturating_sub(self.began)))
+        Moment::from_micros(FRONT.as_micros() as u64 + monotonic.saturating_sub(self.began))
     }
 
     /// The wall-clock time of a moment, since the epoch.

@@ -256,8 +256,10 @@ impl Executor {
         if rests {
             self.end_rests();
         }
-        let yielded = self.yielded.take();
-        yielded.into_iter().for_each(Waker::wake);
+        if !self.yielded.borrow().is_empty() {
+            let yielded = self.yielded.take();
+            yielded.into_iter().for_each(Waker::wake);
+        }
         Ok(())
     }
 

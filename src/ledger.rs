@@ -6,7 +6,6 @@ use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::Duration;
 
 mod holders;
 mod orders;
@@ -203,15 +202,15 @@ impl Ledger {
         self.book.borrow_mut()
     }
 
-    /// Takes one transition of a session's lease. Gives the state that it leaves, and for how long it lasted.
+    /// Takes one transition of a session's lease. Gives the state that it leaves, and when that was.
     ///
     /// # Errors
     /// The book's: always a defect of pgvalet.
-    pub fn step(&self, slot: Slot, event: Event) -> Result<(LeaseState, Duration), BookError> {
+    pub fn step(&self, slot: Slot, event: Event) -> Result<(LeaseState, Moment), BookError> {
         let (mut book, now) = (self.book.borrow_mut(), self.clock.now());
         let before = book.entry(slot).state;
         book.step(slot, event, now)?;
-        Ok((before, now.since(before.since())))
+        Ok((before, now))
     }
 
     /// Leaves an order for a session, and wakes its task. `false` when there is no such session.

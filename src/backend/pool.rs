@@ -88,15 +88,15 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Adds up how long a state of a lease lasted.
-    pub fn lasted(&self, left: LeaseState, lasted: Duration) {
-        let micros = lasted.as_micros() as usize;
+    /// A state of a lease was left: adds up how long it lasted.
+    pub fn left(&self, left: LeaseState, now: Moment) {
+        let lasted = |since: Moment| now.as_micros().saturating_sub(since.as_micros()) as usize;
         match left {
-            LeaseState::Active { .. } => {
-                add(&self.active, micros);
-                add(&self.in_transaction, micros);
+            LeaseState::Active { since, .. } => {
+                add(&self.active, lasted(since));
+                add(&self.in_transaction, lasted(since));
             }
-            LeaseState::InTransaction { .. } => add(&self.in_transaction, micros),
+            LeaseState::InTransaction { since, .. } => add(&self.in_transaction, lasted(since)),
             LeaseState::Ended { .. } | LeaseState::Idle { .. } | LeaseState::Returning { .. } => {}
         }
     }

@@ -92,6 +92,12 @@ impl Surveyed {
         self.hazards.borrow().are_none()
     }
 
+    /// Whether there is no name that a text would have to be looked through for.
+    #[must_use]
+    pub fn knows_nothing(&self) -> bool {
+        self.hazards.borrow().name_nothing()
+    }
+
     /// What is known now, to be compared with later on.
     #[must_use]
     pub fn edition(&self) -> Edition {

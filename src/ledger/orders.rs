@@ -84,7 +84,17 @@ impl Orders {
     }
 
     /// Takes the oldest.
+    #[inline]
     pub fn pop(&mut self) -> Option<Order> {
+        if self.is_empty() {
+            None
+        } else {
+            self.pop_first()
+        }
+    }
+
+    #[cold]
+    fn pop_first(&mut self) -> Option<Order> {
         let order = self.0.as_mut()?.pop_front();
         self.forget_if_empty();
         order

@@ -41,7 +41,10 @@ impl Judge for FromClient<'_> {
     /// CopyData messages that PostgreSQL awaits.
     #[inline]
     fn plain(&self, bytes: &[u8]) -> usize {
-        if self.session.tracker.expects_copy_data() && !self.session.virtuals.is_in_use() {
+        if bytes[0] == b'd'
+            && self.session.tracker.expects_copy_data()
+            && !self.session.virtuals.is_in_use()
+        {
             whole_frames(bytes, |kind| kind == b'd')
         } else {
             0
@@ -162,25 +165,31 @@ impl Session {
             return behind(name, self.judge(header, body, words));
         }
         match header.kind {
-            b'Q' => return self.judge_query(header, body, words),
-            b'P' => {
-                self.begin(0);
-                return self.judge_parse(header, body, words);
-            }
-            b'B' => {
-                self.begin(0);
-                return self.judge_bind(body);
-            }
-            b'D' => {
-                self.begin(0);
-                return self.judge_describe(body);
-            }
             b'E' | b'H' => {
-                self.begin(0);
+                self.begin();
                 self.tracker.sent_extended();
+                Verdict::Pass
             }
+            b'S' => {
+                self.begin_request();
+                self.rare.bound = None;
+                self.tracker.sent_sync();
+                Verdict::Pass
+            }
+            b'B' => self.judge_bind(body),
+            b'D' => self.judge_describe(body),
+            b'P' => self.judge_parse(header, body, words),
+            b'Q' => self.judge_query(header, body, words),
+            kind => self.judge_rare(kind, body),
+        }
+    }
+
+    /// Each of these judges is a call of its own, so that the plainest messages don't set up what others need of the stack.
+    #[inline(never)]
+    fn judge_rare(&mut self, kind: u8, body: &[u8]) -> Verdict {
+        match kind {
             b'C' => {
-                self.begin(0);
+                self.begin();
                 let statement = match extended::target(body) {
                     Some(Target::Statement(name)) => {
                         self.close_statement(name);
@@ -190,13 +199,8 @@ impl Session {
                 };
                 self.tracker.sent_close(statement, Origin::Client);
             }
-            b'S' => {
-                self.begin(1);
-                self.rare.bound = None;
-                self.tracker.sent_sync();
-            }
             b'F' => {
-                self.begin(1);
+                self.begin_request();
                 self.note_function(body);
                 let extra = self.keep_readings(self.rare.class);
                 self.tracker.sent_function();
@@ -211,8 +215,9 @@ impl Session {
         Verdict::Pass
     }
 
+    #[inline(never)]
     fn judge_query(&mut self, header: Header, body: &[u8], words: Words) -> Verdict {
-        self.begin(1);
+        self.begin_request();
         if !self.tracker.is_skipping() {
             let answered = self.tracker.is_answered();
             self.statements.unnamed.sent_query(answered);
@@ -234,16 +239,25 @@ impl Session {
         extra.map_or(Verdict::Pass, Verdict::After)
     }
 
+    /// The client sends what ends in a ReadyForQuery.
+    #[inline]
+    fn begin_request(&mut self) {
+        add(&self.pool.counters.requests, 1);
+        self.begin();
+    }
+
     /// The client asks something: the lease is active.
-    fn begin(&mut self, requests: usize) {
-        add(&self.pool.counters.requests, requests);
+    #[inline]
+    fn begin(&mut self) {
         if self.phase == Phase::Resting {
             self.phase = Phase::Active;
             self.step(Event::Requested);
         }
     }
 
+    #[inline(never)]
     fn judge_parse(&mut self, header: Header, body: &[u8], words: Words) -> Verdict {
+        self.begin();
         let whole = body.len() == header.body;
         let text = extended::parse_text(body).unwrap_or_default();
         let naming = self.note_text(text, words);
@@ -286,7 +300,9 @@ impl Session {
         extra.map_or(Verdict::Pass, Verdict::After)
     }
 
+    #[inline(never)]
     fn judge_bind(&mut self, body: &[u8]) -> Verdict {
+        self.begin();
         let name = extended::bind_statement(body).unwrap_or_default();
         let mut extra;
         self.note_named_settings(name, body);
@@ -315,7 +331,9 @@ impl Session {
         extra.map_or(Verdict::Pass, Verdict::After)
     }
 
+    #[inline(never)]
     fn judge_describe(&mut self, body: &[u8]) -> Verdict {
+        self.begin();
         let mut extra = None;
         let bound = self.rare.bound.take();
         let (alone, described) = match extended::target(body) {
@@ -353,7 +371,6 @@ impl Session {
         };
         let (statement, shape) = (made.statement.clone(), made.shape);
         self.rare.trail.ran |= !statement.bracket;
-        let text = statement.text.clone();
         if self.rare.class != Class::Unknown {
             let known = self.pool.surveyed.knows_no_hazards() || self.may_read();
             let class = if known {
@@ -365,9 +382,9 @@ impl Session {
         }
         if !statement.bracket {
             let mut book = self.shared.ledger.book_mut();
-            book.entry_mut(self.slot).statement = LastStatement::Prepared(text.clone());
+            book.entry_mut(self.slot).statement = LastStatement::Prepared(statement.text.clone());
         }
-        self.note_hazards(&text);
+        self.note_hazards(&statement.text);
         (shape == Shape::UNKNOWN).then_some(statement)
     }
 
@@ -480,6 +497,9 @@ impl Session {
 
     /// The database's own code may do something behind a text.
     fn note_hazards(&mut self, text: &[u8]) {
+        if self.rare.class != Class::Unknown && self.pool.surveyed.knows_nothing() {
+            return;
+        }
         let hazards = self.pool.surveyed.hazards();
         let tame = self.rare.trail.tame != Tame::No;
         if (tame || self.rare.class != Class::Unknown) && hazards.are_named_in(text) {
@@ -548,6 +568,9 @@ impl Session {
     /// A Bind may carry names of settings. What is set for a transaction only leaves nothing but the seed, and names that
     /// libraries reserve.
     fn note_named_settings(&mut self, statement: &[u8], body: &[u8]) {
+        if !self.statements.may_name_settings() {
+            return;
+        }
         let mut found = Vec::new();
         for Naming { parameter, lasts } in self.statements.naming(statement) {
             match extended::bind_value(body, parameter) {

@@ -78,6 +78,7 @@ impl Spill {
         let mut rest = bytes;
         if self.0.is_none() && !rest.is_empty() {
             match stream.post(rest) {
+                Ok(count) if count == rest.len() && !stream.is_tls() => return Ok(()),
                 Ok(count) => rest = &rest[count..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),

@@ -124,7 +124,7 @@ impl Session {
             if let Err(end) = self.poll_spills(cx) {
                 return Poll::Ready(Turn::End(end));
             }
-            let mut moved = false;
+            let (mut moved, mut heard) = (false, false);
             if !backend_waits && self.to_client.is_empty() && self.lent.is_some() {
                 match self.poll_backend(cx, scratch) {
                     Poll::Ready(Ok(side)) => {
@@ -143,7 +143,7 @@ impl Session {
                 let reads = !self.inbound.held;
                 match self.poll_client(cx, scratch) {
                     Poll::Ready(Ok(Flow::Moved)) => {
-                        moved = true;
+                        (moved, heard) = (true, true);
                         client_waits = reads && self.client.is_drained();
                     }
                     Poll::Ready(Ok(Flow::NeedBackend)) => return Poll::Ready(Turn::NeedBackend),
@@ -156,8 +156,9 @@ impl Session {
             {
                 return Poll::Ready(Turn::End(End::ClientBroken));
             }
-            // Nothing is at rest while an answer is awaited.
-            let awaits = backend_waits && client_waits && self.phase == Phase::Active;
+            // Nothing is at rest while an answer is awaited; and where nothing was heard since, it was looked at.
+            let active = self.phase == Phase::Active;
+            let awaits = backend_waits && client_waits && (active || !heard);
             if !moved || awaits && !self.inbound.held && self.rare.client_closed.is_none() {
                 return Poll::Pending;
             }
@@ -431,7 +432,7 @@ impl Session {
     /// Tells the book what happened to the lease. A refusal is a defect of ours: it is logged, and nothing is lost.
     pub(super) fn step(&self, event: Event) {
         match self.shared.ledger.step(self.slot, event) {
-            Ok((left, lasted)) => self.pool.counters.lasted(left, lasted),
+            Ok((left, now)) => self.pool.counters.left(left, now),
             Err(error) => tracing::error!(session = %self.id, "{error}"),
         }
     }

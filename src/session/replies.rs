@@ -37,10 +37,9 @@ impl Judge for FromBackend<'_> {
     /// Messages that say nothing about the session, such as rows: the bulk of what passes.
     #[inline]
     fn plain(&self, bytes: &[u8]) -> usize {
-        if self.0.tracker.hears_plainly() {
-            whole_frames(bytes, |kind| {
-                matches!(kind, b'D' | b'd' | b'T' | b'2' | b'n' | b't' | b's' | b'I')
-            })
+        let is = |kind| matches!(kind, b'D' | b'd' | b'T' | b'2' | b'n' | b't' | b's' | b'I');
+        if is(bytes[0]) && self.0.tracker.hears_plainly() {
+            whole_frames(bytes, is)
         } else {
             0
         }

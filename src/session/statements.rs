@@ -192,6 +192,12 @@ impl Statements {
         naming.len() <= FEW
     }
 
+    /// Whether a statement may have parameters that name settings.
+    #[inline]
+    pub const fn may_name_settings(&self) -> bool {
+        self.rare.is_some()
+    }
+
     /// The parameters of a statement that name settings.
     pub fn naming(&self, name: &[u8]) -> impl Iterator<Item = Naming> {
         let naming = self.rare.iter().flat_map(|rare| &rare.naming);

@@ -107,10 +107,16 @@ impl Virtuals {
 
 impl Session {
     /// Looks at a frame before anybody else does: `body` is whole for all that could be ours.
+    #[inline]
     pub(super) fn own(&mut self, header: Header, body: &[u8], words: Words) -> Own {
-        if !words.own && !self.virtuals.is_in_use() {
-            return Own::No;
+        if words.own || self.virtuals.is_in_use() {
+            self.own_frame(header, body)
+        } else {
+            Own::No
         }
+    }
+
+    fn own_frame(&mut self, header: Header, body: &[u8]) -> Own {
         if header.body > LONGEST_FRAME || body.len() < header.body {
             self.pass_on();
             return Own::No;

@@ -30,7 +30,7 @@ pub trait Judge {
     /// Where the scan stands.
     fn cursor(&mut self) -> &mut Cursor;
 
-    /// How many bytes at the front are whole frames that nobody needs to look at.
+    /// How many bytes at the front are whole frames that nobody needs to look at. There is at least one byte.
     fn plain(&self, bytes: &[u8]) -> usize;
 
     /// How much of a frame is needed to judge it, header included.
@@ -61,7 +61,7 @@ pub fn cut<'a, J: Judge>(judge: &mut J, bytes: &'a [u8]) -> Result<Cut<'a>, BadL
     if at > 0 && judge.cursor().dropping {
         edits.cut(0, at);
     }
-    loop {
+    while at < bytes.len() {
         at += judge.plain(&bytes[at..]);
         let rest = &bytes[at..];
         if rest.is_empty() {
@@ -219,6 +219,7 @@ impl<'a> Edits<'a> {
     }
 
     /// The bytes to forward, up to `end`.
+    #[inline]
     fn finish(self, end: usize) -> Cow<'a, [u8]> {
         match self.out {
             None => Cow::Borrowed(&self.bytes[self.done..end]),
