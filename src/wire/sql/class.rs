@@ -156,7 +156,7 @@ impl Reader<'_> {
         match SORTS[self.peek(0) as usize] {
             Sort::Letter => self.word(),
             Sort::Space => self.at += 1,
-            Sort::Digit => self.other(),
+            Sort::Digit => self.numbers(),
             Sort::Sign => self.sign(),
         }
     }
@@ -223,6 +223,16 @@ impl Reader<'_> {
         self.at += 1;
     }
 
+    /// Numbers, and what stands between those of a list, mean nothing.
+    fn numbers(&mut self) {
+        self.other();
+        let rest = &self.sql[self.at..];
+        let end = rest
+            .iter()
+            .position(|byte| !matches!(byte, b'0'..=b'9' | b',' | b' '));
+        self.at += end.unwrap_or(rest.len());
+    }
+
     fn comment(&mut self) {
         match memchr::memmem::find(&self.sql[self.at + 2..], b"*/") {
             // A comment within a comment: rare enough not to be followed.
@@ -252,10 +262,14 @@ impl Reader<'_> {
     fn name(&mut self) {
         let from = self.at;
         let rest = &self.sql[from + 1..];
-        let end = memchr::memchr(b'"', rest).unwrap_or(rest.len());
-        let plain = rest[..end]
+        let odd = rest
             .iter()
-            .all(|byte| matches!(SORTS[*byte as usize], Sort::Letter | Sort::Digit));
+            .position(|byte| !matches!(SORTS[*byte as usize], Sort::Letter | Sort::Digit));
+        let mut end = odd.unwrap_or(rest.len());
+        let plain = rest.get(end).is_none_or(|byte| *byte == b'"');
+        if !plain {
+            end += memchr::memchr(b'"', &rest[end..]).unwrap_or(rest.len() - end);
+        }
         self.at += end + 2;
         // Behind `U&` it has escapes, and two quotes in a row are one of the name's.
         let escapes = from > 0 && self.sql[from - 1] == b'&' || self.peek(0) == b'"';

@@ -6,8 +6,6 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use foldhash::fast::RandomState;
-
 use super::{Watch, watch};
 use crate::lease::Pin;
 
@@ -27,7 +25,50 @@ pub const UNREADABLE: &str = "?";
 pub const STAINING: &str = "?!";
 
 /// Names that each word of a text is looked up in.
-type Names = HashSet<Box<[u8]>, RandomState>;
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Names {
+    all: HashSet<Box<[u8]>>,
+    /// A bit for what any of them has of its length and first letter: most words need no closer look.
+    hints: [u64; 4],
+}
+
+impl Names {
+    fn new(all: HashSet<Box<[u8]>>) -> Self {
+        let mut hints = [0; 4];
+        for name in &all {
+            let (place, bit) = Self::hint(name);
+            hints[place] |= bit;
+        }
+        Self { all, hints }
+    }
+
+    /// Where the hints have this word, in any case.
+    fn hint(word: &[u8]) -> (usize, u64) {
+        let letter = word.first().map_or(0, |letter| letter & 0x1F);
+        let length = word.len().min(LONGEST) % 8;
+        (length / 2, 1 << (32 * (length % 2) + usize::from(letter)))
+    }
+
+    fn has(&self, word: &[u8]) -> bool {
+        let (place, bit) = Self::hint(word);
+        self.hints[place] & bit != 0 && {
+            let mut folded = [0; LONGEST];
+            let length = word.len().min(LONGEST);
+            folded[..length].copy_from_slice(&word[..length]);
+            folded[..length].make_ascii_lowercase();
+            self.all.contains(&folded[..length])
+        }
+    }
+
+    fn are_none(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Whether one of the words is among them.
+    fn are_in(&self, sql: &[u8]) -> bool {
+        !self.are_none() && words(sql).any(|word| self.has(word))
+    }
+}
 
 /// The names in a database that session state may hide behind.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -63,7 +104,7 @@ impl Hazards {
     /// Whether every name after which PostgreSQL can't tell is among those of `known`.
     #[must_use]
     pub fn are_untold_as_in(&self, known: &Self) -> bool {
-        self.untold.is_subset(&known.untold)
+        self.untold.all.is_subset(&known.untold.all)
     }
 
     /// Keeps what was known of code that nobody can ask about, where nothing is found out now.
@@ -82,7 +123,7 @@ impl Hazards {
     /// Whether PostgreSQL has to be asked after no text at all.
     #[must_use]
     pub fn are_none(&self) -> bool {
-        !self.everywhere && self.ask.is_empty()
+        !self.everywhere && self.ask.are_none()
     }
 
     /// Whether no text means anything.
@@ -94,31 +135,31 @@ impl Hazards {
     /// Whether PostgreSQL has to be asked after this text.
     #[must_use]
     pub fn are_named_in(&self, sql: &[u8]) -> bool {
-        self.everywhere || names_any(sql, &self.ask)
+        self.everywhere || self.ask.are_in(sql)
     }
 
     /// Whether there is code that makes settings which nobody can ask for.
     #[must_use]
     pub fn have_untold(&self) -> bool {
-        !self.untold.is_empty()
+        !self.untold.are_none()
     }
 
     /// Whether there is code that leaves what only another session would notice.
     #[must_use]
     pub fn have_stains(&self) -> bool {
-        !self.stains.is_empty()
+        !self.stains.are_none()
     }
 
     /// Whether this text may leave what only another session would notice: a language's globals, a connection of dblink's.
     #[must_use]
     pub fn leave_stains_in(&self, sql: &[u8]) -> bool {
-        names_any(sql, &self.stains)
+        self.stains.are_in(sql)
     }
 
     /// Whether this text may make settings that nobody can ask for.
     #[must_use]
     pub fn are_untold_in(&self, sql: &[u8]) -> bool {
-        names_any(sql, &self.untold)
+        self.untold.are_in(sql)
     }
 }
 
@@ -214,16 +255,17 @@ pub fn find(definitions: &[Definition]) -> Hazards {
             }
         }
     }
-    found.ask = close(ask, &namers);
-    found.untold = close(untold, &namers);
-    found.stains = close(stains, &namers);
-    found.everywhere = found.ask.remove(EVERYWHERE.as_bytes());
+    let mut ask = close(ask, &namers);
+    found.everywhere = ask.remove(EVERYWHERE.as_bytes());
+    found.ask = Names::new(ask);
+    found.untold = Names::new(close(untold, &namers));
+    found.stains = Names::new(close(stains, &namers));
     found
 }
 
 /// Adds whoever names something in the set, and whoever names those.
-fn close(set: HashSet<Vec<u8>>, namers: &HashMap<Vec<u8>, Vec<Vec<u8>>>) -> Names {
-    let mut closed = Names::default();
+fn close(set: HashSet<Vec<u8>>, namers: &HashMap<Vec<u8>, Vec<Vec<u8>>>) -> HashSet<Box<[u8]>> {
+    let mut closed = HashSet::new();
     let mut open: Vec<Vec<u8>> = set.into_iter().collect();
     while let Some(name) = open.pop() {
         let name = name.into_boxed_slice();
@@ -310,18 +352,6 @@ fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 fn fold(word: &[u8]) -> Vec<u8> {
     word.to_ascii_lowercase()
-}
-
-/// Whether one of the words is among the names.
-fn names_any(sql: &[u8], names: &Names) -> bool {
-    !names.is_empty()
-        && words(sql).any(|word| {
-            let mut folded = [0; LONGEST];
-            let length = word.len().min(LONGEST);
-            folded[..length].copy_from_slice(&word[..length]);
-            folded[..length].make_ascii_lowercase();
-            names.contains(&folded[..length])
-        })
 }
 
 #[cfg(test)]
