@@ -15,6 +15,7 @@ use crate::backend::{Backend, Lost};
 use crate::clock::{Clock, timers};
 use crate::lease::Moment;
 use crate::wire::sql::hazards::Hazards;
+use crate::wire::sql::{self, Class};
 
 use catalogs::{Survey, survey};
 
@@ -90,6 +91,13 @@ impl Surveyed {
     #[must_use]
     pub fn knows_no_hazards(&self) -> bool {
         self.hazards.borrow().are_none()
+    }
+
+    /// What a text may leave: functions of the database's own are known.
+    #[must_use]
+    pub fn class(&self, text: &[u8]) -> Class {
+        let hazards = self.hazards.borrow();
+        sql::class_knowing(text, &|name| hazards.leave_out(name))
     }
 
     /// Whether there is no name that a text would have to be looked through for.

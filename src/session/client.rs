@@ -273,7 +273,10 @@ impl Session {
             self.rare.sticky.add(Pin::UnreadableSetting);
         }
         let kept = whole && !name.is_empty();
-        let read = || Statement::read_sharing(body, |text| self.pool.share_text(text));
+        let read = || {
+            let share = |text: &[u8]| self.pool.share_text(text);
+            Statement::read_with(body, share, |text| self.pool.surveyed.class(text))
+        };
         let statement = kept.then(read).flatten();
         if !name.is_empty() {
             // It may run within the same request, when nothing can be made any more.
@@ -365,11 +368,14 @@ impl Session {
     /// A named statement runs: that is what people see, and what it may leave. Gives it if it isn't known what its rows look
     /// like.
     fn note_bind(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
-        let Some(made) = self.statements.get(name) else {
+        let at_hand = || Some((self.tracker.statement_at_hand(name)?, Shape::UNKNOWN));
+        let made = self.statements.get(name);
+        let made = made.map(|made| (&made.statement, made.shape));
+        let Some((statement, shape)) = made.or_else(at_hand) else {
             self.note_unknown();
             return None;
         };
-        let (statement, shape) = (made.statement.clone(), made.shape);
+        let statement = statement.clone();
         self.rare.trail.ran |= !statement.bracket;
         if self.rare.class != Class::Unknown {
             let known = self.pool.surveyed.knows_no_hazards() || self.may_read();
@@ -436,7 +442,7 @@ impl Session {
     fn note_class(&mut self, text: &[u8], whole: bool) {
         if self.rare.class != Class::Unknown && !sql::is_mere_bracket(text) {
             let class = if whole && self.may_read() {
-                sql::class(text)
+                self.pool.surveyed.class(text)
             } else {
                 Class::Unknown
             };
@@ -510,7 +516,7 @@ impl Session {
         if self.rare.class == Class::Unknown && self.rare.trail.tame != Tame::No {
             let told = if !self.may_read() || hazards::calls_what_makes_state(text) {
                 Tame::No
-            } else if hazards::tells_bodies(text) {
+            } else if hazards::tells_bodies(text) && !hazards.may_change_with(text) {
                 Tame::Bodies
             } else {
                 Tame::Expressions

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::wire::frame::{cstr, name};
-use crate::wire::sql::{Class, class, is_bracket, reads_always_alike};
+use crate::wire::sql::{self, Class, is_bracket, reads_always_alike};
 
 /// A prepared statement, as its Parse message said it.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,11 +26,15 @@ impl Statement {
     /// Reads the whole body of a Parse message.
     #[must_use]
     pub fn read(body: &[u8]) -> Option<Self> {
-        Self::read_sharing(body, |text| text.into())
+        Self::read_with(body, |text| text.into(), sql::class)
     }
 
-    /// The same, with a text that `share` may take from one that is there already.
-    pub fn read_sharing(body: &[u8], share: impl FnOnce(&[u8]) -> Rc<[u8]>) -> Option<Self> {
+    /// The same, with a text that `share` may take from one that is there already, and the class that `class` finds.
+    pub fn read_with(
+        body: &[u8],
+        share: impl FnOnce(&[u8]) -> Rc<[u8]>,
+        class: impl FnOnce(&[u8]) -> Class,
+    ) -> Option<Self> {
         let (name, rest) = name(body)?;
         let (text, types) = cstr(rest)?;
         Some(Self {

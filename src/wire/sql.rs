@@ -94,7 +94,7 @@ pub fn is_bracket(sql: &[u8]) -> bool {
         .any(|word| word.eq_ignore_ascii_case(&text[..end]))
 }
 
-pub use class::{Class, class, class_of_tag};
+pub use class::{Class, class, class_knowing, class_of_tag};
 pub use databases::changes_databases;
 pub use fingerprint::fingerprint;
 pub use reserved::is_reserved;

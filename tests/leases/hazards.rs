@@ -4,7 +4,7 @@ use pgvalet::wire::sql::harmless;
 use serde_json::json;
 
 use crate::stage::{lease, session};
-use crate::support::messages::{bind, execute, parse, query, sync, tags};
+use crate::support::messages::{bind, close_statement, execute, parse, query, sync, tags};
 use crate::support::{Postgres, Raw, Valet, eventually};
 
 const TENANT: &str = "SELECT coalesce(current_setting('app.tenant', true), '')";
@@ -435,4 +435,140 @@ fn functions_that_leave_nothing_need_no_question() {
         is_returned(&valet, &client);
     }
     assert_eq!(valet.metric("pgvalet_probes_total"), 0.0);
+}
+
+/// Functions that PostgreSQL has been told change nothing, and some of which that isn't so.
+const STEADY: &str = "
+    CREATE FUNCTION net(gross int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT gross * 100 / 119';
+    CREATE FUNCTION doubled(a int) RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN 2 * net(a); END';
+    CREATE FUNCTION roll() RETURNS int LANGUAGE sql AS 'SELECT 4';
+    CREATE FUNCTION either(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1';
+    CREATE FUNCTION either(text) RETURNS int LANGUAGE sql AS 'SELECT 1';
+    CREATE FUNCTION rolled() RETURNS int STABLE LANGUAGE sql AS 'SELECT roll()';
+    CREATE FUNCTION rolled_again() RETURNS int STABLE LANGUAGE sql AS 'SELECT rolled()';
+    CREATE FUNCTION \"Cased\"() RETURNS int STABLE LANGUAGE sql AS 'SELECT 1';
+    CREATE FUNCTION cased() RETURNS int LANGUAGE sql AS 'SELECT 1';
+    CREATE FUNCTION lies() RETURNS text STABLE LANGUAGE sql
+    AS $$ SELECT set_config('app.tenant', 'acme', false) $$";
+
+#[test]
+fn functions_of_the_database_s_own_that_change_nothing_need_no_question() {
+    let Some((_postgres, valet)) = transaction_mode("1", STEADY, &[]) else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    client.value("SELECT 1");
+    for (name, sql) in [
+        ("one", "SELECT net(119)"),
+        (
+            "rows",
+            "SELECT a, public.NET (a) FROM generate_series(1, 3) AS t(a) WHERE doubled(a) > 0",
+        ),
+    ] {
+        client.value(sql);
+        is_returned(&valet, &client);
+        for prepared in [parse(name, sql), Vec::new()] {
+            client.send(&[prepared, bind("", name, &[]), execute("", 0), sync()].concat());
+            client.until_ready();
+        }
+        is_returned(&valet, &client);
+    }
+    let asked = || valet.metric("pgvalet_probes_total");
+    let mut before = asked();
+    assert_eq!(before, 0.0);
+    for sql in [
+        "SELECT roll()",
+        "SELECT either(1)",
+        "SELECT rolled()",
+        "SELECT rolled_again()",
+        "SELECT cased()",
+        "SELECT lies()",
+        "SELECT \"net\"(119)",
+    ] {
+        client.value(sql);
+        eventually("PostgreSQL has been asked", || asked() > before);
+        is_returned(&valet, &client);
+        before = asked();
+    }
+}
+
+#[test]
+fn what_a_function_sets_that_was_said_to_change_nothing_stays_with_its_session() {
+    let Some((_postgres, valet)) = transaction_mode("1", STEADY, &[]) else {
+        return;
+    };
+    let (mut one, mut other) = (session(&valet, "one"), session(&valet, "other"));
+    one.value("SELECT lies()");
+    assert_eq!(other.value(TENANT), "");
+    assert_eq!(one.value(TENANT), "acme");
+    // What is known of it isn't true any more, for whoever has prepared it either.
+    other.send(&[parse("s", "SELECT doubled(1)"), sync()].concat());
+    other.until_ready();
+    one.value(
+        "CREATE OR REPLACE FUNCTION doubled(a int) RETURNS int LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM set_config('app.tenant', a::text, false); RETURN 2; END $$",
+    );
+    other.send(&[bind("", "s", &[]), execute("", 0), sync()].concat());
+    other.until_ready();
+    assert_eq!(one.value(TENANT), "acme");
+    assert_eq!(other.value(TENANT), "1");
+}
+
+#[test]
+fn a_function_that_is_made_anew_is_looked_at_anew() {
+    let Some((_postgres, valet)) = transaction_mode("1", STEADY, &[]) else {
+        return;
+    };
+    let mut client = session(&valet, "app");
+    client.value("SELECT net(119)");
+    is_returned(&valet, &client);
+    client.value(
+        "CREATE OR REPLACE FUNCTION net(gross int) RETURNS int LANGUAGE sql AS 'SELECT roll()'",
+    );
+    is_returned(&valet, &client);
+    let before = valet.metric("pgvalet_probes_total");
+    client.value("SELECT net(119)");
+    eventually("PostgreSQL has been asked", || {
+        valet.metric("pgvalet_probes_total") > before
+    });
+}
+
+#[test]
+fn a_statement_that_is_not_made_after_all_is_not_taken_for_the_one_that_runs() {
+    let Some((_postgres, valet)) = transaction_mode("1", "", &[]) else {
+        return;
+    };
+    let (mut one, mut other) = (session(&valet, "one"), session(&valet, "other"));
+    let sets = "SELECT set_config('app.tenant', 'acme', false)";
+    let run = [bind("", "s", &[]), execute("", 0), sync()].concat();
+    one.send(&[parse("s", sets), sync()].concat());
+    one.until_ready();
+    // The request fails before it makes another one of that name.
+    let failing = [
+        parse("", "SELECT nonsense"),
+        close_statement("s"),
+        parse("s", "SELECT 1"),
+        sync(),
+    ];
+    one.send(&[failing.concat(), run.clone()].concat());
+    one.until_ready();
+    one.until_ready();
+    assert_eq!(other.value(TENANT), "");
+    assert_eq!(one.value(TENANT), "acme");
+    // So does this one, and there is one of that name.
+    other.send(
+        &[
+            parse("s", sets),
+            sync(),
+            parse("s", "SELECT 1"),
+            sync(),
+            run,
+        ]
+        .concat(),
+    );
+    for _ in 0..3 {
+        other.until_ready();
+    }
+    one.value("SET app.tenant = 'else'");
+    assert_eq!(other.value(TENANT), "acme");
 }

@@ -74,16 +74,23 @@ pub fn class_of_tag(tag: &[u8]) -> Class {
 /// Reads a text.
 #[must_use]
 pub fn class(sql: &[u8]) -> Class {
+    class_knowing(sql, &|_| false)
+}
+
+/// Reads a text for a database of which it is known which functions of its own leave nothing; sequences they may move.
+#[must_use]
+pub fn class_knowing(sql: &[u8], knows: &dyn Fn(&[u8]) -> bool) -> Class {
     if is_plain_select(sql) {
         return Class::Read;
     }
-    by_words(sql)
+    by_words(sql, knows)
 }
 
 /// Reads a text word by word.
-pub(super) fn by_words(sql: &[u8]) -> Class {
+pub(super) fn by_words(sql: &[u8], knows: &dyn Fn(&[u8]) -> bool) -> Class {
     let mut reader = Reader {
         sql,
+        knows,
         at: 0,
         class: Class::Read,
         last: Word::None,
@@ -138,6 +145,8 @@ enum Word {
 
 struct Reader<'a> {
     sql: &'a [u8],
+    /// Whether a function of the database's own leaves nothing.
+    knows: &'a dyn Fn(&[u8]) -> bool,
     at: usize,
     class: Class,
     last: Word,
@@ -181,10 +190,8 @@ impl Reader<'_> {
             // A vertical tab: a blank from PostgreSQL 16 on.
             (0x0b, _) => self.class = Class::Unknown,
             (b'(', _) => {
-                if let Word::At(from, to) = self.last
-                    && !is_harmless(&self.sql[from..to])
-                {
-                    self.class = Class::Unknown;
+                if let Word::At(from, to) = self.last {
+                    self.call(&self.sql[from..to]);
                 }
                 self.other();
             }
@@ -194,6 +201,17 @@ impl Reader<'_> {
             }
             _ => self.other(),
         }
+    }
+
+    fn call(&mut self, name: &[u8]) {
+        if is_harmless(name) {
+            return;
+        }
+        self.class = self.class.max(if (self.knows)(name) {
+            Class::Write
+        } else {
+            Class::Unknown
+        });
     }
 
     /// Whether a name or a number ends right here.

@@ -12,6 +12,11 @@ use crate::lease::Pin;
 /// The longest name that PostgreSQL keeps, in bytes.
 const LONGEST: usize = 63;
 
+/// What stands for the text of a function that PostgreSQL has been told changes nothing (`IMMUTABLE` or `STABLE`, under each
+/// of its signatures), and of any other.
+pub const STEADY: &str = "=";
+pub const VOLATILE: &str = "~";
+
 /// How many names of settings that code sets are of use at most.
 const MOST_NAMES: usize = 1000;
 
@@ -81,6 +86,8 @@ pub struct Hazards {
     untold: Names,
     /// A text with one of these names may leave what only another session would notice.
     stains: Names,
+    /// Functions that leave nothing, but for what sequences remember.
+    steady: HashSet<Box<[u8]>>,
     /// The names of custom settings that code sets.
     pub settings: BTreeSet<String>,
 }
@@ -124,6 +131,24 @@ impl Hazards {
     #[must_use]
     pub fn are_none(&self) -> bool {
         !self.everywhere && self.ask.are_none()
+    }
+
+    /// Whether a parenthesis behind this word calls a function of the database's own that leaves nothing.
+    #[must_use]
+    pub fn leave_out(&self, word: &[u8]) -> bool {
+        let mut folded = [0; LONGEST];
+        let Some(folded) = folded.get_mut(..word.len()) else {
+            return false;
+        };
+        folded.copy_from_slice(word);
+        folded.make_ascii_lowercase();
+        !self.everywhere && self.steady.contains(&*folded)
+    }
+
+    /// Whether a text may make one of those functions anew.
+    #[must_use]
+    pub fn may_change_with(&self, sql: &[u8]) -> bool {
+        !self.steady.is_empty() && creates(sql) && words(sql).any(|word| self.leave_out(word))
     }
 
     /// Whether no text means anything.
@@ -180,7 +205,7 @@ pub fn calls_what_makes_state(sql: &[u8]) -> bool {
 /// definitions would find. In doubt it doesn't. A text that makes nothing tells all.
 #[must_use]
 pub fn tells_bodies(sql: &[u8]) -> bool {
-    if !words(sql).any(|word| word.eq_ignore_ascii_case(b"create")) {
+    if !creates(sql) {
         return true;
     }
     // An escape, or a literal that goes on in the next line, may hide a word from us, but not from PostgreSQL.
@@ -188,6 +213,10 @@ pub fn tells_bodies(sql: &[u8]) -> bool {
         || memchr::memchr_iter(b'\'', sql).any(|at| may_go_on(&sql[at + 1..]));
     let watched = watch(sql).unwrap_or_default();
     !hidden && watched == Watch::default() && !makes_state(sql) && is_in_known_languages(sql)
+}
+
+fn creates(sql: &[u8]) -> bool {
+    words(sql).any(|word| word.eq_ignore_ascii_case(b"create"))
 }
 
 /// Whether what stands behind a literal may be the rest of it, in another line.
@@ -229,7 +258,10 @@ pub fn find(definitions: &[Definition]) -> Hazards {
         .iter()
         .map(|definition| fold(definition.name.as_bytes()))
         .collect();
-    let mut found = Hazards::default();
+    let mut found = Hazards {
+        steady: steady(definitions),
+        ..Hazards::default()
+    };
     let (mut ask, mut untold, mut stains) = (HashSet::new(), HashSet::new(), HashSet::new());
     // Who names what.
     let mut namers: HashMap<Vec<u8>, Vec<Vec<u8>>> = HashMap::new();
@@ -260,7 +292,49 @@ pub fn find(definitions: &[Definition]) -> Hazards {
     found.ask = Names::new(ask);
     found.untold = Names::new(close(untold, &namers));
     found.stains = Names::new(close(stains, &namers));
+    let Hazards {
+        steady,
+        ask,
+        untold,
+        stains,
+        ..
+    } = &mut found;
+    steady.retain(|name| ![&*ask, untold, stains].iter().any(|names| names.has(name)));
     found
+}
+
+/// Functions that can be called by their names without quotes, and that PostgreSQL has been told change nothing: neither they
+/// themselves nor any that they name.
+fn steady(definitions: &[Definition]) -> HashSet<Box<[u8]>> {
+    let told = |mark| move |one: &&Definition| one.text == mark;
+    let names = |mark| {
+        definitions
+            .iter()
+            .filter(told(mark))
+            .map(|one| one.name.as_bytes())
+    };
+    let plain = |name: &&[u8]| {
+        let is = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_';
+        name.iter().all(is)
+    };
+    let mut steady: HashSet<Box<[u8]>> = names(STEADY).filter(plain).map(Into::into).collect();
+    let mut open: Vec<Vec<u8>> = names(VOLATILE).map(fold).collect();
+    let mut namers: HashMap<Vec<u8>, Vec<&[u8]>> = HashMap::new();
+    for Definition { name, text } in definitions {
+        if steady.contains(name.as_bytes()) {
+            for word in words(text.as_bytes()).map(fold) {
+                namers.entry(word).or_default().push(name.as_bytes());
+            }
+        }
+    }
+    while let Some(name) = open.pop() {
+        for namer in namers.remove(&name).unwrap_or_default() {
+            if steady.remove(namer) {
+                open.push(namer.to_owned());
+            }
+        }
+    }
+    steady
 }
 
 /// Adds whoever names something in the set, and whoever names those.
