@@ -129,8 +129,11 @@ fn calls(statement: &[Token<'_>], class: Class) {
     for (at, pair) in statement.windows(2).enumerate() {
         let [name, open] = pair else { continue };
         let leaves = LEAVING.iter().any(|known| name.is(known));
-        // What follows AS names columns, a type or a statement.
-        let named = at > 0 && statement[at - 1].kind == Kind::Word && statement[at - 1].is("as");
+        // What follows these names columns, a type or a statement.
+        let names = ["as", "with", "recursive"];
+        let named = at > 0
+            && statement[at - 1].kind == Kind::Word
+            && names.iter().any(|word| statement[at - 1].is(word));
         if leaves && open.is_sign(b'(') && !named && !is_written(&statement[..at]) {
             panic!(
                 "{class:?}, and yet it calls {}",
@@ -140,7 +143,7 @@ fn calls(statement: &[Token<'_>], class: Class) {
     }
 }
 
-/// Whether what follows is the name of a table that is written: `INSERT INTO schema.`
+/// Whether what follows is the name of a table that is written: `INSERT INTO schema.`, `COPY schema.`
 fn is_written(before: &[Token<'_>]) -> bool {
     let mut before = before;
     while let [rest @ .., schema, dot] = before
@@ -149,7 +152,8 @@ fn is_written(before: &[Token<'_>]) -> bool {
     {
         before = rest;
     }
-    matches!(before, [.., insert, into] if into.is("into") && (insert.is("insert") || insert.is("merge")))
+    matches!(before, [copy] if copy.is("copy"))
+        || matches!(before, [.., insert, into] if into.is("into") && (insert.is("insert") || insert.is("merge")))
 }
 
 /// SELECT INTO may make a temporary table.

@@ -429,6 +429,8 @@ fn functions_that_leave_nothing_need_no_question() {
         "SELECT '1.5'::numeric(10, 2), relname FROM pg_class WHERE pg_table_is_visible(oid)",
         "SELECT a FROM unnest(ARRAY[1, 2]) WITH ORDINALITY AS t(a, n) GROUP BY ROLLUP (a)",
         "WITH w AS MATERIALIZED (SELECT current_setting('TimeZone')) SELECT * FROM w",
+        r#"SELECT "u->p"."relname" AS "u.p.relname" FROM pg_class AS "u->p" WHERE "u->p".oid = 1259"#,
+        "WITH RECURSIVE t (a) AS (SELECT 1 UNION ALL SELECT a + 1 FROM t WHERE a < 3) SELECT max(a) FROM t",
         "SELECT sum(a), bool_and(a > 0), bit_or(a), range_agg(int4range(a, 9)) FROM unnest(ARRAY[1, 2]) AS t(a)",
     ] {
         client.value(sql);
@@ -571,4 +573,22 @@ fn a_statement_that_is_not_made_after_all_is_not_taken_for_the_one_that_runs() {
     }
     one.value("SET app.tenant = 'else'");
     assert_eq!(other.value(TENANT), "acme");
+}
+
+#[test]
+fn what_is_behind_a_name_that_needs_quotes_is_known() {
+    let view = "
+        CREATE FUNCTION enters() RETURNS text LANGUAGE sql
+        AS $$ SELECT set_config('app.tenant', 'acme', false) $$;
+        CREATE VIEW \"Log in (acme)\" AS SELECT enters();
+        CREATE FUNCTION logs_in() RETURNS text STABLE LANGUAGE sql AS 'SELECT * FROM \"Log in (acme)\"'";
+    let Some((_postgres, valet)) = transaction_mode("1", view, &[]) else {
+        return;
+    };
+    for sql in [r#"SELECT * FROM "Log in (acme)""#, "SELECT logs_in()"] {
+        let (mut one, mut other) = (session(&valet, "one"), session(&valet, "other"));
+        one.value(sql);
+        assert_eq!(other.value(TENANT), "");
+        assert_eq!(one.value(TENANT), "acme");
+    }
 }

@@ -4,6 +4,7 @@
 //! a list counts as one that leaves something; triggers and views are beyond any reader of texts, and documented as such.
 
 use super::harmless::is_harmless;
+use super::hazards::LONGEST;
 use super::plain::is_plain_select;
 
 /// What a text may leave in its session.
@@ -152,7 +153,7 @@ struct Reader<'a> {
     last: Word,
     /// The next word is the first one of a statement.
     first: bool,
-    /// The last word was the INTO of an INSERT.
+    /// The last word was the INTO of an INSERT, or COPY.
     into: bool,
 }
 
@@ -275,23 +276,17 @@ impl Reader<'_> {
         self.into = false;
     }
 
-    /// A quoted name. One of letters and digits is what it would be without quotes, but no word of the grammar; any other
-    /// may be anything.
+    /// A quoted name: what it would be without quotes, but no word of the grammar. What the words in it may mean to the
+    /// database is looked for elsewhere ([`super::hazards`]), and so no longer a name may be than PostgreSQL's are.
     fn name(&mut self) {
         let from = self.at;
         let rest = &self.sql[from + 1..];
-        let odd = rest
-            .iter()
-            .position(|byte| !matches!(SORTS[*byte as usize], Sort::Letter | Sort::Digit));
-        let mut end = odd.unwrap_or(rest.len());
-        let plain = rest.get(end).is_none_or(|byte| *byte == b'"');
-        if !plain {
-            end += memchr::memchr(b'"', &rest[end..]).unwrap_or(rest.len() - end);
-        }
+        let short = &rest[..rest.len().min(LONGEST + 1)];
+        let end = short.iter().position(|byte| *byte == b'"').unwrap_or(0);
         self.at += end + 2;
         // Behind `U&` it has escapes, and two quotes in a row are one of the name's.
         let escapes = from > 0 && self.sql[from - 1] == b'&' || self.peek(0) == b'"';
-        if self.first || !plain || end == 0 || end == rest.len() || escapes {
+        if self.first || end == 0 || escapes {
             self.class = Class::Unknown;
             return;
         }
@@ -325,9 +320,13 @@ impl Reader<'_> {
         self.last = Word::Harmless;
     }
 
-    /// Whether the word before is AS: what follows names columns, a type or a statement, and calls nothing.
+    /// Whether the word before is AS, WITH or RECURSIVE: what follows names columns, a type or a statement, and calls nothing.
     fn is_behind_as(&self) -> bool {
-        matches!(self.last, Word::At(from, to) if self.sql[from..to].eq_ignore_ascii_case(b"as"))
+        let Word::At(from, to) = self.last else {
+            return false;
+        };
+        let is = |word: &[u8]| self.sql[from..to].eq_ignore_ascii_case(word);
+        is(b"as") || is(b"with") || is(b"recursive")
     }
 
     fn word(&mut self) {
@@ -345,9 +344,17 @@ impl Reader<'_> {
             self.first = false;
             self.last = if is(b"insert") || is(b"merge") {
                 Word::Insert
+            } else if is(b"with") {
+                Word::At(self.at - word.len(), self.at)
             } else {
                 Word::Harmless
             };
+            // COPY names a table, and perhaps its columns.
+            if is(b"copy") {
+                self.class = self.class.max(Class::Write);
+                self.into = true;
+                return;
+            }
             if WRITES.iter().any(|name| is(name)) {
                 self.class = self.class.max(Class::Write);
             } else if VISIBLE.iter().any(|name| is(name)) {
@@ -364,6 +371,8 @@ impl Reader<'_> {
                 }
                 6 if is(b"update") || is(b"delete") => self.write(),
                 7 if is(b"nextval") => self.write(),
+                // WITH RECURSIVE: the name is yet to come.
+                9 if is(b"recursive") => self.last = Word::At(self.at - word.len(), self.at),
                 _ if self.into || self.is_behind_as() => self.last = Word::Harmless,
                 length => self.last = Word::At(self.at - length, self.at),
             }
@@ -417,8 +426,22 @@ mod tests {
             Class::Write,
             r#"UPDATE "jobs" SET "name" = 'x' WHERE "id" = 7"#,
         ),
+        (
+            Class::Read,
+            r#"SELECT "a->b"."c" AS "A, b" FROM "my view" AS "a->b""#,
+        ),
         (Class::Write, "UPDATE t SET a = a + 1 WHERE b = 2"),
         (Class::Write, "SELECT nextval('s')"),
+        (Class::Write, "COPY public.t (a, b) FROM STDIN"),
+        (Class::Write, r#"copy "t" ("a") to stdout"#),
+        (
+            Class::Read,
+            "WITH RECURSIVE tree (id, up) AS (SELECT 1, 2 UNION ALL SELECT id, up FROM tree) SELECT max(id) FROM tree",
+        ),
+        (
+            Class::Read,
+            "with t(a) as (select 1) select lastval(), a from t",
+        ),
         (Class::Write, "SELECT 1; DELETE FROM t"),
         (Class::Read, "NOTIFY news, 'it'"),
         (Class::Read, "BEGIN; LOCK TABLE t IN SHARE MODE; COMMIT"),
@@ -435,6 +458,17 @@ mod tests {
         (Class::Unknown, "SELECT set_config('a.b', 'c', false)"),
         (Class::Unknown, "SELECT pg_advisory_lock(1)"),
         (Class::Unknown, "SELECT a.f (1)"),
+        (
+            Class::Unknown,
+            "WITH t (a) AS (SELECT f(1)) SELECT a FROM t",
+        ),
+        (
+            Class::Unknown,
+            "WITH t AS (SELECT 1), u (a) AS (SELECT f(1)) TABLE u",
+        ),
+        (Class::Unknown, "COPY (SELECT f(1)) TO STDOUT"),
+        (Class::Unknown, "COPY t FROM STDIN WHERE f(a)"),
+        (Class::Unknown, "SELECT recursive(1)"),
         (Class::Unknown, "SELECT f$1(1)"),
         (Class::Unknown, "SELECT count$1a (1)"),
         (Class::Unknown, "INSERT INTO ! f(1)"),
@@ -448,10 +482,11 @@ mod tests {
         (Class::Unknown, r#"SELECT "count"(*) FROM t"#),
         (Class::Unknown, r#"SELECT "a"."f" /**/ (1)"#),
         (Class::Unknown, r#"INSERT INTO "t" VALUES ("f"(1))"#),
-        (Class::Unknown, r#"SELECT * FROM "my view""#),
         (Class::Unknown, r#"SELECT * FROM "a""b""#),
         (Class::Unknown, r#"SELECT * FROM U&"d\0061t""#),
         (Class::Unknown, r#"SELECT * FROM "open"#),
+        (Class::Unknown, r#"SELECT "my f"(1)"#),
+        (Class::Unknown, r#"SELECT "f()" (1)"#),
         (Class::Unknown, r#"SELECT """#),
         (Class::Unknown, "SELECT E'\\'', set_config('a', 'b', false)"),
         (Class::Unknown, "SELECT '\\', f('x')"),

@@ -84,7 +84,7 @@ const FUNCTIONS: &str = "\
 
 /// Functions that are volatile, but leave nothing behind their transaction.
 const VOLATILE: &str = "\
-    array_sample array_shuffle clock_timestamp current_query gen_random_uuid pg_advisory_xact_lock \
+    array_sample array_shuffle clock_timestamp current_query currval gen_random_uuid lastval pg_advisory_xact_lock \
     pg_advisory_xact_lock_shared pg_blocking_pids pg_cancel_backend pg_current_wal_flush_lsn pg_current_wal_insert_lsn \
     pg_current_wal_lsn pg_database_size pg_indexes_size pg_is_in_recovery pg_last_wal_receive_lsn \
     pg_last_wal_replay_lsn pg_last_xact_replay_timestamp pg_notify pg_relation_size pg_sleep pg_sleep_for \

@@ -10,7 +10,7 @@ use super::{Watch, watch};
 use crate::lease::Pin;
 
 /// The longest name that PostgreSQL keeps, in bytes.
-const LONGEST: usize = 63;
+pub(super) const LONGEST: usize = 63;
 
 /// What stands for the text of a function that PostgreSQL has been told changes nothing (`IMMUTABLE` or `STABLE`, under each
 /// of its signatures), and of any other.
@@ -256,7 +256,7 @@ pub struct Definition {
 pub fn find(definitions: &[Definition]) -> Hazards {
     let names: HashSet<Vec<u8>> = definitions
         .iter()
-        .map(|definition| fold(definition.name.as_bytes()))
+        .flat_map(|definition| keys(&definition.name))
         .collect();
     let mut found = Hazards {
         steady: steady(definitions),
@@ -266,24 +266,24 @@ pub fn find(definitions: &[Definition]) -> Hazards {
     // Who names what.
     let mut namers: HashMap<Vec<u8>, Vec<Vec<u8>>> = HashMap::new();
     for Definition { name, text } in definitions {
-        let name = fold(name.as_bytes());
+        let own = keys(name);
         if makes_state(text.as_bytes()) {
-            ask.insert(name.clone());
+            ask.extend(own.iter().cloned());
         }
         if let Some(watched) = watch(text.as_bytes()) {
             found.settings.extend(watched.settings);
             let unread = !watched.naming.is_empty()
                 || watched.pins.iter().any(|pin| pin == Pin::UnreadableSetting);
             if unread {
-                untold.insert(name.clone());
+                untold.extend(own.iter().cloned());
             }
         }
         if text.starts_with(STAINING) {
-            stains.insert(name.clone());
+            stains.extend(own.iter().cloned());
         }
         for word in words(text.as_bytes()).map(fold) {
-            if word != name && names.contains(&word) {
-                namers.entry(word).or_default().push(name.clone());
+            if !own.contains(&word) && names.contains(&word) {
+                namers.entry(word).or_default().extend(own.iter().cloned());
             }
         }
     }
@@ -303,6 +303,16 @@ pub fn find(definitions: &[Definition]) -> Hazards {
     found
 }
 
+/// By which words of a text a name is found: by itself, or, where it needs quotes, by any of the words in it.
+fn keys(name: &str) -> Vec<Vec<u8>> {
+    let name = name.as_bytes();
+    let mut keys: Vec<Vec<u8>> = words(name).map(fold).collect();
+    if keys.is_empty() {
+        keys.push(EVERYWHERE.into());
+    }
+    keys
+}
+
 /// Functions that can be called by their names without quotes, and that PostgreSQL has been told change nothing: neither they
 /// themselves nor any that they name.
 fn steady(definitions: &[Definition]) -> HashSet<Box<[u8]>> {
@@ -318,7 +328,8 @@ fn steady(definitions: &[Definition]) -> HashSet<Box<[u8]>> {
         name.iter().all(is)
     };
     let mut steady: HashSet<Box<[u8]>> = names(STEADY).filter(plain).map(Into::into).collect();
-    let mut open: Vec<Vec<u8>> = names(VOLATILE).map(fold).collect();
+    let volatile = names(VOLATILE).flat_map(words);
+    let mut open: Vec<Vec<u8>> = volatile.map(fold).collect();
     let mut namers: HashMap<Vec<u8>, Vec<&[u8]>> = HashMap::new();
     for Definition { name, text } in definitions {
         if steady.contains(name.as_bytes()) {
@@ -578,5 +589,63 @@ mod tests {
                 .all(|name| hazards.are_named_in(name.as_bytes()))
         );
         assert!(!hazards.are_named_in(b"d e"));
+    }
+
+    #[test]
+    fn names_that_need_quotes_are_found_by_their_words() {
+        let hazards = found(&[
+            ("Total (net)", "SELECT setseed(1)"),
+            ("reads", r#"SELECT * FROM "Total (net)""#),
+            ("odd$of", "SELECT setseed(1)"),
+            ("plain", "SELECT 1"),
+        ]);
+        for sql in [
+            r#"SELECT * FROM "Total (net)""#,
+            r#"SELECT 1 FROM public."Total (net)" AS "a->b""#,
+            "SELECT reads()",
+            "SELECT odd$of()",
+        ] {
+            assert!(hazards.are_named_in(sql.as_bytes()), "{sql}");
+        }
+        for sql in ["SELECT plain()", r#"SELECT a AS "a->b" FROM t"#] {
+            assert!(!hazards.are_named_in(sql.as_bytes()), "{sql}");
+        }
+        assert!(found(&[("->", "SELECT setseed(1)")]).are_anywhere());
+    }
+
+    #[test]
+    fn what_changes_nothing_and_names_nothing_that_does_is_left_out() {
+        let hazards = found(&[
+            ("net", "SELECT 1"),
+            ("net", STEADY),
+            ("twice", "SELECT net()"),
+            ("twice", STEADY),
+            ("rolls", "SELECT roll()"),
+            ("rolls", STEADY),
+            ("rolls_twice", "SELECT rolls()"),
+            ("rolls_twice", STEADY),
+            ("roll", VOLATILE),
+            ("sets", "SELECT set_config('a.b', '', false)"),
+            ("sets", STEADY),
+            ("calls", "SELECT sets()"),
+            ("calls", STEADY),
+            ("Cased", STEADY),
+        ]);
+        for (name, left_out) in [
+            ("net", true),
+            ("NET", true),
+            ("twice", true),
+            ("rolls", false),
+            ("rolls_twice", false),
+            ("roll", false),
+            ("sets", false),
+            ("calls", false),
+            ("cased", false),
+            ("\"net\"", false),
+            ("other", false),
+        ] {
+            assert_eq!(hazards.leave_out(name.as_bytes()), left_out, "{name}");
+        }
+        assert!(!Hazards::anywhere().leave_out(b"net"));
     }
 }
