@@ -254,7 +254,7 @@ impl Session {
     /// has to be sent first.
     pub(super) fn keep_readings(&mut self, class: Class) -> Option<Vec<u8>> {
         let settled = self.rare.at_home || self.rare.trail.readings_are_kept;
-        if settled || class < Class::Visible {
+        if settled || class < Class::Local {
             return None;
         }
         // From here on it is too late, whether they were made or not.

@@ -368,19 +368,16 @@ impl Session {
     /// A named statement runs: that is what people see, and what it may leave. Gives it if it isn't known what its rows look
     /// like.
     fn note_bind(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
-        let at_hand = || Some((self.tracker.statement_at_hand(name)?, Shape::UNKNOWN));
-        let made = self.statements.get(name);
-        let made = made.map(|made| (&made.statement, made.shape));
-        let Some((statement, shape)) = made.or_else(at_hand) else {
+        let Some(made) = self.statements.get(name) else {
             self.note_unknown();
             return None;
         };
-        let statement = statement.clone();
+        let (statement, shape) = (made.statement.clone(), made.shape);
         self.rare.trail.ran |= !statement.bracket;
         if self.rare.class != Class::Unknown {
             let known = self.pool.surveyed.knows_no_hazards() || self.may_read();
             let class = if known {
-                statement.class
+                self.settled(statement.class, &statement.text)
             } else {
                 Class::Unknown
             };
@@ -442,7 +439,7 @@ impl Session {
     fn note_class(&mut self, text: &[u8], whole: bool) {
         if self.rare.class != Class::Unknown && !sql::is_mere_bracket(text) {
             let class = if whole && self.may_read() {
-                self.pool.surveyed.class(text)
+                self.settled(self.pool.surveyed.class(text), text)
             } else {
                 Class::Unknown
             };
@@ -454,6 +451,22 @@ impl Session {
             trail.tame = Tame::No;
         }
         self.note_hazards(text);
+    }
+
+    /// What ends with its transaction leaves nothing; but for a custom setting that isn't known yet, which reads as empty from
+    /// then on.
+    fn settled(&self, class: Class, text: &[u8]) -> Class {
+        if class != Class::Local {
+            return class;
+        }
+        let found = sql::watch(text).unwrap_or_default();
+        let saved = &self.rare.saved.custom;
+        let known = |name: &String| saved.iter().any(|(known, _)| known == name);
+        if found.pins.is_empty() && found.naming.is_empty() && found.settings.iter().all(known) {
+            Class::Local
+        } else {
+            Class::Visible
+        }
     }
 
     /// Something runs of which nothing is known.

@@ -312,7 +312,11 @@ impl Session {
     /// Some commands change what the proxy believes: DISCARD ALL and DEALLOCATE ALL do away with statements, RESET and
     /// DISCARD ALL go back to the application_name of whoever opened the backend.
     fn hear_complete(&mut self, body: &[u8]) {
-        self.rare.class = self.rare.class.max(sql::class_of_tag(body));
+        let told = sql::class_of_tag(body);
+        // The tag doesn't tell a SET that ends with its transaction; the texts did, and told of no other.
+        if !(self.rare.class == Class::Local && body.starts_with(b"SET")) {
+            self.rare.class = self.rare.class.max(told);
+        }
         if matches!(body.first(), Some(b'C' | b'A')) && sql::defines(body) {
             let told = match self.rare.trail.tame {
                 Tame::No => false,

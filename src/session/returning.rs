@@ -171,7 +171,7 @@ impl Session {
         self.step(Event::ReturnBegan);
         match self.examine(&mut lent).await {
             Ok(Examined::Nothing) => {
-                lent.backend.spent |= self.rare.class == Class::Write;
+                lent.backend.spent |= self.rare.class != Class::Read;
                 self.let_go(lent, cause);
                 (Outcome::Returned(None), Ok(()))
             }
@@ -421,7 +421,7 @@ impl Session {
         let Some(mut lent) = self.lent.take() else {
             return;
         };
-        lent.backend.spent |= self.rare.class == Class::Write;
+        lent.backend.spent |= self.rare.class != Class::Read;
         self.let_go(lent, Cause::Voluntary);
     }
 

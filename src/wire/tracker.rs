@@ -265,15 +265,6 @@ impl Tracker {
         })
     }
 
-    /// The statement of this name that the request makes which is being sent, where nothing before that is unanswered: what
-    /// the request does next with the name it does with this, or not at all.
-    #[must_use]
-    pub fn statement_at_hand(&self, name: &[u8]) -> Option<&Rc<Statement>> {
-        let sent = self.sent_statement(name)?;
-        let alone = !self.pending.iter().any(Pending::ends_a_request);
-        (alone && self.doubt == Doubt::None && !self.copy_in).then_some(sent)
-    }
-
     /// Whether a question of ours is unanswered that a message of the client waits for.
     #[must_use]
     pub fn asks(&self) -> bool {

@@ -4,7 +4,7 @@ use pgvalet::wire::sql::harmless;
 use serde_json::json;
 
 use crate::stage::{lease, session};
-use crate::support::messages::{bind, close_statement, execute, parse, query, sync, tags};
+use crate::support::messages::{bind, execute, parse, query, sync, tags};
 use crate::support::{Postgres, Raw, Valet, eventually};
 
 const TENANT: &str = "SELECT coalesce(current_setting('app.tenant', true), '')";
@@ -469,10 +469,10 @@ fn functions_of_the_database_s_own_that_change_nothing_need_no_question() {
     ] {
         client.value(sql);
         is_returned(&valet, &client);
-        for prepared in [parse(name, sql), Vec::new()] {
-            client.send(&[prepared, bind("", name, &[]), execute("", 0), sync()].concat());
-            client.until_ready();
-        }
+        client.send(&[parse(name, sql), sync()].concat());
+        client.until_ready();
+        client.send(&[bind("", name, &[]), execute("", 0), sync()].concat());
+        client.until_ready();
         is_returned(&valet, &client);
     }
     let asked = || valet.metric("pgvalet_probes_total");
@@ -536,46 +536,6 @@ fn a_function_that_is_made_anew_is_looked_at_anew() {
 }
 
 #[test]
-fn a_statement_that_is_not_made_after_all_is_not_taken_for_the_one_that_runs() {
-    let Some((_postgres, valet)) = transaction_mode("1", "", &[]) else {
-        return;
-    };
-    let (mut one, mut other) = (session(&valet, "one"), session(&valet, "other"));
-    let sets = "SELECT set_config('app.tenant', 'acme', false)";
-    let run = [bind("", "s", &[]), execute("", 0), sync()].concat();
-    one.send(&[parse("s", sets), sync()].concat());
-    one.until_ready();
-    // The request fails before it makes another one of that name.
-    let failing = [
-        parse("", "SELECT nonsense"),
-        close_statement("s"),
-        parse("s", "SELECT 1"),
-        sync(),
-    ];
-    one.send(&[failing.concat(), run.clone()].concat());
-    one.until_ready();
-    one.until_ready();
-    assert_eq!(other.value(TENANT), "");
-    assert_eq!(one.value(TENANT), "acme");
-    // So does this one, and there is one of that name.
-    other.send(
-        &[
-            parse("s", sets),
-            sync(),
-            parse("s", "SELECT 1"),
-            sync(),
-            run,
-        ]
-        .concat(),
-    );
-    for _ in 0..3 {
-        other.until_ready();
-    }
-    one.value("SET app.tenant = 'else'");
-    assert_eq!(other.value(TENANT), "acme");
-}
-
-#[test]
 fn what_is_behind_a_name_that_needs_quotes_is_known() {
     let view = "
         CREATE FUNCTION enters() RETURNS text LANGUAGE sql
@@ -591,4 +551,49 @@ fn what_is_behind_a_name_that_needs_quotes_is_known() {
         assert_eq!(other.value(TENANT), "");
         assert_eq!(one.value(TENANT), "acme");
     }
+}
+
+#[test]
+fn what_ends_with_its_transaction_is_asked_after_once() {
+    let Some((_postgres, valet)) = transaction_mode("1", "", &[]) else {
+        return;
+    };
+    let asked = || valet.metric("pgvalet_probes_total");
+    let mut client = session(&valet, "app");
+    for sql in [
+        "SET LOCAL statement_timeout = '5s'",
+        "SET TRANSACTION READ ONLY",
+        "SELECT set_config('app.tenant', 'acme', true)",
+        "SET LOCAL work_mem = '1MB'",
+    ] {
+        client.value("BEGIN");
+        client.send(&query(sql));
+        client.until_ready();
+        client.value("COMMIT");
+        is_returned(&valet, &client);
+    }
+    assert_eq!(asked(), 0.0);
+    let mut other = session(&valet, "other");
+    for round in 0..3 {
+        for client in [&mut client, &mut other] {
+            client.value("BEGIN");
+            client.value(&format!("SET LOCAL app.tenant = '{round}'"));
+            assert_eq!(client.value(TENANT), round.to_string());
+            client.value("COMMIT");
+            is_returned(&valet, client);
+            // As without a proxy: it is there from now on, and empty.
+            assert_eq!(client.value("SELECT current_setting('app.tenant')"), "");
+        }
+    }
+    // Of each session PostgreSQL was asked once, when it named the setting first.
+    assert_eq!(asked(), 2.0);
+    client.value("SET app.tenant = 'acme'");
+    eventually("PostgreSQL has been asked", || asked() > 2.0);
+    client.value("BEGIN");
+    client.value("SET LOCAL app.tenant = 'other'");
+    client.value("COMMIT");
+    assert_eq!(other.value(TENANT), "");
+    assert_eq!(client.value(TENANT), "acme");
+    assert_eq!(client.value("SHOW statement_timeout"), "0");
+    assert_eq!(client.value("SELECT current_user = session_user"), "t");
 }

@@ -6,6 +6,7 @@
 use super::harmless::is_harmless;
 use super::hazards::LONGEST;
 use super::plain::is_plain_select;
+use super::watch::sets_for_its_transaction;
 
 /// What a text may leave in its session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +16,8 @@ pub enum Class {
     Read,
     /// What sequences remember (`currval`, `lastval`), and nothing else.
     Write,
+    /// What ends with its transaction: settings, of which custom ones read as empty from then on. The same for sequences.
+    Local,
     /// What PostgreSQL tells of when it is asked: settings that the text names, statements, channels, cursors that are gone.
     Visible,
     /// Anything: PostgreSQL has to be asked, and may not tell all of it.
@@ -174,7 +177,7 @@ impl Reader<'_> {
     fn sign(&mut self) {
         match (self.peek(0), self.peek(1)) {
             // A comment may stand between SET and the name.
-            (b'-', b'-') | (b'/', b'*') if self.class == Class::Visible => {
+            (b'-', b'-') | (b'/', b'*') if self.class >= Class::Local => {
                 self.class = Class::Unknown;
             }
             (b'-', b'-') => {
@@ -208,11 +211,29 @@ impl Reader<'_> {
         if is_harmless(name) {
             return;
         }
+        let sets = name.eq_ignore_ascii_case(b"set_config");
         self.class = self.class.max(if (self.knows)(name) {
             Class::Write
+        } else if sets && sets_for_its_transaction(&self.sql[self.at..]) {
+            Class::Local
         } else {
             Class::Unknown
         });
+    }
+
+    /// Whether what follows SET is said to end with its transaction. There may be a setting of such a name, too: it would have
+    /// a dot.
+    fn ends_with_its_transaction(&self) -> bool {
+        const WORDS: [&[u8]; 3] = [b"local", b"transaction", b"constraints"];
+        let rest = self.sql[self.at..].trim_ascii_start();
+        let letter = |byte: &u8| SORTS[*byte as usize] == Sort::Letter;
+        let (word, behind) = rest.split_at(rest.iter().take_while(|byte| letter(byte)).count());
+        let next = behind.trim_ascii_start();
+        WORDS.iter().any(|known| word.eq_ignore_ascii_case(known))
+            && next.len() < behind.len()
+            && next
+                .first()
+                .is_some_and(|byte| letter(byte) || *byte == b'"')
     }
 
     /// Whether a name or a number ends right here.
@@ -357,6 +378,8 @@ impl Reader<'_> {
             }
             if WRITES.iter().any(|name| is(name)) {
                 self.class = self.class.max(Class::Write);
+            } else if is(b"set") && self.ends_with_its_transaction() {
+                self.class = self.class.max(Class::Local);
             } else if VISIBLE.iter().any(|name| is(name)) {
                 self.class = self.class.max(Class::Visible);
             } else if !READS.iter().any(|name| is(name)) {
@@ -445,7 +468,26 @@ mod tests {
         (Class::Write, "SELECT 1; DELETE FROM t"),
         (Class::Read, "NOTIFY news, 'it'"),
         (Class::Read, "BEGIN; LOCK TABLE t IN SHARE MODE; COMMIT"),
+        (Class::Local, "SET LOCAL app.tenant = 7"),
+        (Class::Local, "set\n local \"app\".tenant to 'x'"),
+        (
+            Class::Local,
+            "BEGIN; SET TRANSACTION READ ONLY; SET CONSTRAINTS ALL DEFERRED",
+        ),
+        (Class::Local, "SELECT set_config('app.tenant', $1, true), 1"),
+        (
+            Class::Local,
+            "INSERT INTO t VALUES (set_config('DateStyle', 'ISO', TRUE))",
+        ),
         (Class::Visible, "SET app.tenant = 7"),
+        (Class::Visible, "SET LOCAL a = 1; SET b = 2"),
+        (Class::Visible, "SET local.tenant = 7"),
+        (Class::Visible, "SET local . tenant = 7"),
+        (
+            Class::Visible,
+            "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+        ),
+        (Class::Visible, "SET TIME ZONE LOCAL"),
         (Class::Visible, r#"CLOSE "c""#),
         (Class::Visible, "SELECT 1; LISTEN a"),
         (Class::Visible, "PREPARE p AS INSERT INTO t VALUES ($1)"),
@@ -454,6 +496,13 @@ mod tests {
     const NOT_TOLD: &[(Class, &str)] = &[
         (Class::Unknown, "SET app.tenant = 7; SELECT f(1)"),
         (Class::Unknown, "SET /* the */ app.tenant = 7"),
+        (Class::Unknown, "SET LOCAL /* the */ app.tenant = 7"),
+        (Class::Unknown, "SELECT set_config($1, 'x', true)"),
+        (Class::Unknown, "SELECT set_config('seed', '0.5', true)"),
+        (Class::Unknown, "SELECT set_config('plpgsql.x', 'y', true)"),
+        (Class::Unknown, "SELECT set_config('a.b', f(1), true)"),
+        (Class::Unknown, "SELECT set_config('a.b', 'c', $1)"),
+        (Class::Unknown, "SELECT set_config('a' || 'b', 'c', true)"),
         (Class::Unknown, "SELECT 1 -- comment\r, f(1)"),
         (Class::Unknown, "SELECT set_config('a.b', 'c', false)"),
         (Class::Unknown, "SELECT pg_advisory_lock(1)"),

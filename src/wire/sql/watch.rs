@@ -207,6 +207,18 @@ fn set_config(after: &[u8], found: &mut Watch) {
     }
 }
 
+/// Whether the arguments of a `set_config`, from their parenthesis on, plainly name a setting that ends with its transaction.
+pub(super) fn sets_for_its_transaction(arguments: &[u8]) -> bool {
+    let argument = arguments.strip_prefix(b"(").map(<[u8]>::trim_ascii_start);
+    match argument.and_then(first_argument) {
+        Some((Name::Literal(name), rest)) => {
+            let name = name.to_ascii_lowercase();
+            name.as_bytes() != SEED && !is_reserved(&name) && is_local(rest)
+        }
+        Some((Name::Parameter(_), _)) | None => false,
+    }
+}
+
 enum Name<'a> {
     Literal(&'a str),
     Parameter(u16),
