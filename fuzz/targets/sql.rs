@@ -306,7 +306,8 @@ fn is_behind_digits(before: &Token<'_>, name: &Token<'_>) -> bool {
 
 /// `a.b`, or of more parts, behind SET. Quotes are around names that would be names without them.
 fn custom(rest: &[Token<'_>]) -> Option<String> {
-    let ends = |token: &Token<'_>| token.is_sign(b'=') || token.is("to");
+    let to = |token: &Token<'_>| token.kind == Kind::Word && token.is("to");
+    let ends = |token: &Token<'_>| token.is_sign(b'=') || to(token);
     let name = &rest[..rest.iter().position(ends)?];
     let part = |token: &Token<'_>| {
         let text = token.text;

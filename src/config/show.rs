@@ -1,5 +1,7 @@
 //! Owns the effective configuration as TOML, with secrets as `***`.
 
+use std::net::Ipv6Addr;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::upstream::{TARGETS, word};
@@ -104,7 +106,9 @@ impl std::fmt::Display for Upstream {
             String::new()
         };
         let place = |place: &Place| match &place.host {
-            UpstreamHost::Tcp(host) if host.contains(':') => format!("[{host}]:{}", place.port),
+            UpstreamHost::Tcp(host) if host.parse::<Ipv6Addr>().is_ok() => {
+                format!("[{host}]:{}", place.port)
+            }
             UpstreamHost::Tcp(host) => format!("{}:{}", encode(host), place.port),
             UpstreamHost::Unix(path) => {
                 format!("{}:{}", encode(&path.to_string_lossy()), place.port)
