@@ -428,6 +428,7 @@ fn functions_that_leave_nothing_need_no_question() {
         "SELECT pg_try_advisory_xact_lock(1), jsonb_array_elements('[1]')",
         "SELECT '1.5'::numeric(10, 2), relname FROM pg_class WHERE pg_table_is_visible(oid)",
         "SELECT a FROM unnest(ARRAY[1, 2]) WITH ORDINALITY AS t(a, n) GROUP BY ROLLUP (a)",
+        "SELECT ARRAY(SELECT relname FROM ONLY (pg_class) LIMIT 2), current_timestamp(0), localtime(2)",
         "WITH w AS MATERIALIZED (SELECT current_setting('TimeZone')) SELECT * FROM w",
         r#"SELECT "u->p"."relname" AS "u.p.relname" FROM pg_class AS "u->p" WHERE "u->p".oid = 1259"#,
         "WITH RECURSIVE t (a) AS (SELECT 1 UNION ALL SELECT a + 1 FROM t WHERE a < 3) SELECT max(a) FROM t",

@@ -7,13 +7,13 @@ use std::sync::LazyLock;
 
 /// Words of the grammar, and types that take a modifier.
 const GRAMMAR: &str = "\
-    all and any as between bigint bit by bytea case cast character coalesce collate conflict cube dec decimal default \
-    distinct else except exists extract filter float from greatest group grouping having ilike in inet int integer \
-    intersect is join json json_array json_arrayagg json_exists json_objectagg json_query json_scalar json_table \
-    json_value jsonb key lateral least like limit materialized nchar not nullif offset on or order ordinality over \
-    overlay partition position real returning rollup row select set sets smallint some substring then time timestamp \
-    trim union using uuid values varying when where with within xmlconcat xmlelement xmlforest xmlparse xmlpi xmlroot \
-    xmlserialize";
+    all and any array as between bigint bit by bytea case cast character coalesce collate conflict cube current_time \
+    current_timestamp dec decimal default distinct else except exists extract filter float from greatest group \
+    grouping having ilike in inet int integer intersect is join json json_array json_arrayagg json_exists \
+    json_objectagg json_query json_scalar json_table json_value jsonb key lateral least like limit localtime \
+    localtimestamp materialized nchar not nullif offset on only or order ordinality over overlay partition position \
+    real returning rollup row select set sets smallint some substring then time timestamp trim union using uuid values \
+    varying when where with within xmlconcat xmlelement xmlforest xmlparse xmlpi xmlroot xmlserialize";
 
 /// Functions that PostgreSQL declares immutable or stable, and that run no SQL that they are given.
 const FUNCTIONS: &str = "\
