@@ -96,7 +96,8 @@ fn pgbench(
     succeed(&mut command).map_err(|error| format!("{}, {protocol}: {error}", target.name).into())
 }
 
-/// Runs `load`, at most `rate` transactions a second where one is given; each transaction's time in microseconds, sorted.
+/// Runs `load`, at most `rate` transactions a second where one is given; each transaction's time in microseconds, but
+/// for the first of each client, for which PostgreSQL may have had to open a catalog.
 pub fn latencies(
     target: &Target,
     load: Load,
@@ -115,13 +116,15 @@ pub fn latencies(
         times.extend(text.lines().filter_map(time));
     }
     std::fs::remove_dir_all(&logs)?;
-    times.sort_by(f64::total_cmp);
     Ok(times)
 }
 
-/// The third column, without the last one where it is there: the wait for the transaction's turn.
+/// The third column, without the last one where it is there: the wait for the transaction's turn. The second one counts.
 fn time(line: &str) -> Option<f64> {
     let columns: Vec<&str> = line.split(' ').collect();
+    if columns.get(1) == Some(&"1") {
+        return None;
+    }
     let time: f64 = columns.get(2)?.parse().ok()?;
     let lag: f64 = columns.get(6).map_or(Some(0.0), |lag| lag.parse().ok())?;
     Some(time - lag)
