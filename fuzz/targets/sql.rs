@@ -90,6 +90,7 @@ fn what_it_leaves(sql: &[u8], tokens: &[Token<'_>]) {
             "delete",
             "merge",
             "copy",
+            "truncate",
         ];
         let visible = [
             "set",

@@ -106,7 +106,7 @@ pub use words::Words;
 /// Whether the tag of a CommandComplete belongs to a command that leaves no state in the session by itself.
 #[must_use]
 pub fn leaves_nothing(tag: &[u8]) -> bool {
-    const TAGS: [&[u8]; 20] = [
+    const TAGS: [&[u8]; 21] = [
         b"SELECT",
         b"INSERT",
         b"UPDATE",
@@ -127,6 +127,7 @@ pub fn leaves_nothing(tag: &[u8]) -> bool {
         b"PREPARE TRANSACTION",
         b"NOTIFY",
         b"LOCK TABLE",
+        b"TRUNCATE",
     ];
     TAGS.iter().any(|known| tag.starts_with(known))
 }

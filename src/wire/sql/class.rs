@@ -46,7 +46,14 @@ const READS: [&[u8]; 17] = [
 ];
 
 /// First words of statements that may move sequences.
-const WRITES: [&[u8]; 5] = [b"insert", b"update", b"delete", b"merge", b"copy"];
+const WRITES: [&[u8]; 6] = [
+    b"insert",
+    b"update",
+    b"delete",
+    b"merge",
+    b"copy",
+    b"truncate",
+];
 
 /// First words of statements that change only what PostgreSQL tells of.
 const VISIBLE: [&[u8]; 8] = [
@@ -185,7 +192,7 @@ impl Reader<'_> {
                 self.at += end.unwrap_or(self.sql.len());
             }
             (b'/', b'*') => self.comment(),
-            (b'\'', _) => self.quoted(b'\''),
+            (b'\'', _) => self.quoted(),
             (b'"', _) => self.name(),
             // A $$ literal is read by others better.
             (b'$', next) if !next.is_ascii_digit() => self.class = Class::Unknown,
@@ -286,8 +293,8 @@ impl Reader<'_> {
         }
     }
 
-    fn quoted(&mut self, quote: u8) {
-        match memchr::memchr(quote, &self.sql[self.at + 1..]) {
+    fn quoted(&mut self) {
+        match memchr::memchr(b'\'', &self.sql[self.at + 1..]) {
             // Under `standard_conforming_strings = off` the literal goes on.
             Some(end) if self.sql[self.at + end] == b'\\' => self.class = Class::Unknown,
             Some(end) => self.at += end + 2,
@@ -295,6 +302,26 @@ impl Reader<'_> {
         }
         self.last = Word::None;
         self.into = false;
+    }
+
+    /// A literal of E'': a backslash hides what follows it. Where the literal goes on behind a line's end, it's read as a plain
+    /// one, and so only without a backslash before a quote.
+    fn escaped(&mut self) {
+        self.other();
+        while let Some(end) = memchr::memchr2(b'\'', b'\\', &self.sql[self.at..]) {
+            let at = self.at + end;
+            let hides = self.sql[at] == b'\\';
+            self.at = at + 1;
+            if !hides && self.peek(0) != b'\'' {
+                return;
+            }
+            // In some encodings of clients the second byte of a letter looks like a backslash.
+            if hides && !self.sql[at - 1].is_ascii() {
+                break;
+            }
+            self.at = self.sql.len().min(at + 2);
+        }
+        self.class = Class::Unknown;
     }
 
     /// A quoted name: what it would be without quotes, but no word of the grammar. What the words in it may mean to the
@@ -358,10 +385,16 @@ impl Reader<'_> {
         let word = &rest[..end.unwrap_or(rest.len())];
         self.at += word.len();
         let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
-        if self.peek(0) == b'\'' && word.len() == 1 {
-            // E'', B'', X'', N'': a backslash could hide the literal's end.
-            self.class = Class::Unknown;
-        } else if self.first {
+        if self.peek(0) == b'\'' && word.len() == 1 && !self.first {
+            // B'', X'' and N'' end like those without a letter.
+            if is(b"e") {
+                self.escaped();
+            } else {
+                self.quoted();
+            }
+            return;
+        }
+        if self.first {
             self.first = false;
             self.last = if is(b"insert") || is(b"merge") {
                 Word::Insert
@@ -393,6 +426,7 @@ impl Reader<'_> {
                     self.last = Word::Insert;
                 }
                 6 if is(b"update") || is(b"delete") => self.write(),
+                6 if is(b"setval") => self.write(),
                 7 if is(b"nextval") => self.write(),
                 // WITH RECURSIVE: the name is yet to come.
                 9 if is(b"recursive") => self.last = Word::At(self.at - word.len(), self.at),
@@ -455,6 +489,16 @@ mod tests {
         ),
         (Class::Write, "UPDATE t SET a = a + 1 WHERE b = 2"),
         (Class::Write, "SELECT nextval('s')"),
+        (
+            Class::Write,
+            "SELECT setval('s', (SELECT max(id) FROM t), false)",
+        ),
+        (Class::Write, "TRUNCATE a, b RESTART IDENTITY CASCADE"),
+        (
+            Class::Write,
+            r#"INSERT INTO t VALUES (E'{"a": "it''s \'\\n\'"}', e'\\', 1)"#,
+        ),
+        (Class::Read, "SELECT X'1F', b'01', N'it', E'a' 'b'"),
         (Class::Write, "COPY public.t (a, b) FROM STDIN"),
         (Class::Write, r#"copy "t" ("a") to stdout"#),
         (
@@ -538,6 +582,16 @@ mod tests {
         (Class::Unknown, r#"SELECT "f()" (1)"#),
         (Class::Unknown, r#"SELECT """#),
         (Class::Unknown, "SELECT E'\\'', set_config('a', 'b', false)"),
+        (
+            Class::Unknown,
+            "SELECT E'\\\\', set_config('a', 'b', false)",
+        ),
+        (Class::Unknown, "SELECT E'a''\\\\', f(1)"),
+        (Class::Unknown, "SELECT E'a'\n'\\'', f(1), '"),
+        (Class::Unknown, "SELECT E'é\\', f(1), 'é'"),
+        (Class::Unknown, "SELECT E'a"),
+        (Class::Unknown, "SELECT E'a\\"),
+        (Class::Unknown, "SELECT N'\\', f('x')"),
         (Class::Unknown, "SELECT '\\', f('x')"),
         (Class::Unknown, "SELECT '\\'', f('x') --'"),
         (Class::Unknown, "SELECT f/**/('x')"),
