@@ -349,6 +349,7 @@ impl Session {
             return None;
         }
         let tells_nothing = tells_nothing
+            && self.rare.sticky.is_empty()
             && surveyed.holds(self.rare.trail.edition, now)
             // Its channels go with it.
             && self.rare.ear.is_none()

@@ -16,7 +16,7 @@ use crate::session::Session;
 use crate::wire::frame::Header;
 use crate::wire::reply;
 use crate::wire::rows;
-use crate::wire::sql::Words;
+use crate::wire::sql::{Class, Words};
 use crate::wire::sql::virtual_setting::{
     self, Change, LONGEST, Meaning, Switch, Verb, Virtual, deallocated,
 };
@@ -272,6 +272,11 @@ impl Session {
             Change::Pin(Switch::Off) => {
                 self.rare.sticky.remove(Pin::Explicit);
                 entry.pins.remove(Pin::Explicit);
+                if self.rare.pinned {
+                    // Whether anything else does is asked for now.
+                    self.rare.class = Class::Unknown;
+                    self.rare.answered = true;
+                }
             }
             Change::Scope(scope) => {
                 let ends = scope.is_none() && entry.scope().is_some();

@@ -204,6 +204,31 @@ fn an_explicit_pin_keeps_the_backend() {
 }
 
 #[test]
+fn an_explicit_pin_keeps_the_backend_in_transaction_mode() {
+    let Some((_postgres, valet)) = stage(&["--mode", "transaction", "--max-backends", "1"]) else {
+        return;
+    };
+    let mut client = session(&valet);
+    client.query("SET pgvalet.pin = on");
+    let state = |client: &Raw| {
+        let shown = shown(&valet, client);
+        (shown["state"].clone(), shown["pins"].clone())
+    };
+    for _ in 0..2 {
+        client.value("SELECT 1");
+        eventually("it is pinned", || {
+            state(&client) == ("idle".into(), ["explicit"].into())
+        });
+    }
+    client.query("SET pgvalet.pin = off");
+    eventually("it is free", || state(&client).0 == "none");
+    client.query("SET pgvalet.pin = on");
+    client.query("SET pgvalet.pin = off");
+    client.value("SELECT 1");
+    eventually("it is free", || state(&client).0 == "none");
+}
+
+#[test]
 fn within_several_statements_it_is_learned_when_they_succeed() {
     let Some((_postgres, valet)) = stage(&[]) else {
         return;

@@ -199,10 +199,10 @@ impl Pins {
         self.0 & (1 << pin as u16) != 0
     }
 
-    /// Those that hold as long as the session lives, whatever it does next.
+    /// Those that the next request can't end: nothing does, or the client takes them back.
     #[must_use]
     pub const fn lasting(self) -> Self {
-        Self(self.0 & (1 << Pin::Replication as u16))
+        Self(self.0 & (1 << Pin::Replication as u16 | 1 << Pin::Explicit as u16))
     }
 
     /// The pins of both.
