@@ -114,7 +114,8 @@ fn what_it_leaves(sql: &[u8], tokens: &[Token<'_>]) {
             let ends = ["local", "transaction", "constraints"];
             let ends =
                 |next: &Token<'_>| next.kind == Kind::Word && ends.iter().any(|word| next.is(word));
-            let local = first.is("set") && statement.get(1).is_some_and(ends);
+            let local = first.is("set") && statement.get(1).is_some_and(ends)
+                || first.is("declare") && !holds(statement);
             assert!(
                 is(&reads)
                     || class == Class::Visible && is(&visible)
@@ -125,6 +126,15 @@ fn what_it_leaves(sql: &[u8], tokens: &[Token<'_>]) {
         calls(statement, class);
         makes_table(statement, class);
     }
+}
+
+/// Whether a cursor outlives its transaction: WITH HOLD before its query.
+fn holds(statement: &[Token<'_>]) -> bool {
+    let is = |token: &Token<'_>, word| token.kind == Kind::Word && token.is(word);
+    let query = statement.iter().skip(2).position(|token| is(token, "for"));
+    let head = &statement[..query.map_or(statement.len(), |at| at + 2)];
+    let mut pairs = head.windows(2).skip(1);
+    pairs.any(|pair| is(&pair[0], "with") && is(&pair[1], "hold"))
 }
 
 fn calls(statement: &[Token<'_>], class: Class) {

@@ -454,10 +454,14 @@ impl Session {
     }
 
     /// What ends with its transaction leaves nothing; but for a custom setting that isn't known yet, which reads as empty from
-    /// then on.
+    /// then on. And of a session that is pinned a CLOSE may end the pin.
     fn settled(&self, class: Class, text: &[u8]) -> Class {
         if class != Class::Local {
             return class;
+        }
+        let closes = |word: &[u8]| word.eq_ignore_ascii_case(b"close");
+        if self.rare.pinned && text.windows(5).any(closes) {
+            return Class::Visible;
         }
         let found = sql::watch(text).unwrap_or_default();
         let saved = &self.rare.saved.custom;

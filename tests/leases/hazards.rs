@@ -598,3 +598,35 @@ fn what_ends_with_its_transaction_is_asked_after_once() {
     assert_eq!(client.value("SHOW statement_timeout"), "0");
     assert_eq!(client.value("SELECT current_user = session_user"), "t");
 }
+
+#[test]
+fn a_cursor_that_ends_with_its_transaction_needs_no_question() {
+    const CURSORS: &str = "SELECT count(*) FROM pg_cursors WHERE name = 'mine'";
+    let Some((_postgres, valet)) = transaction_mode("1", "", &[]) else {
+        return;
+    };
+    let asked = || valet.metric("pgvalet_probes_total");
+    let mut client = session(&valet, "app");
+    let mut other = session(&valet, "other");
+    for close in ["CLOSE \"mine\"", "SAVEPOINT open"] {
+        client.value("BEGIN");
+        client.value("DECLARE \"mine\" NO SCROLL CURSOR WITHOUT HOLD FOR SELECT generate_series(5, 9)");
+        assert_eq!(client.value("FETCH FORWARD 1 FROM \"mine\""), "5");
+        client.value(close);
+        client.value("COMMIT");
+        is_returned(&valet, &client);
+        assert_eq!(other.value(CURSORS), "0");
+    }
+    assert_eq!(asked(), 0.0);
+
+    // One that outlives its transaction keeps the backend, until it is closed.
+    client.value("BEGIN");
+    client.value("DECLARE mine CURSOR WITH HOLD FOR SELECT generate_series(5, 9)");
+    client.value("COMMIT");
+    is_held_with(&valet, &client, "cursor");
+    assert_eq!(client.value("FETCH mine"), "5");
+    assert_eq!(client.value("FETCH mine"), "6");
+    client.value("CLOSE mine");
+    is_returned(&valet, &client);
+    assert_eq!(other.value(CURSORS), "0");
+}

@@ -6,6 +6,7 @@
 use super::harmless::is_harmless;
 use super::hazards::LONGEST;
 use super::plain::is_plain_select;
+use super::virtual_setting::scan::Scan;
 use super::watch::sets_for_its_transaction;
 
 /// What a text may leave in its session.
@@ -16,9 +17,10 @@ pub enum Class {
     Read,
     /// What sequences remember (`currval`, `lastval`), and nothing else.
     Write,
-    /// What ends with its transaction: settings, of which custom ones read as empty from then on. The same for sequences.
+    /// What ends with its transaction: settings, of which custom ones read as empty from then on, and cursors. The same for
+    /// sequences.
     Local,
-    /// What PostgreSQL tells of when it is asked: settings that the text names, statements, channels, cursors that are gone.
+    /// What PostgreSQL tells of when it is asked: settings that the text names, statements, channels.
     Visible,
     /// Anything: PostgreSQL has to be asked, and may not tell all of it.
     Unknown,
@@ -56,8 +58,7 @@ const WRITES: [&[u8]; 6] = [
 ];
 
 /// First words of statements that change only what PostgreSQL tells of.
-const VISIBLE: [&[u8]; 8] = [
-    b"close",
+const VISIBLE: [&[u8]; 7] = [
     b"set",
     b"reset",
     b"prepare",
@@ -107,6 +108,7 @@ pub(super) fn by_words(sql: &[u8], knows: &dyn Fn(&[u8]) -> bool) -> Class {
         last: Word::None,
         first: true,
         into: false,
+        names: false,
     };
     while reader.class != Class::Unknown && reader.at < sql.len() {
         reader.step();
@@ -165,6 +167,8 @@ struct Reader<'a> {
     first: bool,
     /// The last word was the INTO of an INSERT, or COPY.
     into: bool,
+    /// The text names what others look for in it: settings, statements, channels.
+    names: bool,
 }
 
 impl Reader<'_> {
@@ -184,9 +188,7 @@ impl Reader<'_> {
     fn sign(&mut self) {
         match (self.peek(0), self.peek(1)) {
             // A comment may stand between SET and the name.
-            (b'-', b'-') | (b'/', b'*') if self.class >= Class::Local => {
-                self.class = Class::Unknown;
-            }
+            (b'-', b'-') | (b'/', b'*') if self.names => self.class = Class::Unknown,
             (b'-', b'-') => {
                 let end = memchr::memchr2(b'\n', b'\r', &self.sql[self.at..]);
                 self.at += end.unwrap_or(self.sql.len());
@@ -219,6 +221,7 @@ impl Reader<'_> {
             return;
         }
         let sets = name.eq_ignore_ascii_case(b"set_config");
+        self.names |= sets;
         self.class = self.class.max(if (self.knows)(name) {
             Class::Write
         } else if sets && sets_for_its_transaction(&self.sql[self.at..]) {
@@ -241,6 +244,17 @@ impl Reader<'_> {
             && next
                 .first()
                 .is_some_and(|byte| letter(byte) || *byte == b'"')
+    }
+
+    /// Whether what follows DECLARE is a cursor that ends with its transaction: without HOLD.
+    fn declares_for_its_transaction(&self) -> bool {
+        const OPTIONS: [&[u8]; 5] = [b"binary", b"asensitive", b"insensitive", b"no", b"scroll"];
+        let mut scan = Scan::new(&self.sql[self.at..]);
+        let named = scan.identifier().is_some();
+        while OPTIONS.iter().any(|option| scan.keyword(option)) {}
+        let is_cursor = scan.keyword(b"cursor");
+        let _ = scan.keyword(b"without") && scan.keyword(b"hold");
+        named && is_cursor && scan.keyword(b"for")
     }
 
     /// Whether a name or a number ends right here.
@@ -413,8 +427,12 @@ impl Reader<'_> {
                 self.class = self.class.max(Class::Write);
             } else if is(b"set") && self.ends_with_its_transaction() {
                 self.class = self.class.max(Class::Local);
+                self.names = true;
+            } else if is(b"close") || is(b"declare") && self.declares_for_its_transaction() {
+                self.class = self.class.max(Class::Local);
             } else if VISIBLE.iter().any(|name| is(name)) {
                 self.class = self.class.max(Class::Visible);
+                self.names = true;
             } else if !READS.iter().any(|name| is(name)) {
                 self.class = Class::Unknown;
             }
@@ -532,13 +550,31 @@ mod tests {
             "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
         ),
         (Class::Visible, "SET TIME ZONE LOCAL"),
-        (Class::Visible, r#"CLOSE "c""#),
+        (Class::Local, r#"CLOSE "c""#),
+        (Class::Local, "CLOSE ALL /* app:web */"),
+        (
+            Class::Local,
+            r#"DECLARE "a b" CURSOR WITHOUT HOLD FOR SELECT count(*) FROM t -- app:web"#,
+        ),
+        (
+            Class::Local,
+            "declare c insensitive no scroll cursor for with a as (select 1) table a for update",
+        ),
+        (
+            Class::Local,
+            "BEGIN; DECLARE hold BINARY CURSOR FOR VALUES (1)",
+        ),
         (Class::Visible, "SELECT 1; LISTEN a"),
         (Class::Visible, "PREPARE p AS INSERT INTO t VALUES ($1)"),
     ];
 
     const NOT_TOLD: &[(Class, &str)] = &[
         (Class::Unknown, "SET app.tenant = 7; SELECT f(1)"),
+        (Class::Unknown, "DECLARE c CURSOR WITH HOLD FOR SELECT 1"),
+        (Class::Unknown, "DECLARE c CURSOR FOR SELECT f(1)"),
+        (Class::Unknown, "DECLARE c"),
+        (Class::Unknown, "DECLARE c SCROLL FOR SELECT 1"),
+        (Class::Unknown, "CLOSE c; SET /* the */ app.tenant = 7"),
         (Class::Unknown, "SET /* the */ app.tenant = 7"),
         (Class::Unknown, "SET LOCAL /* the */ app.tenant = 7"),
         (Class::Unknown, "SELECT set_config($1, 'x', true)"),
