@@ -115,9 +115,7 @@ impl Book {
                     self.holders.remove(&backend);
                 }
             }
-            // Whatever pinned it may be over after this.
-            Event::Requested => entry.pins = entry.pins.lasting(),
-            Event::Ready(_) | Event::ReturnBegan | Event::ReturnRefused => {}
+            Event::Requested | Event::Ready(_) | Event::ReturnBegan | Event::ReturnRefused => {}
         }
         Ok(after)
     }

@@ -245,10 +245,15 @@ impl Session {
         }
     }
 
-    /// In mode `session` the lease goes on, and PostgreSQL may be asked while it rests.
+    /// What pinned it may be over after this. In mode `session` the lease goes on, and PostgreSQL may be asked while it rests.
     fn note_unasked(&mut self) {
         if self.rare.class < Class::Visible {
             return;
+        }
+        if self.rare.pinned {
+            let mut book = self.shared.ledger.book_mut();
+            let entry = book.entry_mut(self.slot);
+            entry.pins = entry.pins.lasting();
         }
         let config = &self.shared.config;
         if config.mode == Mode::Session && config.chaos_return == ChaosReturn::Off {

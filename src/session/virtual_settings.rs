@@ -16,10 +16,10 @@ use crate::session::Session;
 use crate::wire::frame::Header;
 use crate::wire::reply;
 use crate::wire::rows;
-use crate::wire::sql::{Class, Words};
 use crate::wire::sql::virtual_setting::{
     self, Change, LONGEST, Meaning, Switch, Verb, Virtual, deallocated,
 };
+use crate::wire::sql::{Class, Words};
 
 use prepared::Prepared;
 

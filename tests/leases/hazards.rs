@@ -610,7 +610,9 @@ fn a_cursor_that_ends_with_its_transaction_needs_no_question() {
     let mut other = session(&valet, "other");
     for close in ["CLOSE \"mine\"", "SAVEPOINT open"] {
         client.value("BEGIN");
-        client.value("DECLARE \"mine\" NO SCROLL CURSOR WITHOUT HOLD FOR SELECT generate_series(5, 9)");
+        client.value(
+            "DECLARE \"mine\" NO SCROLL CURSOR WITHOUT HOLD FOR SELECT generate_series(5, 9)",
+        );
         assert_eq!(client.value("FETCH FORWARD 1 FROM \"mine\""), "5");
         client.value(close);
         client.value("COMMIT");
@@ -623,9 +625,10 @@ fn a_cursor_that_ends_with_its_transaction_needs_no_question() {
     client.value("BEGIN");
     client.value("DECLARE mine CURSOR WITH HOLD FOR SELECT generate_series(5, 9)");
     client.value("COMMIT");
-    is_held_with(&valet, &client, "cursor");
-    assert_eq!(client.value("FETCH mine"), "5");
-    assert_eq!(client.value("FETCH mine"), "6");
+    for row in ["5", "6"] {
+        is_held_with(&valet, &client, "cursor");
+        assert_eq!(client.value("FETCH mine"), row);
+    }
     client.value("CLOSE mine");
     is_returned(&valet, &client);
     assert_eq!(other.value(CURSORS), "0");
