@@ -64,7 +64,7 @@ pub const AS_AT_FIRST: &str = "DO $$ BEGIN IF EXISTS (SELECT FROM pg_attribute W
     CREATE OR REPLACE FUNCTION changing() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN 'as it was'; END $$";
 
 /// What leaves nothing that pins, so that eight sessions do with few backends.
-const ROAMING: [&str; 108] = [
+const ROAMING: [&str; 110] = [
     "SELECT 1",
     "SELECT 1; SELECT 2; SELECT 3",
     "",
@@ -129,6 +129,8 @@ const ROAMING: [&str; 108] = [
     "DEALLOCATE ALL",
     "DEALLOCATE s1",
     "COPY (SELECT generate_series(1, 3)) TO stdout",
+    "BEGIN; DECLARE c NO SCROLL CURSOR WITHOUT HOLD FOR SELECT log_in('fetched'); FETCH c; CLOSE c; COMMIT",
+    "BEGIN; DECLARE c CURSOR FOR SELECT zone FROM zoned; FETCH c; COMMIT",
     "COPY nothing TO stdout",
     "DO $$ BEGIN PERFORM log_in('done'); END $$",
     "BEGIN; LOCK TABLE shifting NOWAIT; ALTER TABLE shifting ADD COLUMN IF NOT EXISTS b int; COMMIT",
