@@ -440,17 +440,27 @@ fn functions_that_leave_nothing_need_no_question() {
     assert_eq!(valet.metric("pgvalet_probes_total"), 0.0);
 }
 
-/// Functions that PostgreSQL has been told change nothing, and some of which that isn't so.
+/// Functions that leave nothing, since PostgreSQL has been told that they change nothing or since their bodies show it, and
+/// some of which that isn't so.
 const STEADY: &str = "
     CREATE FUNCTION net(gross int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT gross * 100 / 119';
     CREATE FUNCTION doubled(a int) RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN 2 * net(a); END';
-    CREATE FUNCTION roll() RETURNS int LANGUAGE sql AS 'SELECT 4';
+    CREATE FUNCTION enqueue(job text) RETURNS int LANGUAGE plpgsql AS $$
+        DECLARE size int; -- as it is (then)
+        BEGIN INSERT INTO plain (tenant) VALUES (job); size := (SELECT count(*) FROM plain);
+        IF (size > 10) THEN RAISE EXCEPTION 'full (of jobs)'; END IF; RETURN net(size); END $$;
+    CREATE FUNCTION enqueue_twice() RETURNS int LANGUAGE sql AS $$ SELECT enqueue('a') + enqueue('b') $$;
+    CREATE FUNCTION roll() RETURNS int LANGUAGE sql AS $$ SELECT length(query_to_xml('TABLE plain', true, true, '')::text) $$;
+    CREATE FUNCTION rolls() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN roll(); END $$;
+    CREATE FUNCTION executes() RETURNS int LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'SELECT 1'; RETURN 1; END $$;
+    CREATE FUNCTION placed() RETURNS int LANGUAGE sql SET app.place TO 'here' AS 'SELECT 1';
+    CREATE FUNCTION atomic() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT roll(); END;
     CREATE FUNCTION either(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1';
-    CREATE FUNCTION either(text) RETURNS int LANGUAGE sql AS 'SELECT 1';
+    CREATE FUNCTION either(text) RETURNS int LANGUAGE sql AS 'SELECT roll()';
     CREATE FUNCTION rolled() RETURNS int STABLE LANGUAGE sql AS 'SELECT roll()';
     CREATE FUNCTION rolled_again() RETURNS int STABLE LANGUAGE sql AS 'SELECT rolled()';
     CREATE FUNCTION \"Cased\"() RETURNS int STABLE LANGUAGE sql AS 'SELECT 1';
-    CREATE FUNCTION cased() RETURNS int LANGUAGE sql AS 'SELECT 1';
+    CREATE FUNCTION cased() RETURNS int LANGUAGE sql AS 'SELECT roll()';
     CREATE FUNCTION lies() RETURNS text STABLE LANGUAGE sql
     AS $$ SELECT set_config('app.tenant', 'acme', false) $$";
 
@@ -467,6 +477,8 @@ fn functions_of_the_database_s_own_that_change_nothing_need_no_question() {
             "rows",
             "SELECT a, public.NET (a) FROM generate_series(1, 3) AS t(a) WHERE doubled(a) > 0",
         ),
+        ("adds", "SELECT enqueue('a')"),
+        ("adds_more", "SELECT enqueue_twice()"),
     ] {
         client.value(sql);
         is_returned(&valet, &client);
@@ -481,6 +493,10 @@ fn functions_of_the_database_s_own_that_change_nothing_need_no_question() {
     assert_eq!(before, 0.0);
     for sql in [
         "SELECT roll()",
+        "SELECT rolls()",
+        "SELECT executes()",
+        "SELECT placed()",
+        "SELECT atomic()",
         "SELECT either(1)",
         "SELECT rolled()",
         "SELECT rolled_again()",

@@ -69,8 +69,12 @@ UNION ALL SELECT f.relname, c.relname FROM pg_catalog.pg_constraint n JOIN pg_ca
  OR n.confupdtype OPERATOR(pg_catalog.=) ANY ('{c,n,d}'::\"char\"[])) \
 UNION ALL SELECT f.relname, c.relname FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid \
  JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) i.inhparent \
-UNION ALL SELECT p.proname, CASE WHEN pg_catalog.bool_and(p.provolatile OPERATOR(pg_catalog.<>) 'v') THEN '=' ELSE '~' END \
- FROM pg_catalog.pg_proc p WHERE p.oid OPERATOR(pg_catalog.>=) 16384 AND p.prokind OPERATOR(pg_catalog.<>) 'p' GROUP BY p.proname \
+UNION ALL SELECT p.proname, CASE WHEN pg_catalog.bool_or(pg_catalog.array_to_string(p.proconfig, ' ') OPERATOR(pg_catalog.~) \
+ '(^| )[^= ]+[.]') THEN '~' WHEN pg_catalog.bool_and(p.provolatile OPERATOR(pg_catalog.<>) 'v') THEN '=' \
+ WHEN pg_catalog.bool_and(l.lanname OPERATOR(pg_catalog.=) ANY (ARRAY['sql', 'plpgsql']::pg_catalog.name[]) \
+ AND p.prosrc OPERATOR(pg_catalog.<>) '') THEN '-' ELSE '~' END \
+ FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
+ WHERE p.oid OPERATOR(pg_catalog.>=) 16384 AND p.prokind OPERATOR(pg_catalog.<>) 'p' GROUP BY p.proname \
 UNION ALL SELECT l.lanname, '?!' FROM pg_catalog.pg_language l WHERE l.lanname OPERATOR(pg_catalog.<>) \
  ALL (ARRAY['internal', 'c', 'sql', 'plpgsql']::pg_catalog.name[]) \
 UNION ALL SELECT p.proname, '?!' FROM pg_catalog.pg_proc p WHERE p.proname OPERATOR(pg_catalog.~) '^dblink_connect' \

@@ -68,6 +68,11 @@ const VISIBLE: [&[u8]; 7] = [
     b"unlisten",
 ];
 
+/// Words of PL/pgSQL that call nothing with the parenthesis behind them.
+const OF_BODIES: [&[u8]; 7] = [
+    b"if", b"elsif", b"elseif", b"while", b"return", b"perform", b"assert",
+];
+
 /// Reads the tag of a CommandComplete, which comes for what a text didn't say, too.
 #[must_use]
 pub fn class_of_tag(tag: &[u8]) -> Class {
@@ -100,20 +105,18 @@ pub fn class_knowing(sql: &[u8], knows: &dyn Fn(&[u8]) -> bool) -> Class {
 
 /// Reads a text word by word.
 pub(super) fn by_words(sql: &[u8], knows: &dyn Fn(&[u8]) -> bool) -> Class {
-    let mut reader = Reader {
-        sql,
-        knows,
-        at: 0,
-        class: Class::Read,
-        last: Word::None,
-        first: true,
-        into: false,
-        names: false,
+    Reader::of(sql, knows).read()
+}
+
+/// Whether all that a function's body in SQL or PL/pgSQL calls is known to leave nothing. Which statements it has is for
+/// others to judge.
+pub(super) fn calls_what_is_known(body: &[u8], knows: &dyn Fn(&[u8]) -> bool) -> bool {
+    let reader = Reader {
+        first: false,
+        kind: Kind::Body,
+        ..Reader::of(body, knows)
     };
-    while reader.class != Class::Unknown && reader.at < sql.len() {
-        reader.step();
-    }
-    reader.class
+    reader.read() != Class::Unknown
 }
 
 /// What a byte may begin.
@@ -156,6 +159,14 @@ enum Word {
     At(usize, usize),
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A text of statements.
+    Text,
+    /// The body of a function: INTO names its variables, and no first word tells what a statement is.
+    Body,
+}
+
 struct Reader<'a> {
     sql: &'a [u8],
     /// Whether a function of the database's own leaves nothing.
@@ -169,9 +180,31 @@ struct Reader<'a> {
     into: bool,
     /// The text names what others look for in it: settings, statements, channels.
     names: bool,
+    kind: Kind,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn of(sql: &'a [u8], knows: &'a dyn Fn(&[u8]) -> bool) -> Self {
+        Self {
+            sql,
+            knows,
+            at: 0,
+            class: Class::Read,
+            last: Word::None,
+            first: true,
+            into: false,
+            names: false,
+            kind: Kind::Text,
+        }
+    }
+
+    fn read(mut self) -> Class {
+        while self.class != Class::Unknown && self.at < self.sql.len() {
+            self.step();
+        }
+        self.class
+    }
+
     fn peek(&self, ahead: usize) -> u8 {
         self.sql.get(self.at + ahead).copied().unwrap_or(0)
     }
@@ -209,7 +242,7 @@ impl Reader<'_> {
                 self.other();
             }
             (b';', _) => {
-                self.first = true;
+                self.first = self.kind == Kind::Text;
                 self.other();
             }
             _ => self.other(),
@@ -217,10 +250,11 @@ impl Reader<'_> {
     }
 
     fn call(&mut self, name: &[u8]) {
-        if is_harmless(name) {
+        let is = |word: &&[u8]| name.eq_ignore_ascii_case(word);
+        if is_harmless(name) || self.kind == Kind::Body && OF_BODIES.iter().any(is) {
             return;
         }
-        let sets = name.eq_ignore_ascii_case(b"set_config");
+        let sets = self.kind == Kind::Text && name.eq_ignore_ascii_case(b"set_config");
         self.names |= sets;
         self.class = self.class.max(if (self.knows)(name) {
             Class::Write
@@ -370,7 +404,7 @@ impl Reader<'_> {
 
     /// SELECT … INTO makes a table, perhaps a temporary one; INSERT INTO names one.
     fn note_into(&mut self) {
-        self.into = self.last == Word::Insert;
+        self.into = self.last == Word::Insert || self.kind == Kind::Body;
         if !self.into {
             self.class = Class::Unknown;
         }
@@ -642,6 +676,31 @@ mod tests {
     fn what_leaves_nothing_is_told_from_the_rest() {
         for (expected, sql) in TOLD.iter().chain(NOT_TOLD) {
             assert_eq!(class(sql.as_bytes()), *expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn bodies_that_call_what_is_known_are_told_from_the_rest() {
+        let known = |name: &[u8]| name == b"net";
+        for body in [
+            "SELECT net(1), $1 + count(*) FROM t",
+            "DECLARE a numeric(10, 2) := (1 + 2); -- as in f(x)
+             BEGIN IF (a > 1) THEN RETURN (net(a::int)); END IF;
+             INSERT INTO public.t (a, b) VALUES (a, lower('f(x)')) RETURNING id INTO a;
+             PERFORM (SELECT 1); WHILE (a < 2) LOOP a := a + 1; END LOOP; RETURN a; END",
+        ] {
+            assert!(calls_what_is_known(body.as_bytes(), &known), "{body}");
+            assert!(!calls_what_is_known(body.as_bytes(), &|_| false), "{body}");
+        }
+        for body in [
+            "BEGIN PERFORM f(1); END",
+            "BEGIN a := f (1); END",
+            "BEGIN SELECT 1 INTO a; a := public.f(1); END",
+            "BEGIN RETURN \"net\"(1); END",
+            "BEGIN OPEN c(1); END",
+            "BEGIN a := $$ it $$; END",
+        ] {
+            assert!(!calls_what_is_known(body.as_bytes(), &known), "{body}");
         }
     }
 

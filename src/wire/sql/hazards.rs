@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use super::class::calls_what_is_known;
 use super::{Watch, watch};
 use crate::lease::Pin;
 
@@ -13,8 +14,9 @@ use crate::lease::Pin;
 pub(super) const LONGEST: usize = 63;
 
 /// What stands for the text of a function that PostgreSQL has been told changes nothing (`IMMUTABLE` or `STABLE`, under each
-/// of its signatures), and of any other.
+/// of its signatures), of one whose bodies can all be read, and of any other.
 pub const STEADY: &str = "=";
+pub const LEGIBLE: &str = "-";
 pub const VOLATILE: &str = "~";
 
 /// How many names of settings that code sets are of use at most.
@@ -313,8 +315,8 @@ fn keys(name: &str) -> Vec<Vec<u8>> {
     keys
 }
 
-/// Functions that can be called by their names without quotes, and that PostgreSQL has been told change nothing: neither they
-/// themselves nor any that they name.
+/// Functions that can be called by their names without quotes, and that leave nothing: PostgreSQL has been told so, or their
+/// bodies show that they call nothing else. The same holds for all that they name.
 fn steady(definitions: &[Definition]) -> HashSet<Box<[u8]>> {
     let told = |mark| move |one: &&Definition| one.text == mark;
     let names = |mark| {
@@ -327,9 +329,20 @@ fn steady(definitions: &[Definition]) -> HashSet<Box<[u8]>> {
         let is = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_';
         name.iter().all(is)
     };
+    let legible: HashSet<&[u8]> = names(LEGIBLE).filter(plain).collect();
     let mut steady: HashSet<Box<[u8]>> = names(STEADY).filter(plain).map(Into::into).collect();
+    steady.extend(legible.iter().copied().map(Into::into));
     let volatile = names(VOLATILE).flat_map(words);
     let mut open: Vec<Vec<u8>> = volatile.map(fold).collect();
+    for Definition { name, text } in definitions {
+        let (name, is_read) = (name.as_bytes(), text == LEGIBLE || text == STEADY);
+        if legible.contains(name) && !is_read && !leaves_nothing(text.as_bytes(), &steady) {
+            open.push(name.to_owned());
+        }
+    }
+    for name in &open {
+        steady.remove(name.as_slice());
+    }
     let mut namers: HashMap<Vec<u8>, Vec<&[u8]>> = HashMap::new();
     for Definition { name, text } in definitions {
         if steady.contains(name.as_bytes()) {
@@ -346,6 +359,20 @@ fn steady(definitions: &[Definition]) -> HashSet<Box<[u8]>> {
         }
     }
     steady
+}
+
+/// Whether a body defines nothing, and calls nothing but what is on a list or among `others`. What makes state by itself is
+/// looked for in any text.
+fn leaves_nothing(body: &[u8], others: &HashSet<Box<[u8]>>) -> bool {
+    const DEFINES: [&[u8]; 4] = [b"create", b"drop", b"call", b"import"];
+    let is = |word: &[u8], known: &[u8]| word.eq_ignore_ascii_case(known);
+    let mut pairs = words(body).zip(words(body).skip(1).chain([&b""[..]]));
+    let defines = pairs.any(|(word, next)| {
+        let runs = is(word, b"do") && !is(next, b"nothing") && !is(next, b"update");
+        runs || DEFINES.iter().any(|known| is(word, known))
+    });
+    let known = |name: &[u8]| others.contains(&*fold(name));
+    !defines && calls_what_is_known(body, &known)
 }
 
 /// Adds whoever names something in the set, and whoever names those.
@@ -647,5 +674,48 @@ mod tests {
             assert_eq!(hazards.leave_out(name.as_bytes()), left_out, "{name}");
         }
         assert!(!Hazards::anywhere().leave_out(b"net"));
+    }
+
+    #[test]
+    fn bodies_that_leave_nothing_are_left_out() {
+        let hazards = found(&[
+            ("net", STEADY),
+            ("roll", VOLATILE),
+            (
+                "adds",
+                "INSERT INTO jobs (at) VALUES (now()) ON CONFLICT DO NOTHING",
+            ),
+            ("adds", LEGIBLE),
+            ("adds_net", "BEGIN PERFORM adds(); RETURN NET(1); END"),
+            ("adds_net", LEGIBLE),
+            ("adds_roll", "BEGIN PERFORM adds(), roll(); END"),
+            ("adds_roll", LEGIBLE),
+            ("reads_file", "SELECT pg_read_file('x')"),
+            ("reads_file", LEGIBLE),
+            ("reads_files", "SELECT reads_file()"),
+            ("reads_files", LEGIBLE),
+            ("makes", "CREATE TABLE t ()"),
+            ("makes", LEGIBLE),
+            ("does", "DO 'BEGIN PERFORM roll(); END'"),
+            ("does", LEGIBLE),
+            ("holds", "DECLARE c CURSOR WITH HOLD FOR SELECT 1"),
+            ("holds", LEGIBLE),
+            ("two", "SELECT 1"),
+            ("two", "SELECT lo_creat(1)"),
+            ("two", LEGIBLE),
+        ]);
+        for (name, left_out) in [
+            ("adds", true),
+            ("adds_net", true),
+            ("adds_roll", false),
+            ("reads_file", false),
+            ("reads_files", false),
+            ("makes", false),
+            ("does", false),
+            ("holds", false),
+            ("two", false),
+        ] {
+            assert_eq!(hazards.leave_out(name.as_bytes()), left_out, "{name}");
+        }
     }
 }

@@ -54,6 +54,9 @@ pub const SCHEMA: &str = "
       $$ BEGIN PERFORM log_in('kept'); COMMIT; PERFORM log_in('lost'); ROLLBACK; END $$;
     CREATE FUNCTION changing() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN 'as it was'; END $$;
     CREATE SEQUENCE counter; GRANT ALL ON counter TO alice;
+    CREATE FUNCTION counts() RETURNS text LANGUAGE plpgsql AS
+      $$ BEGIN PERFORM nextval('counter'); RETURN currval('counter') = lastval(); END $$;
+    CREATE FUNCTION changes() RETURNS text LANGUAGE sql AS $$ SELECT changing() $$;
     CREATE TABLE parents (id int PRIMARY KEY);
     CREATE TABLE children (parent int REFERENCES parents DEFERRABLE); GRANT ALL ON children TO alice";
 
@@ -64,7 +67,7 @@ pub const AS_AT_FIRST: &str = "DO $$ BEGIN IF EXISTS (SELECT FROM pg_attribute W
     CREATE OR REPLACE FUNCTION changing() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN 'as it was'; END $$";
 
 /// What leaves nothing that pins, so that eight sessions do with few backends.
-const ROAMING: [&str; 110] = [
+const ROAMING: [&str; 112] = [
     "SELECT 1",
     "SELECT 1; SELECT 2; SELECT 3",
     "",
@@ -139,6 +142,8 @@ const ROAMING: [&str; 110] = [
     "BEGIN; CREATE OR REPLACE FUNCTION changing() RETURNS text LANGUAGE plpgsql AS
       $$ BEGIN RETURN set_config('app.changed', 'by itself', false); END $$; COMMIT",
     "SELECT changing()",
+    "SELECT changes()",
+    "SELECT counts(), lastval() > 0",
     "SELECT coalesce(current_setting('app.changed', true), '')",
     "SELECT takes_back('gone')",
     "SELECT scoped()",
