@@ -35,6 +35,8 @@ impl Counts {
 pub struct Changes {
     /// What was defined in a database.
     pub databases: Counts,
+    /// The same of what makes no state in a session, such as a table.
+    pub tables: Counts,
     /// What became of a role.
     pub roles: Counts,
 }

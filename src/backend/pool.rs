@@ -229,7 +229,10 @@ impl Pool {
     pub fn beside(database: Rc<str>, user: Rc<str>, max: usize, changes: &Changes) -> Rc<Self> {
         let role = changes.roles.of(&user);
         Rc::new(Self {
-            surveyed: Surveyed::of(changes.databases.of(&database)),
+            surveyed: Surveyed::of(
+                changes.databases.of(&database),
+                changes.tables.of(&database),
+            ),
             seen: Cell::new(role.load(Ordering::Acquire)),
             changed: Cell::new(BackendId(0)),
             role,

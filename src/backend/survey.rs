@@ -39,6 +39,11 @@ pub struct Surveyed {
     definers: Count,
     /// Of how many of these it knows.
     seen: Cell<u64>,
+    /// How often sessions of ours have defined something whose text tells that it makes no state; tables may have come that move
+    /// sequences.
+    tellers: Count,
+    /// Of how many of these it knows.
+    told: Cell<u64>,
     /// Counts what was found: it stays while the catalogs do.
     edition: Cell<Edition>,
     /// The edition that first told of the latest code that makes settings which nobody can ask for.
@@ -74,9 +79,10 @@ impl Drop for Looking<'_> {
 impl Surveyed {
     /// Nothing is known yet.
     #[must_use]
-    pub fn of(definers: Count) -> Self {
+    pub fn of(definers: Count, tellers: Count) -> Self {
         Self {
             definers,
+            tellers,
             ..Self::default()
         }
     }
@@ -98,6 +104,22 @@ impl Surveyed {
     pub fn class(&self, text: &[u8]) -> Class {
         let hazards = self.hazards.borrow();
         sql::class_knowing(text, &|name| hazards.leave_out(name))
+    }
+
+    /// Whether the sequences are still known to move where they did.
+    #[must_use]
+    pub fn knows_sequences(&self) -> bool {
+        self.tellers.load(Ordering::Acquire) == self.told.get()
+    }
+
+    /// What a text of this class may leave, now that it runs: sequences move with some of those that write.
+    #[must_use]
+    pub fn class_of_writing(&self, text: &[u8]) -> Class {
+        if self.knows_sequences() && !self.hazards.borrow().may_move_sequences(text) {
+            Class::Rows
+        } else {
+            Class::Write
+        }
     }
 
     /// Whether there is no name that a text would have to be looked through for.
@@ -150,6 +172,11 @@ impl Surveyed {
     /// A session defined something, or somebody says that others did: every pool of the database looks again.
     pub fn outdate(&self) {
         self.definers.fetch_add(1, Ordering::Release);
+    }
+
+    /// A session defined something that makes no state.
+    pub fn note_told(&self) {
+        self.tellers.fetch_add(1, Ordering::Release);
     }
 
     fn is_looking(&self) -> bool {
@@ -223,6 +250,7 @@ impl Surveyed {
     ) -> Result<(), Lost> {
         let _looking = Looking::begin(self);
         let (began, defined) = (clock.precise(), self.definers.load(Ordering::Acquire));
+        let told = self.tellers.load(Ordering::Acquire);
         let now = clock.now();
         let known = self
             .of
@@ -231,6 +259,7 @@ impl Surveyed {
             .map(|(version, _)| version.clone());
         let found = survey(backend, known.as_deref(), heard).await;
         self.seen.set(defined);
+        self.told.set(told);
         let ended = clock.precise();
         self.rests
             .set(ended.after((ended.since(began) * REST).min(EVERY)));

@@ -453,9 +453,12 @@ impl Session {
         self.note_hazards(text);
     }
 
-    /// What ends with its transaction leaves nothing; but for a custom setting that isn't known yet, which reads as empty from
-    /// then on. And of a session that is pinned a CLOSE may end the pin.
+    /// What writes moves no sequence, if the database's definitions say so. What ends with its transaction leaves nothing; but
+    /// for a custom setting that isn't known yet, which reads as empty from then on. And of a session that is pinned a CLOSE may end the pin.
     fn settled(&self, class: Class, text: &[u8]) -> Class {
+        if class == Class::Write && self.shared.config.mode == Mode::Transaction {
+            return self.pool.surveyed.class_of_writing(text);
+        }
         if class != Class::Local {
             return class;
         }

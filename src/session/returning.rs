@@ -171,7 +171,7 @@ impl Session {
         self.step(Event::ReturnBegan);
         match self.examine(&mut lent).await {
             Ok(Examined::Nothing) => {
-                lent.backend.spent |= self.rare.class != Class::Read;
+                lent.backend.spent |= self.may_have_moved_sequences();
                 self.let_go(lent, cause);
                 (Outcome::Returned(None), Ok(()))
             }
@@ -281,7 +281,7 @@ impl Session {
         match std::mem::take(&mut self.rare.defined) {
             Defined::Nothing => {}
             // What it names was harmless, and is.
-            Defined::Told if surveyed.stands(self.rare.trail.edition, now) => {}
+            Defined::Told if surveyed.stands(self.rare.trail.edition, now) => surveyed.note_told(),
             Defined::Told | Defined::Untold => surveyed.outdate(),
         }
     }
@@ -421,8 +421,17 @@ impl Session {
         let Some(mut lent) = self.lent.take() else {
             return;
         };
-        lent.backend.spent |= self.rare.class != Class::Read;
+        lent.backend.spent |= self.may_have_moved_sequences();
         self.let_go(lent, Cause::Voluntary);
+    }
+
+    /// Whether what ran in this lease may have moved sequences: the next session mustn't be told of it.
+    fn may_have_moved_sequences(&self) -> bool {
+        match self.rare.class {
+            Class::Read => false,
+            Class::Rows => !self.pool.surveyed.knows_sequences(),
+            Class::Write | Class::Local | Class::Visible | Class::Unknown => true,
+        }
     }
 
     fn pins(&mut self, found: &mut Found, lent: &Lent) -> Pins {

@@ -649,3 +649,54 @@ fn a_cursor_that_ends_with_its_transaction_needs_no_question() {
     is_returned(&valet, &client);
     assert_eq!(other.value(CURSORS), "0");
 }
+
+/// Tables and functions that move sequences, and some that don't.
+const COUNTED: &str = "
+    CREATE TABLE serials (id serial, a int); CREATE TABLE identities (id int GENERATED ALWAYS AS IDENTITY, a int);
+    CREATE VIEW seen AS SELECT * FROM serials;
+    CREATE TABLE parts (id int DEFAULT nextval('serials_id_seq'), a int) PARTITION BY LIST (a);
+    CREATE TABLE part PARTITION OF parts FOR VALUES IN (1);
+    CREATE FUNCTION add() RETURNS int LANGUAGE sql AS 'INSERT INTO serials (a) VALUES (1) RETURNING 1';
+    CREATE FUNCTION add_again() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN add(); END';
+    CREATE FUNCTION count_it() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM nextval('serials_id_seq'); RETURN NEW; END $$;
+    CREATE TABLE counted (a int); INSERT INTO counted VALUES (1);
+    CREATE TRIGGER t BEFORE INSERT OR UPDATE ON counted FOR EACH ROW EXECUTE FUNCTION count_it()";
+
+#[test]
+fn what_sequences_remember_is_told_to_nobody_else() {
+    let Some((_postgres, valet)) = transaction_mode("1", COUNTED, &[]) else {
+        return;
+    };
+    let (mut one, mut other) = (session(&valet, "one"), session(&valet, "other"));
+    one.value("SELECT 1");
+    for sql in [
+        "INSERT INTO serials (a) VALUES (1)",
+        "INSERT INTO identities (a) VALUES (1)",
+        "INSERT INTO seen (a) VALUES (1)",
+        "INSERT INTO parts (a) VALUES (1)",
+        "UPDATE serials SET id = DEFAULT",
+        "UPDATE counted SET a = 2",
+        "SELECT add()",
+        "SELECT add_again()",
+        "SELECT nextval('serials_id_seq')",
+        "CREATE TABLE later (id serial, a int)",
+        "INSERT INTO later (a) VALUES (1)",
+        "UPDATE later SET id = DEFAULT",
+    ] {
+        for client in [&mut one, &mut other] {
+            client.send(&query(sql));
+            client.until_ready();
+            is_returned(&valet, client);
+        }
+        for client in [&mut one, &mut other] {
+            let answer = tags(&client.query("SELECT lastval()"));
+            assert!(answer.contains('E'), "after {sql}: {answer}");
+        }
+    }
+    assert_eq!(
+        valet.metric("pgvalet_probes_total"),
+        2.0,
+        "only CREATE TABLE is asked after"
+    );
+}

@@ -75,6 +75,10 @@ UNION ALL SELECT p.proname, CASE WHEN pg_catalog.bool_or(pg_catalog.array_to_str
  AND p.prosrc OPERATOR(pg_catalog.<>) '') THEN '-' ELSE '~' END \
  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
  WHERE p.oid OPERATOR(pg_catalog.>=) 16384 AND p.prokind OPERATOR(pg_catalog.<>) 'p' GROUP BY p.proname \
+UNION ALL SELECT c.relname, '+' FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) d.adrelid \
+ WHERE d.adbin::pg_catalog.text OPERATOR(pg_catalog.~) ':funcid (1574|1576|1765) ' \
+UNION ALL SELECT c.relname, '+' FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid \
+ WHERE a.attidentity OPERATOR(pg_catalog.<>) '' AND c.oid OPERATOR(pg_catalog.>=) 16384 \
 UNION ALL SELECT l.lanname, '?!' FROM pg_catalog.pg_language l WHERE l.lanname OPERATOR(pg_catalog.<>) \
  ALL (ARRAY['internal', 'c', 'sql', 'plpgsql']::pg_catalog.name[]) \
 UNION ALL SELECT p.proname, '?!' FROM pg_catalog.pg_proc p WHERE p.proname OPERATOR(pg_catalog.~) '^dblink_connect' \

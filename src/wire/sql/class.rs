@@ -15,6 +15,8 @@ pub enum Class {
     /// Nothing at all.
     #[default]
     Read,
+    /// Rows, and no more: the database's definitions tell that no sequence moves.
+    Rows,
     /// What sequences remember (`currval`, `lastval`), and nothing else.
     Write,
     /// What ends with its transaction: settings, of which custom ones read as empty from then on, and cursors. The same for

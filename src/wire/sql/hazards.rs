@@ -19,6 +19,9 @@ pub const STEADY: &str = "=";
 pub const LEGIBLE: &str = "-";
 pub const VOLATILE: &str = "~";
 
+/// What stands for a default of a relation that moves a sequence: the text of one whose rows are filled by it.
+pub const FILLED: &str = "+";
+
 /// How many names of settings that code sets are of use at most.
 const MOST_NAMES: usize = 1000;
 
@@ -77,6 +80,15 @@ impl Names {
     }
 }
 
+/// The names behind which sequences may move.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Movers {
+    /// Whatever a statement does with them.
+    always: Names,
+    /// Where rows are made: defaults take the next number.
+    rows: Names,
+}
+
 /// The names in a database that session state may hide behind.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Hazards {
@@ -90,6 +102,8 @@ pub struct Hazards {
     stains: Names,
     /// Functions that leave nothing, but for what sequences remember.
     steady: HashSet<Box<[u8]>>,
+    /// Behind what sequences may move, where that is known.
+    movers: Option<Movers>,
     /// The names of custom settings that code sets.
     pub settings: BTreeSet<String>,
 }
@@ -145,6 +159,25 @@ impl Hazards {
         folded.copy_from_slice(word);
         folded.make_ascii_lowercase();
         !self.everywhere && self.steady.contains(&*folded)
+    }
+
+    /// Whether sequences may move with a text that does no more than that ([`Class::Write`](super::Class::Write)).
+    #[must_use]
+    pub fn may_move_sequences(&self, sql: &[u8]) -> bool {
+        let Some(movers) = self.movers.as_ref().filter(|_| !self.everywhere) else {
+            return true;
+        };
+        let is =
+            |word: &[u8], known: &[&[u8]]| known.iter().any(|one| word.eq_ignore_ascii_case(one));
+        let (mut makes, mut filled) = (false, false);
+        for word in words(sql) {
+            if movers.always.has(word) || is(word, &MOVES) {
+                return true;
+            }
+            makes = makes || is(word, &MAKES_ROWS);
+            filled = filled || movers.rows.has(word);
+        }
+        makes && filled
     }
 
     /// Whether a text may make one of those functions anew.
@@ -289,6 +322,7 @@ pub fn find(definitions: &[Definition]) -> Hazards {
             }
         }
     }
+    found.movers = movers(definitions, &namers);
     let mut ask = close(ask, &namers);
     found.everywhere = ask.remove(EVERYWHERE.as_bytes());
     found.ask = Names::new(ask);
@@ -359,6 +393,46 @@ fn steady(definitions: &[Definition]) -> HashSet<Box<[u8]>> {
         }
     }
     steady
+}
+
+/// Words that move a sequence by themselves, and words of statements that make rows.
+const MOVES: [&[u8]; 3] = [b"nextval", b"setval", b"restart"];
+const MAKES_ROWS: [&[u8]; 4] = [b"insert", b"merge", b"copy", b"default"];
+
+/// Behind which names sequences may move; `None` where that may be behind any.
+fn movers(definitions: &[Definition], namers: &HashMap<Vec<u8>, Vec<Vec<u8>>>) -> Option<Movers> {
+    let is_mark = |text: &str| [STEADY, LEGIBLE, VOLATILE].contains(&text);
+    let functions: HashSet<&str> = (definitions.iter())
+        .filter(|one| is_mark(&one.text))
+        .map(|one| one.name.as_str())
+        .collect();
+    // Relations that are filled, and those above them: parents of partitions, views.
+    let filled = definitions.iter().filter(|one| one.text == FILLED);
+    let filled: HashSet<Vec<u8>> = filled.flat_map(|one| keys(&one.name)).collect();
+    let mut above: HashMap<Vec<u8>, Vec<Vec<u8>>> = HashMap::new();
+    let relations = definitions
+        .iter()
+        .filter(|one| !functions.contains(&*one.name));
+    for Definition { name, text } in relations {
+        for word in words(text.as_bytes()) {
+            above.entry(fold(word)).or_default().extend(keys(name));
+        }
+    }
+    let rows = Names::new(close(filled, &above));
+    let moves = |Definition { name, text }: &&Definition| {
+        let has = |known: &[&[u8]]| {
+            let is = |word: &[u8]| known.iter().any(|one| word.eq_ignore_ascii_case(one));
+            words(text.as_bytes()).any(is)
+        };
+        let fills =
+            || functions.contains(&**name) && has(&MAKES_ROWS) && rows.are_in(text.as_bytes());
+        text == VOLATILE || text.starts_with(UNREADABLE) || has(&MOVES) || fills()
+    };
+    let always = definitions.iter().filter(moves);
+    let mut always = close(always.flat_map(|one| keys(&one.name)).collect(), namers);
+    let anywhere = always.remove(EVERYWHERE.as_bytes());
+    let always = Names::new(always);
+    (!anywhere).then_some(Movers { always, rows })
 }
 
 /// Whether a body defines nothing, and calls nothing but what is on a list or among `others`. What makes state by itself is
@@ -595,10 +669,7 @@ mod tests {
     fn an_operator_s_function_is_everywhere() {
         let hazards = found(&[("odd", "SELECT setseed(1)"), (EVERYWHERE, "odd")]);
         assert!(hazards.are_named_in(b"SELECT a OPERATOR(public.+) b"));
-        assert_eq!(
-            found(&[(EVERYWHERE, "plain"), ("plain", "SELECT 1")]),
-            Hazards::default()
-        );
+        assert!(found(&[(EVERYWHERE, "plain"), ("plain", "SELECT 1")]).are_none());
     }
 
     #[test]
@@ -674,6 +745,58 @@ mod tests {
             assert_eq!(hazards.leave_out(name.as_bytes()), left_out, "{name}");
         }
         assert!(!Hazards::anywhere().leave_out(b"net"));
+    }
+
+    #[test]
+    fn what_may_move_sequences_is_known_by_its_names() {
+        let hazards = found(&[
+            ("serials", FILLED),
+            ("seen", "serials"),
+            ("counted", "count_it"),
+            ("count_it", "PERFORM nextval('s')"),
+            ("count_it", LEGIBLE),
+            ("add", "INSERT INTO serials (a) VALUES (1)"),
+            ("add", LEGIBLE),
+            ("add_again", "SELECT add()"),
+            ("add_again", LEGIBLE),
+            ("touch", "UPDATE serials SET a = 1"),
+            ("touch", LEGIBLE),
+            ("logged", "in_c"),
+            ("in_c", VOLATILE),
+            ("sums", "in_c_too"),
+            ("in_c_too", STEADY),
+            ("plain", "touch"),
+        ]);
+        for sql in [
+            "INSERT INTO Serials (a) VALUES (1)",
+            "WITH a AS (INSERT INTO plain VALUES (1)) UPDATE seen SET a = 1",
+            "COPY serials FROM stdin",
+            "UPDATE serials SET id = DEFAULT",
+            "UPDATE counted SET a = 1",
+            "SELECT add_again()",
+            "DELETE FROM logged",
+            "SELECT nextval('s')",
+            "TRUNCATE plain RESTART IDENTITY",
+        ] {
+            assert!(hazards.may_move_sequences(sql.as_bytes()), "{sql}");
+        }
+        for sql in [
+            "UPDATE serials SET a = 1 WHERE id = 2",
+            "DELETE FROM seen",
+            "INSERT INTO plain VALUES (1)",
+            "INSERT INTO sums SELECT touch()",
+            "TRUNCATE serials",
+        ] {
+            assert!(!hazards.may_move_sequences(sql.as_bytes()), "{sql}");
+        }
+        for everywhere in [
+            Hazards::anywhere(),
+            Hazards::default(),
+            found(&[(EVERYWHERE, "nextval('s')")]),
+            found(&[(EVERYWHERE, "in_c"), ("in_c", VOLATILE)]),
+        ] {
+            assert!(everywhere.may_move_sequences(b"UPDATE plain SET a = 1"));
+        }
     }
 
     #[test]
