@@ -152,6 +152,12 @@ impl Session {
     /// The client makes a statement. Where it has one of this name already, PostgreSQL shall say so, whatever stands there:
     /// what the session has may not be made just now, under another search_path.
     pub(super) fn occupy(&mut self, name: &[u8], extra: &mut Option<Vec<u8>>) {
+        let making = self.tracker.is_making(name);
+        if making && let Some(lent) = &mut self.lent {
+            // That may fail: then nothing stands there.
+            lent.backend.prepared.doubt(name);
+            self.rare.at_home = false;
+        }
         if self.stand_in(name, extra)
             && let Some(lent) = &mut self.lent
         {

@@ -261,8 +261,10 @@ impl Session {
         let whole = body.len() == header.body;
         let text = extended::parse_text(body).unwrap_or_default();
         let naming = self.note_text(text, words);
-        let mut extra = self.before_naming(text, whole);
         let name = extended::parse_name(body).unwrap_or_default();
+        // One whose name is taken is refused, and never runs.
+        let taken = self.statements.get(name).is_some();
+        let mut extra = (!taken).then(|| self.before_naming(text, whole)).flatten();
         // A named one counts whenever it runs.
         if name.is_empty() {
             self.note_class(text, whole);
@@ -318,7 +320,8 @@ impl Session {
             }
         } else {
             let unshaped = self.note_bind(name);
-            extra = self.keep_readings(self.rare.class);
+            extra = self.before_running(name);
+            extra = extra.or_else(|| self.keep_readings(self.rare.class));
             if let Some(verdict) = self.before_use(b'B', name, &mut extra) {
                 return verdict;
             }
@@ -431,6 +434,16 @@ impl Session {
     fn before_naming(&mut self, text: &[u8], whole: bool) -> Option<Vec<u8>> {
         let names = !self.rare.at_home && (!whole || sql::names_statements(text));
         names.then(|| self.come_home()).flatten()
+    }
+
+    /// The same for a named statement that runs.
+    fn before_running(&mut self, name: &[u8]) -> Option<Vec<u8>> {
+        if self.rare.at_home || self.rare.class < Class::Visible {
+            return None;
+        }
+        let made = self.statements.get(name)?;
+        let statement = made.statement.clone();
+        self.before_naming(&statement.text, true)
     }
 }
 

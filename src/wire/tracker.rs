@@ -265,6 +265,16 @@ impl Tracker {
         })
     }
 
+    /// Whether a request of ours that makes the statement of this name is unanswered.
+    #[must_use]
+    pub fn is_making(&self, name: &[u8]) -> bool {
+        let makes = |pending: &Pending| match pending {
+            Pending::Own(Some(statement)) => *statement.name == *name,
+            _ => false,
+        };
+        self.pending.iter().any(makes)
+    }
+
     /// Whether a question of ours is unanswered that a message of the client waits for.
     #[must_use]
     pub fn asks(&self) -> bool {
